@@ -1,0 +1,3 @@
+"""No-MAD diffusion: train diffusion models with synthetic data, without harm."""
+
+__version__ = "0.1.0"

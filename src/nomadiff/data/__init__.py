@@ -1,0 +1,1 @@
+"""Images, where they came from, and how they reach a batch."""

@@ -1,0 +1,32 @@
+"""Errors that a user can act on: one line that says what is wrong, where, and what to do.
+
+The command line prints the message without a traceback and exits with ``exit_code`` (``--debug`` shows the traceback).
+"""
+
+from __future__ import annotations
+
+__all__ = ["DataError", "Interrupted", "NomadiffError", "UsageError"]
+
+
+class NomadiffError(Exception):
+    """Something failed that the user can understand; the base of every error nomadiff raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(NomadiffError, ValueError):
+    """The call itself is wrong (an option, an argument, a combination): nothing was started. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(NomadiffError):
+    """An input file or folder cannot be used: the message names it."""
+
+
+class Interrupted(NomadiffError):
+    """A signal stopped the work after its state was saved; ``exit_code`` is 128 + signal, as a shell reports it."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,1 @@
+"""Self-consuming (autophagous) loops."""

@@ -1,0 +1,1 @@
+"""Algorithms `G = A(D)` and the trained models they return."""

@@ -1,0 +1,1 @@
+"""Detectors and what is measured on their features."""

@@ -1,0 +1,1 @@
+"""Plots, image grids and the self-contained HTML report."""

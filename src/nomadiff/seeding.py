@@ -1,0 +1,64 @@
+"""Randomness that is a function of names, never of history.
+
+Sample ``i`` of seed ``s`` depends on ``(s, i)`` only: not on the batch it is drawn in, on the number of processes, on
+the device, or on what ran before. Training randomness is a function of (seed, rank, images seen), so a resumed run
+needs no saved generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+__all__ = ["EDMNoise", "SampleNoise", "mixed_seed"]
+
+
+def mixed_seed(*parts: int) -> int:
+    """Hash non-negative integers into one 63-bit seed; different tuples give unrelated seeds (numpy's SeedSequence)."""
+    high, low = np.random.SeedSequence(parts).generate_state(2, dtype=np.uint32)
+    return (int(high) << 31) ^ int(low)
+
+
+class SampleNoise:
+    """One independent stream of standard normal noise for each sample, keyed by ``(seed, index)``.
+
+    Noise is drawn on the CPU (numpy's counter-based Philox) and then moved, so every device gets the same numbers.
+
+    Args:
+        seed: seed of the whole sample set, 0 <= seed < 2**64.
+        indices: index of each sample of this batch within the set.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int] | np.ndarray) -> None:
+        self._streams = [np.random.Generator(np.random.Philox(key=[seed, int(index)])) for index in indices]
+
+    def normal(self, shape: Sequence[int]) -> torch.Tensor:
+        """Draw the next noise of every stream: float32 on the CPU, shape ``(len(indices), *shape)``."""
+        noise = np.empty((len(self._streams), *shape), dtype=np.float32)
+        for stream, row in zip(self._streams, noise):
+            stream.standard_normal(dtype=np.float32, out=row)
+        return torch.from_numpy(noise)
+
+    def integers(self, high: int) -> torch.Tensor:
+        """Draw one integer in ``[0, high)`` from every stream: int64, shape ``(len(indices),)``."""
+        return torch.tensor([int(stream.integers(high)) for stream in self._streams], dtype=torch.int64)
+
+
+class EDMNoise:
+    """Per-sample noise with NVIDIA EDM's seeds: sample ``k`` draws from a torch generator seeded ``seeds[k]``.
+
+    Use it in place of :class:`SampleNoise` to reproduce images published with EDM's CPU seeds.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(int(seed) % (1 << 32)) for seed in seeds]
+
+    def normal(self, shape: Sequence[int]) -> torch.Tensor:
+        """Draw the next noise of every stream: float32 on the CPU, shape ``(len(seeds), *shape)``."""
+        return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self._generators])
+
+    def integers(self, high: int) -> torch.Tensor:
+        """Draw one integer in ``[0, high)`` from every stream: int64, shape ``(len(seeds),)``."""
+        return torch.stack([torch.randint(high, (), generator=generator) for generator in self._generators])

@@ -1,0 +1,1 @@
+"""Loss, augmentation, EMA, run folders, presets and the training loop."""
