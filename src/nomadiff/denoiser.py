@@ -118,7 +118,9 @@ class EDMDenoiser(nn.Module):
             index = torch.as_tensor(value, dtype=torch.int64, device=device).expand(batch)
             lowest = 0 if name == "source" else -1
             if index.device.type == "cpu" and (int(index.min()) < lowest or int(index.max()) >= count):
-                raise UsageError(f"{name} must lie in {lowest}..{count - 1}, got {int(index.min())}..{int(index.max())}")
+                raise UsageError(
+                    f"{name} must lie in {lowest}..{count - 1}, got {int(index.min())}..{int(index.max())}"
+                )
             one_hot = (index[:, None] == torch.arange(count, device=device)).float()
             parts.append(one_hot * (count / width) ** 0.5)
         return torch.cat(parts, dim=1) if parts else None

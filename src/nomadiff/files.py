@@ -37,7 +37,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         # libraries wrap the operating system's error (safetensors does): look for the cause in the text as well
         temporary.unlink(missing_ok=True)
-        full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "os error 28" in str(error)
+        full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "os error 28" in str(
+            error
+        )
         if full:
             raise NomadiffError(f"{path}: the disk is full; free some space and run the same command again") from error
         if isinstance(error, OSError):

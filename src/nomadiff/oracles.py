@@ -11,7 +11,7 @@ __all__ = ["GaussianDenoiser", "IdealDenoiser"]
 
 
 class GaussianDenoiser:
-    """The exact denoiser of a Gaussian with mean ``mu`` and diagonal variance: its solution is known at every noise level.
+    """The exact denoiser of a Gaussian with mean ``mu`` and diagonal variance ``v``, whose solution is known.
 
     ``D(x, sigma) = mu + v / (v + sigma^2) (x - mu)``. The probability-flow ODE (EDM eq. 1) keeps
     ``(x - mu) / sqrt(v + sigma^2)`` constant, see :meth:`solution`.
