@@ -1,0 +1,36 @@
+"""What a network costs, counted without allocating it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nomadiff.networks.build import build_network
+from nomadiff.networks.config import NetworkConfig
+
+__all__ = ["flops_of", "parameters_of"]
+
+
+def parameters_of(module: nn.Module) -> int:
+    """Number of trainable values of ``module``."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def flops_of(config: NetworkConfig, label_dim: int = 0) -> float:
+    """Floating-point operations of one forward pass on one image.
+
+    Multiplications and additions count as one operation each, in convolutions, matrix products and attention; papers
+    that count multiply-adds print half of it. A training step costs three times as much (forward, and backward for
+    inputs and weights).
+
+    Raises:
+        UsageError: the settings contradict each other.
+    """
+    with torch.device("meta"):
+        network = build_network(config, label_dim)
+        x = torch.empty(1, config.channels, config.resolution, config.resolution)
+        labels = torch.empty(1, label_dim) if label_dim else None
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(x, torch.empty(1), labels, None)
+    return float(counter.get_total_flops())

@@ -1,0 +1,187 @@
+"""Pieces the U-Nets share: noise embeddings, group norm, resampling, self-attention over pixels, the residual block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nomadiff.errors import UsageError
+
+__all__ = ["PositionalEmbedding", "Resample", "UNetBlock", "attend", "check_condition", "group_norm"]
+
+Init = Callable[[nn.Module], None]
+
+
+class PositionalEmbedding(nn.Module):
+    """Sines and cosines of a number at geometrically spaced frequencies from 1 to 1/10000 (Ho et al. 2020).
+
+    Args:
+        channels: width of the embedding, even.
+        endpoint: whether the last frequency is exactly 1/10000 (DDPM++) or one step short of it (ADM).
+        sine_first: whether the sines come before the cosines (DDPM++) or after them (ADM).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int, *, endpoint: bool, sine_first: bool) -> None:
+        super().__init__()
+        exponents = torch.arange(channels // 2, dtype=torch.float32) / (channels // 2 - endpoint)
+        self.register_buffer("frequencies", (1 / 10000) ** exponents, persistent=False)
+        self.sine_first = sine_first
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Embed float32 ``(B,)`` as float32 ``(B, channels)``."""
+        angles = values.float()[:, None] * self.frequencies
+        parts = (angles.sin(), angles.cos())
+        return torch.cat(parts if self.sine_first else parts[::-1], dim=1)
+
+
+def check_condition(labels: Tensor | None, label_dim: int, augment: Tensor | None, augment_dim: int) -> None:
+    """Check that labels are given exactly if the network has them, and an augmentation label only if it has one.
+
+    Raises:
+        UsageError: a label is missing, unexpected or of the wrong width.
+    """
+    given = 0 if labels is None else labels.shape[1]
+    if given != label_dim:
+        raise UsageError(f"this network takes a label vector of width {label_dim}, got width {given}")
+    if augment is not None and augment.shape[1] != augment_dim:
+        raise UsageError(f"this network takes an augmentation label of width {augment_dim}, got {augment.shape[1]}")
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """Group norm with at most 32 groups of at least 4 channels each.
+
+    Raises:
+        UsageError: ``channels`` cannot be divided so.
+    """
+    groups = max(min(32, channels // 4), 1)
+    if channels % groups:
+        raise UsageError(
+            f"a layer of {channels} channels cannot be split into {groups} groups: "
+            f"make model_channels a multiple of 32 (or a small multiple of 4)"
+        )
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+class Resample(nn.Module):
+    """Halve or double the resolution with the filter [1, 1]: the mean of 2 x 2 pixels, or each pixel repeated.
+
+    Args:
+        direction: "down" or "up".
+    """
+
+    def __init__(self, direction: Literal["down", "up"]) -> None:
+        super().__init__()
+        self.direction = direction
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C, H / 2, W / 2)`` or ``(B, C, 2 H, 2 W)``."""
+        if self.direction == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def attend(qkv: Tensor, heads: int) -> Tensor:
+    """Self-attention over all pixels.
+
+    Args:
+        qkv: ``(B, 3 C, H, W)``; channel ``(h * C / heads + c) * 3 + j`` is channel c of head h of query (j = 0),
+            key (1) or value (2), the order of EDM's checkpoints.
+        heads: number of attention heads.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    batch, channels, height, width = qkv.shape
+    head_channels = channels // (3 * heads)
+    pixels_first = qkv.flatten(2).mT.reshape(batch, height * width, heads, head_channels, 3)
+    # the fast kernels want every token's channels next to each other in memory
+    query, key, value = pixels_first.permute(4, 0, 2, 1, 3).contiguous().unbind(0)
+    result = F.scaled_dot_product_attention(query, key, value)
+    return result.transpose(2, 3).reshape(batch, channels // 3, height, width)
+
+
+class UNetBlock(nn.Module):
+    """Residual block: norm-SiLU-(resample)-conv, embedding, norm-SiLU-dropout-conv, plus the skip; then attention.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        embedding_channels: width of the embedding.
+        init: initialises convolutions and linear layers.
+        init_zero: initialises the last layer of each residual branch (near zero: the block starts as its skip).
+        init_attention: initialises the query-key-value layer.
+        resample: "down", "up" or None.
+        heads: attention heads, 0 for no attention.
+        dropout: probability of dropping an activation before the second convolution.
+        eps: epsilon of the group norms.
+        skip_scale: factor on the sum of residual and skip.
+        adaptive: whether the embedding scales and shifts the second norm's output (ADM) or is added before it (DDPM++).
+        project_resampled: whether the skip of a resampling block has a 1 x 1 convolution even at equal width.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        embedding_channels: int,
+        *,
+        init: Init,
+        init_zero: Init,
+        init_attention: Init,
+        resample: Literal["down", "up"] | None = None,
+        heads: int = 0,
+        dropout: float = 0.0,
+        eps: float = 1e-6,
+        skip_scale: float = math.sqrt(0.5),
+        adaptive: bool = False,
+        project_resampled: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels_in = channels_in
+        self.channels_out = channels_out
+        self.heads = heads
+        self.dropout = dropout
+        self.skip_scale = skip_scale
+        self.adaptive = adaptive
+        self.resample: nn.Module = Resample(resample) if resample else nn.Identity()
+        self.norm0 = group_norm(channels_in, eps)
+        self.conv0 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.affine = nn.Linear(embedding_channels, channels_out * (2 if adaptive else 1))
+        self.norm1 = group_norm(channels_out, eps)
+        self.conv1 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.skip: nn.Module = nn.Identity()
+        if channels_in != channels_out or (resample and project_resampled):
+            self.skip = nn.Conv2d(channels_in, channels_out, 1)
+            init(self.skip)
+        init(self.conv0)
+        init(self.affine)
+        init_zero(self.conv1)
+        if heads:
+            self.norm2 = group_norm(channels_out, eps)
+            self.qkv = nn.Conv2d(channels_out, channels_out * 3, 1)
+            self.proj = nn.Conv2d(channels_out, channels_out, 1)
+            init_attention(self.qkv)
+            init_zero(self.proj)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """``x`` is ``(B, channels_in, H, W)``, ``emb`` ``(B, embedding_channels)``; gives ``(B, channels_out, ..)``."""
+        skip = self.skip(self.resample(x))
+        x = self.conv0(self.resample(F.silu(self.norm0(x))))
+        modulation = self.affine(emb)[:, :, None, None]
+        if self.adaptive:
+            scale, shift = modulation.chunk(2, dim=1)
+            x = F.silu(torch.addcmul(shift, self.norm1(x), scale + 1))
+        else:
+            x = F.silu(self.norm1(x + modulation))
+        x = self.conv1(F.dropout(x, self.dropout, self.training))
+        x = (x + skip) * self.skip_scale
+        if self.heads:
+            x = (x + self.proj(attend(self.qkv(self.norm2(x)), self.heads))) * self.skip_scale
+        return x
