@@ -75,7 +75,7 @@ class Motion:
         return torch.cat([torch.stack(columns, dim=1), self.shift], dim=1)
 
     def apply(self, images: Tensor) -> Tensor:
-        """Move ``images``, float32 ``(B, C, H, W)`` on any device; what comes in from outside is the image reflected."""
+        """Move ``images``, float32 ``(B, C, H, W)`` on any device; outside, the image is reflected."""
         for mirror, dimension in ((self.mirror_x, 3), (self.mirror_y, 2)):
             chosen = mirror.bool().reshape(-1, 1, 1, 1).to(images.device)
             images = torch.where(chosen, images.flip(dimension), images)
