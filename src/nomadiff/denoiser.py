@@ -115,7 +115,12 @@ class EDMDenoiser(nn.Module):
             if value is None:
                 hint = "source=0 is the real data" if name == "source" else "-1 stands for no class"
                 raise UsageError(f"this network needs {name}= in 0..{count - 1} ({hint})")
-            index = torch.as_tensor(value, dtype=torch.int64, device=device).expand(batch)
+            index = torch.as_tensor(value, device=device)
+            # a one-hot or fractional label would otherwise be truncated to integers without a word
+            if index.is_floating_point() or index.shape not in ((), (1,), (batch,)):
+                got = f"{index.dtype} of shape {tuple(index.shape)}"
+                raise UsageError(f"{name} must be one integer or one for each of the {batch} samples, got {got}")
+            index = index.to(torch.int64).expand(batch)
             lowest = 0 if name == "source" else -1
             if index.device.type == "cpu" and (int(index.min()) < lowest or int(index.max()) >= count):
                 raise UsageError(
