@@ -1,0 +1,50 @@
+"""What a sample set says about itself: ``manifest.json``, the mark of images that no camera made."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from nomadiff.data.containers import natural_key, open_tree
+from nomadiff.data.decoding import reason_of
+from nomadiff.errors import DataError
+
+__all__ = ["MANIFEST_NAME", "is_synthetic", "read_manifest"]
+
+MANIFEST_NAME = "manifest.json"
+
+
+def read_manifest(path: str | Path) -> dict[str, Any] | None:
+    """The manifest of a folder, a zip or a ``.npz``; None if it has none.
+
+    A folder that holds sample sets further down has their manifests too: a synthetic one is given before any other, so
+    that samples in a corner of a folder are not taken for real.
+
+    Raises:
+        DataError: nothing there, or a manifest that is not a JSON object.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy" or (
+        path.suffix.lower() == ".npz" and path.exists() and not zipfile.is_zipfile(path)
+    ):
+        return None
+    with open_tree(path) as tree:
+        found = [name for name in tree.names if name.rpartition("/")[2] == MANIFEST_NAME]
+        found.sort(key=lambda name: (name.count("/"), natural_key(name)))
+        manifests = []
+        for name in found:
+            try:
+                manifest = json.loads(tree.read(name))
+            except Exception as error:  # damaged zip entries fail in many ways
+                raise DataError(f"{path}/{name}: cannot be read ({reason_of(error)})") from error
+            if not isinstance(manifest, dict):
+                raise DataError(f"{path}/{name}: expected a JSON object")
+            manifests.append(manifest)
+    return next((manifest for manifest in manifests if is_synthetic(manifest)), manifests[0] if manifests else None)
+
+
+def is_synthetic(manifest: dict[str, Any] | None) -> bool:
+    """Whether a set with this manifest is synthetic: it has one, and it does not say ``"kind": "real"``."""
+    return manifest is not None and manifest.get("kind") != "real"

@@ -1,0 +1,367 @@
+"""Every image knows where it came from: a source is a named origin of images, a mix is one real and some synthetic."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nomadiff.data import digits, hub
+from nomadiff.data.arrays import fit_array
+from nomadiff.data.images import ImageSet, read_images
+from nomadiff.data.interleave import Interleave, ShuffledEpochs
+from nomadiff.data.manifest import is_synthetic, read_manifest
+from nomadiff.data.selection import parse_classes, parse_subset
+from nomadiff.errors import UsageError
+
+__all__ = ["Batch", "ImageSource", "SourceMix", "parse_named", "union"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Images of one origin, held once in memory as uint8.
+
+    Attributes:
+        name: what reports and tables call it.
+        images: uint8 ``(N, C, S, S)``, C 1 or 3, N at least 1.
+        labels: int64 ``(N,)`` class labels, or None.
+        provenance: where the images came from, plain values fit for JSON: ``spec`` and ``file`` (what was opened),
+            ``kind`` ("real" or "synthetic"), ``subset`` (the choices made, in order), ``skipped`` (how many unreadable
+            files were left out), ``manifest`` (of the set, or None). ``count`` and ``content_hash`` are added here, so
+            that they are always those of ``images``.
+
+    Raises:
+        UsageError: images or labels of another shape or type.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
+            raise UsageError(f"{self.name}: images must be uint8 (N, 1 or 3, S, S), got {self.images.dtype} {shape}")
+        if len(self) == 0:
+            raise UsageError(f"{self.name}: no images")
+        if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
+            raise UsageError(f"{self.name}: labels must be int64 ({len(self)},), got {tuple(self.labels.shape)}")
+        facts = {"count": len(self), "content_hash": self.content_hash}
+        object.__setattr__(self, "provenance", {**self.provenance, **facts})
+
+    @classmethod
+    def open(
+        cls,
+        spec: str,
+        *,
+        name: str,
+        synthetic: bool,
+        resolution: int | None = None,
+        subset: str | None = None,
+        classes: str | None = None,
+        allow_synthetic_as_real: bool = False,
+        skip_unreadable: bool = False,
+    ) -> ImageSource:
+        """Read a source.
+
+        Args:
+            spec: anything :func:`~nomadiff.data.images.read_images` reads, or a built-in set (``digits:pool``, ...; see
+                :mod:`nomadiff.data.digits`).
+            name: name of the source.
+            synthetic: whether the images are made by a model.
+            resolution: side in pixels to crop and resize to; None keeps sizes.
+            subset: ``first:N``, ``random:N`` or ``random:N:SEED``, taken after ``classes``.
+            classes: keep only these class labels (``0-7``, ``0,2,5-7``); labels keep their numbers.
+            allow_synthetic_as_real: accept a set with a synthetic manifest as real.
+            skip_unreadable: leave out files that cannot be read.
+
+        Raises:
+            UsageError: a set that says it is synthetic is opened as real; a malformed or too large selection.
+            DataError: as :func:`~nomadiff.data.images.read_images`.
+        """
+        choose = [parse_subset(subset)] if subset is not None else []  # complain about the call before reading
+        wanted = parse_classes(classes) if classes is not None else None
+        manifest = _manifest(spec)
+        if is_synthetic(manifest) and not synthetic and not allow_synthetic_as_real:
+            raise UsageError(
+                f"{spec}: its manifest says these images are synthetic, but they are opened as real; "
+                "pass --allow-synthetic-as-real if that is meant"
+            )
+        if spec.startswith(digits.PREFIX):
+            found = digits.read_digits(spec)
+            if resolution is not None:
+                resized = torch.from_numpy(fit_array(found.images.numpy(), resolution, spec))
+                found = replace(found, images=resized)
+        else:
+            found = read_images(spec, resolution=resolution, skip_unreadable=skip_unreadable)
+        indices = np.arange(len(found.images))
+        if wanted is not None:
+            indices = _of_classes(found.labels, wanted, spec)
+        for chosen in choose:
+            indices = indices[chosen(len(indices))]
+        provenance = {
+            "spec": spec,
+            "file": Path(spec).resolve().name if ":" not in spec else None,
+            "kind": "synthetic" if synthetic else "real",
+            "subset": [
+                *([f"classes:{classes}"] if classes is not None else []),
+                *([subset] if subset is not None else []),
+            ],
+            "skipped": len(found.skipped),
+            "manifest": manifest,
+        }
+        images, labels = _taken(found, indices)
+        return cls(name, images, labels, provenance)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images in pixels."""
+        return self.images.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return self.images.shape[1]
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of the shape and the bytes of the images: 64 hexadecimal digits. Labels and names do not enter."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def first(self, count: int) -> ImageSource:
+        """The first ``count`` images.
+
+        Raises:
+            UsageError: there are fewer, or ``count`` is below 1.
+        """
+        return self._selected(parse_subset(f"first:{count}")(len(self)), f"first:{count}")
+
+    def random(self, count: int, seed: int = 0) -> ImageSource:
+        """``count`` images drawn without replacement, in their old order; a function of (size of the set, seed).
+
+        Raises:
+            UsageError: there are fewer, ``count`` is below 1, or ``seed`` negative.
+        """
+        step = f"random:{count}:{seed}"
+        return self._selected(parse_subset(step)(len(self)), step)
+
+    def with_classes(self, classes: str) -> ImageSource:
+        """The images with these class labels (``0-7``, ``0,2,5-7``). Labels keep their numbers.
+
+        Raises:
+            UsageError: no labels, a malformed range, or no such image.
+        """
+        indices = _of_classes(self.labels, parse_classes(classes), self.name)
+        return self._selected(indices, f"classes:{classes}")
+
+    def _selected(self, indices: np.ndarray, step: str) -> ImageSource:
+        images, labels = _taken(ImageSet(self.images, self.labels, None), indices)
+        provenance = {**self.provenance, "subset": [*self.provenance.get("subset", []), step]}
+        return ImageSource(self.name, images, labels, provenance)
+
+
+def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
+    """Join sources into one, in order. It is real only if all are; it has labels only if all have.
+
+    Raises:
+        UsageError: nothing to join, or shapes differ.
+    """
+    if not sources:
+        raise UsageError(f"{name}: a union needs at least one source")
+    _require_equal_shapes(sources)
+    labels = [source.labels for source in sources if source.labels is not None]
+    kinds = {source.provenance.get("kind") for source in sources}
+    return ImageSource(
+        name,
+        torch.cat([source.images for source in sources]),
+        torch.cat(labels) if len(labels) == len(sources) else None,
+        {
+            "kind": "real" if kinds == {"real"} else "synthetic",
+            "union": [{"name": source.name, **source.provenance} for source in sources],
+        },
+    )
+
+
+def parse_named(spec: str) -> tuple[str | None, str]:
+    """Split ``[name=]path``: the name, or None, and the path.
+
+    What exists under the whole text is a path, and so is anything whose part before ``=`` could not be a name
+    (``runs/lr=0.1/samples``).
+
+    Raises:
+        UsageError: nothing after ``name=``.
+    """
+    name, equals, path = spec.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or Path(spec).exists():
+        return None, spec
+    if not path:
+        raise UsageError(f"{spec!r}: expected name=path")
+    return name, path
+
+
+class Batch(NamedTuple):
+    """Images of a mix.
+
+    Attributes:
+        images: uint8 ``(count, C, S, S)``.
+        source: int64 ``(count,)``: 0 is real, 1..K the synthetic sources in order.
+        labels: int64 ``(count,)`` class labels; None unless every source has them.
+    """
+
+    images: Tensor
+    source: Tensor
+    labels: Tensor | None
+
+
+class SourceMix:
+    """One real source (label 0) and any number of synthetic ones (labels 1..K), as an endless stream of images.
+
+    The default shares are those of CASD eq. 5: every image counts once, so the real share is n / (n + m).
+
+    Args:
+        real: the real source.
+        synthetic: the synthetic ones; names must differ.
+        real_fraction: share of real images, strictly between 0 and 1. The synthetic sources divide the rest.
+        weights: relative shares of the synthetic sources, positive, one each; their sizes unless given.
+
+    Attributes:
+        sources: all sources, the real one first.
+        names: their names.
+        shares: float64 ``(K + 1,)``, summing to 1.
+        resolution: side of the images in pixels.
+        channels: 1 or 3.
+        classes: number of class labels (the largest + 1 over all sources), or 0 if a source has none.
+        provenance: one mapping a source: its ``label``, ``name`` and ``share``, and its own provenance.
+
+    Raises:
+        UsageError: sources that do not fit together, or shares that make no sense.
+    """
+
+    def __init__(
+        self,
+        real: ImageSource,
+        synthetic: Sequence[ImageSource] = (),
+        *,
+        real_fraction: float | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self.sources = (real, *synthetic)
+        self.names = tuple(source.name for source in self.sources)
+        if twice := next((name for name in self.names if self.names.count(name) > 1), None):
+            raise UsageError(f"two sources are called {twice!r}; name them: --synthetic NAME=PATH")
+        _require_equal_shapes(self.sources)
+        shares = _shares([len(source) for source in self.sources], real_fraction, weights)
+        self.shares = np.array([float(share) for share in shares])
+        self.resolution = real.resolution
+        self.channels = real.channels
+        highest = [-1 if source.labels is None else int(source.labels.max()) for source in self.sources]
+        self.classes = max(highest) + 1 if min(highest) >= 0 else 0
+        self._interleave = Interleave(shares)
+        self._orders = [ShuffledEpochs(len(source), stream) for stream, source in enumerate(self.sources)]
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """Where the images of every source came from, plain values fit for JSON."""
+        return [
+            {"label": label, "name": source.name, "share": float(self.shares[label]), **source.provenance}
+            for label, source in enumerate(self.sources)
+        ]
+
+    def batch(self, start: int, count: int, seed: int) -> Batch:
+        """The images at positions ``start .. start + count - 1`` of the stream that belongs to ``seed``.
+
+        Nothing is remembered between calls: the image at a position is a function of (seed, position), so the stream
+        can be cut into batches, dealt to processes, and entered anywhere. Sources are spread evenly
+        (:class:`~nomadiff.data.interleave.Interleave`), and each is used up in shuffled order before it is shuffled
+        anew.
+
+        Args:
+            start: first position, not negative.
+            count: number of images.
+            seed: not negative.
+        """
+        source, ordinal = self._interleave.place(np.arange(start, start + count, dtype=np.int64))
+        images = torch.empty((count, *self.sources[0].images.shape[1:]), dtype=torch.uint8)
+        labels = torch.empty(count, dtype=torch.int64) if self.classes else None
+        for number, (origin, order) in enumerate(zip(self.sources, self._orders)):
+            where = np.flatnonzero(source == number)
+            if len(where) == 0:
+                continue
+            chosen = torch.from_numpy(order.indices(ordinal[where], seed))
+            images[where] = origin.images[chosen]
+            if labels is not None and origin.labels is not None:
+                labels[where] = origin.labels[chosen]
+        return Batch(images, torch.from_numpy(source), labels)
+
+
+def _manifest(spec: str) -> dict[str, Any] | None:
+    if spec.startswith(digits.PREFIX):
+        return digits.digits_manifest(spec)
+    return None if spec.startswith(hub.PREFIX) else read_manifest(spec)
+
+
+def _of_classes(labels: Tensor | None, wanted: frozenset[int], where: str) -> np.ndarray:
+    if labels is None:
+        raise UsageError(f"{where}: has no class labels to choose from")
+    indices = np.flatnonzero(np.isin(labels.numpy(), sorted(wanted)))
+    if len(indices) == 0:
+        raise UsageError(f"{where}: no image has a class among those asked for; labels are 0..{int(labels.max())}")
+    return indices
+
+
+def _taken(found: ImageSet, indices: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    """Images and labels at ``indices``; the tensors themselves when that is all of them."""
+    if len(indices) == len(found.images):
+        return found.images, found.labels
+    chosen = torch.from_numpy(indices)
+    return found.images[chosen], None if found.labels is None else found.labels[chosen]
+
+
+def _require_equal_shapes(sources: Sequence[ImageSource]) -> None:
+    first = sources[0]
+    for source in sources[1:]:
+        if source.channels != first.channels:
+            colours = {1: "grey", 3: "RGB"}
+            told = f"{first.name} is {colours[first.channels]} but {source.name} is {colours[source.channels]}"
+            raise UsageError(f"{told}; convert one of them")
+        if source.resolution != first.resolution:
+            told = f"{first.name} is {first.resolution}x{first.resolution} but {source.name} is "
+            raise UsageError(f"{told}{source.resolution}x{source.resolution}; pass --resolution N to resize them")
+
+
+def _shares(counts: Sequence[int], real_fraction: float | None, weights: Sequence[float] | None) -> list[Fraction]:
+    """Exact share of every source, the real one first."""
+    real, *synthetic = counts
+    if not synthetic:
+        if real_fraction is not None or weights is not None:
+            raise UsageError("a real fraction or weights need at least one synthetic source")
+        return [Fraction(1)]
+    parts = [Fraction(count) for count in synthetic]
+    if weights is not None:
+        if len(weights) != len(synthetic):
+            raise UsageError(f"{len(weights)} weights for {len(synthetic)} synthetic sources; give one each")
+        if not all(math.isfinite(weight) and 1e-6 <= weight <= 1e6 for weight in weights):
+            raise UsageError(f"weights must lie in 0.000001..1000000, got {', '.join(map(str, weights))}")
+        parts = [Fraction(weight).limit_denominator(10**6) for weight in weights]
+    share = Fraction(real, sum(counts))
+    if real_fraction is not None:
+        if not 1e-6 <= real_fraction <= 1 - 1e-6:
+            raise UsageError(f"the real fraction must lie strictly between 0 and 1, got {real_fraction}")
+        share = Fraction(real_fraction).limit_denominator(10**6)
+    return [share, *((1 - share) * part / sum(parts) for part in parts)]

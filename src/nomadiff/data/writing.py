@@ -1,0 +1,174 @@
+"""Writing a set of images whole or not at all: an EDM-layout folder or zip, or a ``.npz``, with its manifest."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from nomadiff.data.labels import LABELS_NAME
+from nomadiff.data.manifest import MANIFEST_NAME
+from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.files import atomic_path
+
+__all__ = ["refuse_existing", "write_images"]
+
+
+def write_images(
+    path: str | Path,
+    images: Iterable[Tensor],
+    count: int,
+    *,
+    labels: Tensor | Sequence[int] | None = None,
+    manifest: dict[str, Any],
+) -> None:
+    """Write images as they come to a folder, a ``.zip`` or a ``.npz``.
+
+    Folders and zips have EDM's layout: ``00000/img00000000.png``, ``dataset.json`` with the labels or null. In a zip
+    everything is stored uncompressed, so that it reads fast. A ``.npz`` holds ``images``, uint8 ``(N, H, W, C)``, and
+    ``labels``. All carry ``manifest.json``. The set appears under its name when it is complete; until then, and if
+    anything fails, there is nothing. Equal images give equal bytes.
+
+    Args:
+        path: where to write; the ending decides the kind.
+        images: batches, uint8 ``(b, C, H, W)`` with C 1 or 3, on any device; taken one at a time.
+        count: number of images in all.
+        labels: class label of every image.
+        manifest: what the images are: model, method, seed, ... Written with ``"kind": "synthetic"`` unless it names a
+            kind, and ``count``.
+
+    Raises:
+        UsageError: something is there already; images or labels of another number, type or shape than said.
+        NomadiffError: the disk is full, or the place cannot be written.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    numbers = None if labels is None else [int(label) for label in labels]
+    if numbers is not None and len(numbers) != count:
+        raise UsageError(f"{path}: {len(numbers)} labels for {count} images")
+    about = json.dumps({"kind": "synthetic", **manifest, "count": count}, indent=2, ensure_ascii=False, allow_nan=False)
+    rows = _rows(path, images, count)
+    if path.suffix.lower() == ".npz":
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            _write_arrays(archive, rows, count, numbers)
+            _store(archive, MANIFEST_NAME, about.encode())
+    elif path.suffix.lower() == ".zip":
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            _write_files(lambda name, data: _store(archive, name, data), rows, count, numbers, compress_level=0)
+            _store(archive, MANIFEST_NAME, about.encode())
+    else:
+        with _atomic_folder(path) as temporary:
+
+            def save(name: str, data: bytes) -> None:
+                target = temporary / name
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(data)
+
+            _write_files(save, rows, count, numbers, compress_level=6)
+            save(MANIFEST_NAME, about.encode())
+
+
+def refuse_existing(path: Path) -> None:
+    """Say that ``path`` is taken, before any work is done; an empty folder is free.
+
+    Raises:
+        UsageError: it is taken.
+    """
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise UsageError(f"{path}: exists already; refusing to overwrite (choose another name or remove it)")
+
+
+def _rows(path: Path, images: Iterable[Tensor], count: int) -> Iterator[np.ndarray]:
+    """The images one by one as uint8 (H, W, C), checked to be as many and as alike as promised."""
+    done, shape = 0, None
+    for batch in images:
+        array = batch.detach().cpu().numpy()
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] not in (1, 3):
+            size = "x".join(map(str, array.shape))
+            raise UsageError(f"{path}: images must be uint8 (b, 1 or 3, H, W), got {array.dtype} of shape {size}")
+        shape = shape or array.shape[1:]
+        if array.shape[1:] != shape:
+            raise UsageError(f"{path}: images must have one shape, got {shape} and {array.shape[1:]}")
+        done += len(array)
+        if done > count:
+            raise UsageError(f"{path}: expected {count} images, got at least {done}")
+        yield from array.transpose(0, 2, 3, 1)
+    if done != count or count == 0:
+        raise UsageError(f"{path}: expected {count} images, got {done}; a set needs at least one")
+
+
+def _write_files(
+    save: Callable[[str, bytes], None],
+    rows: Iterator[np.ndarray],
+    count: int,
+    labels: list[int] | None,
+    *,
+    compress_level: int,
+) -> None:
+    for index, pixels in enumerate(rows):
+        encoded = io.BytesIO()
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+        image.save(encoded, "PNG", compress_level=compress_level)
+        save(_image_name(index), encoded.getvalue())
+    pairs = None if labels is None else [[_image_name(index), label] for index, label in enumerate(labels)]
+    save(LABELS_NAME, json.dumps({"labels": pairs}).encode())
+
+
+def _image_name(index: int) -> str:
+    return f"{index // 1000:05d}/img{index:08d}.png"
+
+
+def _write_arrays(archive: zipfile.ZipFile, rows: Iterator[np.ndarray], count: int, labels: list[int] | None) -> None:
+    first = next(rows)
+    with archive.open(_entry("images.npy"), "w", force_zip64=True) as handle:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
+        np.lib.format.write_array_header_1_0(handle, header)
+        handle.write(first.tobytes())
+        for pixels in rows:
+            handle.write(pixels.tobytes())
+    if labels is not None:
+        with archive.open(_entry("labels.npy"), "w") as handle:
+            np.lib.format.write_array(handle, np.array(labels, dtype=np.int64), allow_pickle=False)
+
+
+def _store(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    archive.writestr(_entry(name), data)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """A stored entry with a fixed date (equal sets give equal files) that everyone may read once unpacked."""
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+@contextmanager
+def _atomic_folder(path: Path) -> Iterator[Path]:
+    """:func:`nomadiff.files.atomic_path` for a folder: filled beside, flushed, renamed; deleted if the block raises."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.sync()  # one flush for all files; a flush each would take minutes for 50,000
+        if path.exists():
+            path.rmdir()  # empty, or this raises
+        temporary.rename(path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NomadiffError(f"{path}: the disk is full; free some space and run the same command again") from error
+        if isinstance(error, OSError):
+            raise NomadiffError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise
