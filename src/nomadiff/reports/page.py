@@ -1,0 +1,307 @@
+"""The report: one HTML file, complete in itself, that reads without network or scripts on a phone or a desktop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nomadiff.errors import UsageError
+from nomadiff.files import write_text
+from nomadiff.reports.grids import image_grid, png_data_uri
+from nomadiff.reports.numbers import cell_text, column_decimals, fixed
+from nomadiff.reports.palette import Colour, all_colours, method_colours
+from nomadiff.reports.plots import Curve, composition_bars, metric_bars, training_curves
+from nomadiff.reports.summary import MetricInfo, blocks_by_source, floor_cells, sources_of
+from nomadiff.tables import Table
+
+__all__ = ["Composition", "Figure", "Finding", "GridPanel", "Neighbours", "Report"]
+
+_MOST_BARS = 16  # a bar plot of more arms than this is a wall: the table and the caller's own figures show them
+
+
+@dataclass
+class Finding:
+    """One sentence of the answer, and whether it is good news, bad news or neither."""
+
+    text: str
+    verdict: Literal["good", "bad", "neutral"] = "neutral"
+
+    def __post_init__(self) -> None:
+        if self.verdict not in ("good", "bad", "neutral"):
+            raise UsageError(f'a finding is "good", "bad" or "neutral", got {self.verdict!r}')
+
+
+@dataclass
+class GridPanel:
+    """One grid of images; panels of one source stand side by side, those without a source come first.
+
+    Attributes:
+        title: what the images are, such as ``casd``.
+        caption: one short line below.
+        images: uint8 ``(N, C, H, W)``, the same noise in the same place for every generated panel.
+        columns: images a row.
+        source: name of the synthetic source the panel belongs to; empty for all.
+        method: gives the panel its colour; empty for none.
+    """
+
+    title: str
+    caption: str
+    images: Tensor
+    columns: int = 8
+    source: str = ""
+    method: str = ""
+
+
+class Neighbours(NamedTuple):
+    """Samples and the training image nearest to each.
+
+    Attributes:
+        title: whose samples.
+        samples: uint8 ``(N, C, H, W)``.
+        nearest: uint8, the same shape: the nearest training image of each sample.
+        distances: N distances between the two, in the units the sentence names.
+        sentence: how often the samples replicate, beside what held-out real images do.
+        method: gives the panel its colour; empty for none.
+    """
+
+    title: str
+    samples: Tensor
+    nearest: Tensor
+    distances: Sequence[float]
+    sentence: str = ""
+    method: str = ""
+
+
+@dataclass
+class Composition:
+    """Share of each class in one sample set.
+
+    Attributes:
+        method: which method drew the samples; ``real`` is the reference that the others are compared with.
+        shares: class name to share, 0..1.
+        source: name of the synthetic source; empty for none.
+    """
+
+    method: str
+    shares: Mapping[str, float]
+    source: str = ""
+
+
+@dataclass
+class Figure:
+    """Any further figure: an ``<svg>`` made by :mod:`nomadiff.reports.plots`. Its markup is trusted, not escaped."""
+
+    title: str
+    svg: str
+    caption: str = ""
+
+
+@dataclass
+class Report:
+    """What a report says. A section whose data is absent is absent from the page.
+
+    Attributes:
+        title: what was asked.
+        subtitle: on what, in one line.
+        table: one row a run: ``method``, ``source``, ``seed``, ``images_seen`` and a field a metric; its ``meta`` says
+            what the figures depend on and is printed.
+        metrics: the metrics to show, in order; those that no row has are left out.
+        grids: sample grids.
+        neighbours: samples beside their nearest training images (tuples in the order of :class:`Neighbours` will do).
+        compositions: class composition of sample sets; the one of method ``real`` is the reference.
+        curves: training logs.
+        findings: the answer, first thing on the page.
+        command: the exact command that made this.
+        versions: package to version.
+        notes: honest limits, a sentence each.
+        arms: what each method is, a sentence each; the legend of the page.
+        by: fields that name an arm within a source.
+        figures: further figures.
+        provenance: one mapping a source: its name, role, count, origin.
+    """
+
+    title: str
+    subtitle: str = ""
+    table: Table = field(default_factory=Table)
+    metrics: Sequence[MetricInfo] = ()
+    grids: Sequence[GridPanel] = ()
+    neighbours: Sequence[Neighbours] = ()
+    compositions: Sequence[Composition] = ()
+    curves: Sequence[Curve] = ()
+    findings: Sequence[Finding] = ()
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    arms: Mapping[str, str] = field(default_factory=dict)
+    by: Sequence[str] = ("method",)
+    figures: Sequence[Figure] = ()
+    provenance: Sequence[Mapping[str, Any]] = ()
+
+    def write(self, path: str | Path) -> None:
+        """Write the page to ``path`` in one atomic step.
+
+        Raises:
+            UsageError: a grid is not made of uint8 images, or samples and neighbours differ in number.
+            NomadiffError: the file cannot be written.
+        """
+        write_text(path, self.html())
+
+    def html(self) -> str:
+        """The whole page as text."""
+        import jinja2
+
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("nomadiff.reports"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters["cell"] = cell_text
+        return environment.get_template("report.html.j2").render(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        """What the template shows, section by section."""
+        present = {name for row in self.table.rows for name, value in row.items() if value is not None}
+        metrics = [metric for metric in self.metrics if metric.field in present]
+        colours = method_colours(self._methods())
+        blocks = blocks_by_source(self.table, metrics, self.by)
+        runs = list(dict.fromkeys(str(row.count) for block in blocks for row in block.rows))
+        seen = list(dict.fromkeys(row.images_seen for block in blocks for row in block.rows))
+        panels = [Neighbours(*panel) for panel in self.neighbours]
+        decimals = column_decimals(float(distance) for panel in panels for distance in panel.distances)
+        curve_sources = sources_of([{"source": curve.source} for curve in self.curves])
+        meta = {name: value for name, value in self.table.meta.items() if name not in ("command", "versions")}
+        meta = _one_level(meta)
+        return {
+            "report": self,
+            "neighbours": [_neighbour_panel(panel, decimals) for panel in panels],
+            "grids": self._grid_groups(),
+            "metrics": metrics,
+            "blocks": blocks,
+            "runs": runs,
+            "same_runs": len(runs) == 1,
+            "seen": seen,
+            "same_seen": len(seen) == 1,
+            "floors": floor_cells(self.table, metrics),
+            "bars": self._bars(metrics, colours),
+            "compositions": self._composition_groups(colours),
+            "has_reference": len({each.method == "real" for each in self.compositions}) == 2,
+            "curves": [
+                (source, training_curves([c for c in self.curves if c.source in ("", source)], colours=colours))
+                for source in curve_sources
+                if self.curves
+            ],
+            "curve_methods": list(dict.fromkeys(curve.method for curve in self.curves)),
+            "meta": meta,
+            "made": bool(self.command or self.provenance or meta or self.versions),
+            "provenance_fields": list(dict.fromkeys(name for row in self.provenance for name in row)),
+            "colour": {name: colour.variable for name, colour in colours.items()},
+            "palette": all_colours(),
+        }
+
+    def _methods(self) -> list[str]:
+        """Every method of the page in order of first appearance, so that its colour is the same in every section."""
+        named = [
+            *self.arms,
+            *(str(row.get("method") or "") for row in self.table.rows),
+            *(panel.method for panel in self.grids),
+            *(Neighbours(*panel).method for panel in self.neighbours),
+            *(composition.method for composition in self.compositions),
+            *(curve.method for curve in self.curves),
+        ]
+        return list(dict.fromkeys(named))
+
+    def _grid_groups(self) -> list[dict[str, Any]]:
+        """Panels by source; those without one are repeated beside each source, so that every row can be compared."""
+        groups = []
+        for source in sources_of([{"source": panel.source} for panel in self.grids]):
+            panels = [panel for panel in self.grids if panel.source in ("", source)]
+            if panels:
+                groups.append({"source": source, "panels": [_grid_panel(panel) for panel in panels]})
+        return groups
+
+    def _bars(self, metrics: Sequence[MetricInfo], colours: Mapping[str, Colour]) -> list[tuple[MetricInfo, str]]:
+        """A bar plot a metric, where the arms are methods and few enough to be told apart."""
+        rows = self.table.rows
+        arms = {(row.get("source"), row.get("method")) for row in rows}
+        if tuple(self.by) != ("method",) or not 2 <= len(arms) <= _MOST_BARS:
+            return []
+        return [
+            (metric, metric_bars(rows, metric.field, label=metric.label, floor=metric.floor, colours=colours))
+            for metric in metrics
+        ]
+
+    def _composition_groups(self, colours: Mapping[str, Colour]) -> list[dict[str, Any]]:
+        """Composition figures by source, all with one axis."""
+        real = next((each for each in self.compositions if each.method == "real"), None)
+        others = [each for each in self.compositions if each is not real] or list(self.compositions)
+        highest = max((share for each in self.compositions for share in each.shares.values()), default=1.0)
+        groups = []
+        for source in sources_of([{"source": each.source} for each in others]):
+            figures = []
+            for each in others:
+                if each.source in ("", source):
+                    svg = composition_bars(
+                        each.shares,
+                        real.shares if real is not None and each is not real else None,
+                        colour=colours[each.method],
+                        label=each.method,
+                        highest=highest,
+                    )
+                    figures.append({"method": each.method, "svg": svg})
+            if figures:
+                groups.append({"source": source, "figures": figures})
+        return groups
+
+
+def _one_level(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings within a mapping as entries of their own: ``{"reference": {"count": 797}}`` is "reference count"."""
+    level: dict[str, Any] = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            level.update({f"{name} {inner}": each for inner, each in value.items()})
+        else:
+            level[name] = value
+    return level
+
+
+def _grid_panel(panel: GridPanel) -> dict[str, Any]:
+    """One grid at its own size, and by which whole factors a desktop and a phone enlarge it."""
+    picture = image_grid(panel.images, panel.columns, background=None)
+    return {
+        "title": panel.title,
+        "caption": panel.caption,
+        "method": panel.method,
+        "count": len(panel.images),
+        "uri": png_data_uri(picture),
+        "width": picture.width,
+        "height": picture.height,
+        "desktop": max(1, 230 // picture.width),
+        "phone": max(1, 150 // picture.width),
+    }
+
+
+def _neighbour_panel(panel: Neighbours, decimals: int) -> dict[str, Any]:
+    """One picture a pair (sample above, nearest training image below), enlarged by a whole factor."""
+    if not len(panel.samples) == len(panel.nearest) == len(panel.distances):
+        counts = f"{len(panel.samples)}, {len(panel.nearest)} and {len(panel.distances)}"
+        raise UsageError(f"{panel.title}: samples, nearest images and distances must be as many, got {counts}")
+    pairs = []
+    for sample, nearest, distance in zip(panel.samples, panel.nearest, panel.distances):
+        picture = image_grid(torch.stack([sample, nearest]), 1, background=None)
+        scale = max(1, round(56 / picture.width))
+        pairs.append(
+            {
+                "uri": png_data_uri(picture),
+                "width": scale * picture.width,
+                "height": scale * picture.height,
+                "distance": fixed(float(distance), decimals),
+            }
+        )
+    return {"title": panel.title, "method": panel.method, "sentence": panel.sentence, "pairs": pairs}
