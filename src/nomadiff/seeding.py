@@ -16,7 +16,7 @@ __all__ = ["EDMNoise", "SampleNoise", "mixed_seed"]
 
 
 def mixed_seed(*parts: int) -> int:
-    """Hash integers in [0, 2**64) into one 63-bit seed; different tuples give unrelated seeds (numpy's SeedSequence)."""
+    """Hash integers in [0, 2**64) into one 63-bit seed; different tuples, unrelated seeds (numpy's SeedSequence)."""
     # SeedSequence pads with zeros and cuts large integers up: length and width are fixed, or (5,) would equal (5, 0)
     words = [len(parts), *(half for part in parts for half in (part & 0xFFFFFFFF, part >> 32))]
     high, low = np.random.SeedSequence(words).generate_state(2, dtype=np.uint32)
