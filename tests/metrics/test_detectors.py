@@ -1,0 +1,122 @@
+"""Detectors: the shipped one is what its script made, and wrong input or weights are told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nomadiff.errors import DataError, UsageError
+from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors import digits as digits_module
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[torch.Tensor, torch.Tensor]:
+    """The 797 digits that neither a generator nor the classifier has seen."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.RandomState(1234).permutation(1797)[1000:]  # the split is frozen to it
+    images = np.round(data.images[order] * (255 / 16)).astype(np.uint8)[:, None]
+    return torch.from_numpy(images), torch.from_numpy(data.target[order].astype(np.int64))
+
+
+def test_digits_classifier_knows_digits_it_has_not_seen(reference) -> None:
+    images, classes = reference
+    detector = load_classifier("digits")
+    assert float((detector.classes(images) == classes).float().mean()) == pytest.approx(0.9875, abs=0.002)
+
+
+def test_digits_is_a_detector_and_a_classifier(reference) -> None:
+    detector = load_detector("digits")
+    assert isinstance(detector, Detector) and isinstance(detector, Classifier)
+    features = extract_features(detector, reference[0][:10], batch_size=4)
+    assert features.shape == (10, detector.dimension) and features.dtype == torch.float32
+    torch.testing.assert_close(features, detector(reference[0][:10]))
+    assert torch.equal(detector.classes_of_features(features), detector.classes(reference[0][:10]))
+    assert bool((features < 0).any())  # before the rectifier
+    assert sum(p.numel() for p in detector.network.parameters()) == 56_378
+
+
+def test_pixels_are_the_pixels() -> None:
+    detector = load_detector("pixels")
+    images = torch.tensor([[[[0, 255]], [[51, 204]]]], dtype=torch.uint8)
+    torch.testing.assert_close(detector(images), torch.tensor([[-1, 1, -0.6, 0.6]]))
+    with pytest.raises(UsageError, match="'pixels' has no classes"):
+        load_classifier("pixels")
+
+
+def test_a_stream_of_batches_gives_the_same_features(reference) -> None:
+    detector = load_detector("pixels")
+    images = reference[0][:10]
+    streamed = extract_features(detector, (batch for batch in images.split(3)))
+    assert torch.equal(streamed, extract_features(detector, images))
+
+
+def test_wrong_images_are_told(reference) -> None:
+    detector = load_detector("digits")
+    images = reference[0]
+    for wrong, words in [
+        (images.repeat(1, 3, 1, 1), "needs 1-channel images, got 3 channels"),
+        (images[..., :6], "needs 8x8 images, got 8x6"),
+        (images.float(), r"expected a uint8 tensor \(N, C, H, W\), got float32"),
+        (images[:, 0], "expected a uint8 tensor"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            detector(wrong)
+    with pytest.raises(UsageError, match="no images"):
+        extract_features(detector, [])
+    with pytest.raises(UsageError, match="no detector 'digit'"):
+        load_detector("digit")
+
+
+def test_features_that_are_not_finite_are_told() -> None:
+    class Broken:
+        name, version, sha256, dimension = "broken", "1", "", 1
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)[:, :1].float().log()
+
+    images = torch.ones(5, 1, 2, 2, dtype=torch.uint8)
+    images[3] = 0
+    with pytest.raises(UsageError, match="detector broken: the features of image 3 are not finite"):
+        extract_features(Broken(), images)
+
+
+def test_damaged_weights_are_told(tmp_path, monkeypatch) -> None:
+    whole = digits_module.ASSET.read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole[:1000])
+    with pytest.raises(DataError, match=r"cut.safetensors: cannot be read as weights"):
+        load_detector("digits", weights=cut)
+    monkeypatch.setattr(digits_module, "ASSET", cut)
+    with pytest.raises(DataError, match=r"its SHA-256 is .* expected .*: damaged, or another file"):
+        load_detector("digits")
+    with pytest.raises(DataError, match="no such weight file"):
+        load_detector("digits", weights=tmp_path / "absent.safetensors")
+
+
+def test_weights_of_another_network_are_told(tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(digits_module.ASSET)
+    lacking = {name: value for name, value in tensors.items() if name != "head.bias"}
+    save_file(lacking, tmp_path / "lacking.safetensors")
+    save_file(tensors | {"head.bias": torch.zeros(7)}, tmp_path / "shape.safetensors")
+    with pytest.raises(DataError, match=r"lacks head.bias"):
+        load_detector("digits", weights=tmp_path / "lacking.safetensors")
+    with pytest.raises(DataError, match=r"head.bias is \(7,\), not \(10,\)"):
+        load_detector("digits", weights=tmp_path / "shape.safetensors")
+
+
+def test_pickles_that_run_code_are_refused(tmp_path) -> None:
+    import pickle
+
+    class Attack:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    (tmp_path / "attack.pth").write_bytes(pickle.dumps({"state_dict": Attack()}))
+    with pytest.raises(DataError, match=r"attack.pth: cannot be read as weights"):
+        load_detector("digits", weights=tmp_path / "attack.pth")
