@@ -11,7 +11,9 @@ Advance = Callable[..., None]
 
 
 @contextmanager
-def progress_bar(description: str, total: float, unit: str = "images", done: float = 0) -> Iterator[Advance]:
+def progress_bar(
+    description: str, total: float, unit: str = "images", done: int = 0, show: bool = True
+) -> Iterator[Advance]:
     """Show one progress bar on standard error while the block runs; gives ``advance(count, note="")``.
 
     Args:
@@ -19,6 +21,7 @@ def progress_bar(description: str, total: float, unit: str = "images", done: flo
         total: amount of work, in ``unit``.
         unit: what is counted; the speed is printed as ``unit``/s.
         done: how much was done before (a resumed run): it moves the bar, not the speed.
+        show: False for the processes that must stay silent.
     """
     from rich.console import Console
     from rich.progress import (
@@ -39,7 +42,7 @@ def progress_bar(description: str, total: float, unit: str = "images", done: flo
             return Text("" if speed is None else f"{speed:,.4g} {unit}/s")
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not show or not console.is_terminal:
         yield lambda count=1, note="": None
         return
     columns = (

@@ -63,7 +63,7 @@ class ImageSource:
     @classmethod
     def open(
         cls,
-        spec: str,
+        spec: str | Path,
         *,
         name: str,
         synthetic: bool,
@@ -90,6 +90,7 @@ class ImageSource:
             UsageError: a set that says it is synthetic is opened as real; a malformed or too large selection.
             DataError: as :func:`~nomadiff.data.images.read_images`.
         """
+        spec = str(spec)
         choose = [parse_subset(subset)] if subset is not None else []  # complain about the call before reading
         wanted = parse_classes(classes) if classes is not None else None
         manifest = _manifest(spec)

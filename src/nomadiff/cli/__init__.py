@@ -1,0 +1,54 @@
+"""The command line: one file a verb. A verb parses, calls one public function and prints; it holds no logic."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_HELP = """No-MAD diffusion: train diffusion models with synthetic data, without harm.
+
+`nomadiff demo` shows the whole journey in minutes; `nomadiff VERB --help` has an example of each verb.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 for a failure, 2 for wrong use, 128 + signal when stopped.
+
+    Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead.
+    """
+    from cyclopts import App, CycloptsError
+    from rich.console import Console
+
+    import nomadiff
+    from nomadiff.errors import NomadiffError
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    app = App(name="nomadiff", help=_HELP, version=nomadiff.__version__, result_action="return_value")
+    for verb in ("train", "sample", "evaluate", "compare", "demo", "reproduce", "info"):
+        app.command(f"nomadiff.cli.{verb}:{verb}", name=verb)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    try:
+        app(words, exit_on_error=False, print_error=False)
+    except NomadiffError as error:
+        if debug:
+            raise
+        errors.print(f"nomadiff: {error}")
+        return error.exit_code
+    except CycloptsError as error:
+        if debug:
+            raise
+        errors.print(f"nomadiff: {' '.join(str(error).split())}")
+        return 2
+    except KeyboardInterrupt:
+        errors.print("nomadiff: stopped")
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        errors.print(f"nomadiff: unexpected {type(error).__name__}: {error} (--debug shows where)")
+        return 1
+    return 0

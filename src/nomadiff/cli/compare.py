@@ -1,0 +1,87 @@
+"""``nomadiff compare``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from nomadiff.cli.options import Device, DryRun, Mix, Out, Training, TrainingOptions
+
+__all__ = ["compare"]
+
+
+def compare(
+    mix: Mix,
+    options: Training = TrainingOptions(),  # noqa: B008 - frozen
+    *,
+    reference: str,
+    out: Out,
+    preset: str = "cifar10",
+    method: tuple[str, ...] = ("dm", "sda", "casd"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    count: int = 1000,
+    together: bool = False,
+    class_labels: bool = False,
+    detector: str = "pixels",
+    classifier: str | None = None,
+    workers: int | None = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train dm, sda and casd at equal budget over several seeds and write one report.
+
+    Example:
+
+    nomadiff compare --real photos/ --synthetic sdxl=generated/ --reference held-out/ --preset tiny --out study/
+
+    Each synthetic source is compared by itself; --together trains on all of them at once. In --real-subset and
+    --synthetic-subset, {seed} is replaced by each seed, so that every seed draws its own images.
+
+    Args:
+        mix: sources.
+        options: training.
+        reference: Held-out real images that no model sees.
+        out: runs, metrics.json and report.html.
+        preset: cifar10, ffhq64, small32, tiny or digits.
+        method: Methods to compare; once for every method.
+        seeds: Seeds; once for every seed. One set of models is trained for each.
+        count: Samples of every model.
+        together: Train on all synthetic sources at once.
+        class_labels: Condition on the images' class labels too.
+        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
+        classifier: Classifier for the class composition.
+        workers: Models trained side by side; by default one a CPU core.
+        device: where to compute.
+        dry_run: plan only.
+    """
+    from nomadiff.errors import UsageError
+    from nomadiff.experiments.compare import Comparison
+    from nomadiff.experiments.compare import compare as run
+    from nomadiff.methods.plan import plan_training
+
+    if options.seed is not None:
+        raise UsageError("compare trains one set of models for each of --seeds; --seed is for train")
+    comparison = Comparison(
+        mix=mix,
+        reference=reference,
+        out=out,
+        methods=method,
+        preset=preset,
+        seeds=seeds,
+        changes=options.changes(),
+        together=together,
+        class_labels=class_labels,
+        count=count,
+        detector=detector,
+        classifier=classifier,
+        workers=workers,
+        device=device,
+        command=shlex.join(["nomadiff", *sys.argv[1:]]),
+    )
+    if dry_run:
+        arms = comparison.arms()
+        print(plan_training(arms[-1].algorithm().recipe(arms[-1].mix.open())))
+        print(f"models:      {len(arms)} like this one")
+        return
+    run(comparison)
+    print(f"report:  {out / 'report.html'}\nmetrics: {out / 'metrics.json'}")

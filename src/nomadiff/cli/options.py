@@ -1,0 +1,82 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from nomadiff.data.mix_spec import MixSpec
+
+__all__ = ["Device", "DryRun", "Images", "Mix", "Out", "Training", "TrainingOptions", "parse_images"]
+
+_UNITS = {"": 1, "k": 1_000, "ki": 1_000, "m": 1_000_000, "mi": 1_000_000}
+
+
+def parse_images(text: str) -> int:
+    """A number of images: ``5Mi`` and ``5M`` are five million, ``200k`` two hundred thousand; also ``150_000``.
+
+    "Mi" is the SIMS paper's unit, million images seen.
+
+    Raises:
+        ValueError: not such a number.
+    """
+    match = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"'{text}' is no number of images: write 150000, 200k or 5Mi")
+    return round(float(re.sub("[_,]", "", match[1])) * _UNITS[match[2]])
+
+
+def _convert_images(hint: Any, tokens: Sequence[Token]) -> int:
+    return parse_images(tokens[0].value)
+
+
+Images = Annotated[int, Parameter(converter=_convert_images)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What can be changed in a preset's training.
+
+    Attributes:
+        budget: Images to see in all, such as 5Mi or 150k.
+        batch: Images per optimizer step, over all processes.
+        microbatch: Images per forward pass; smaller needs less memory.
+        learning_rate: Learning rate after warm-up.
+        warmup: Images over which the learning rate rises from 0.
+        ema_half_life: Half-life of the moving average, in images.
+        augment: Probability of each non-leaky augmentation.
+        class_dropout: Share of hidden class labels, for classifier-free guidance.
+        precision: fp32, bf16 or fp16 (autocast).
+        snapshot_every: Images between snapshots.
+        log_every: Images between log lines.
+        seed: Seed of everything random in training.
+    """
+
+    budget: Images | None = None
+    batch: int | None = None
+    microbatch: int | None = None
+    learning_rate: Annotated[float | None, Parameter(name=["--learning-rate", "--lr"])] = None
+    warmup: Images | None = None
+    ema_half_life: Images | None = None
+    augment: float | None = None
+    class_dropout: float | None = None
+    precision: str | None = None
+    snapshot_every: Images | None = None
+    log_every: Images | None = None
+    seed: int | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The options that were given."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+Mix = Annotated[MixSpec, Parameter(name="*")]
+Training = Annotated[TrainingOptions, Parameter(name="*")]
+Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]
+DryRun = Annotated[bool, Parameter(negative="", help="Print the plan, its cost and what is missing; start nothing.")]
+Out = Annotated[Path, Parameter(help="Where to write; must be new, or hold the same unfinished work.")]

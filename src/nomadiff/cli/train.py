@@ -1,0 +1,49 @@
+"""``nomadiff train``."""
+
+from __future__ import annotations
+
+from nomadiff.cli.options import Device, DryRun, Mix, Out, Training, TrainingOptions
+
+__all__ = ["train"]
+
+
+def train(
+    mix: Mix,
+    options: Training = TrainingOptions(),  # noqa: B008 - frozen
+    *,
+    out: Out,
+    method: str = "casd",
+    preset: str = "cifar10",
+    class_labels: bool = False,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a model of the real images, with or without the help of synthetic ones.
+
+    Example:
+
+    nomadiff train --real photos/ --synthetic sdxl=generated/ --method casd --preset small32 --budget 5Mi --out run/
+
+    The same command continues an interrupted run; a larger --budget extends a finished one. Several GPUs:
+    torchrun --nproc-per-node 8 -m nomadiff train ...
+
+    Args:
+        mix: sources.
+        options: training.
+        out: The run folder.
+        method: dm (real only), sda (union without labels) or casd (source-conditional).
+        preset: cifar10, ffhq64, small32, tiny or digits.
+        class_labels: Condition on the images' class labels too.
+        device: where to compute.
+        dry_run: plan only.
+    """
+    from nomadiff.methods.plan import plan_training
+    from nomadiff.methods.registry import method_named
+
+    algorithm = method_named(method)(preset, class_labels=class_labels, **options.changes())
+    sources = mix.open()
+    if dry_run:
+        print(plan_training(algorithm.recipe(sources)))
+        return
+    model = algorithm.fit(sources, out, device=device)
+    print(f"model: {model.path}\nnext:  nomadiff sample {out} --count 1000 --out samples.zip")

@@ -1,0 +1,80 @@
+"""A mix of sources as plain values: what a command line says, what a worker process is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nomadiff.data.sources import ImageSource, SourceMix, parse_named
+
+__all__ = ["MixSpec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixSpec:
+    """Which images to train on, by name. Opening it reads them.
+
+    Attributes:
+        real: Real images: a folder, .zip, .npz or .npy file, hf:<dataset>, or digits:pool.
+        synthetic: Synthetic images, [name=]path; once for every source. The name is the path's stem unless given.
+        resolution: Crop to a square and resize to this many pixels (Lanczos). Needed only if sizes differ.
+        real_subset: Part of the real images: first:1000, random:1000 or random:1000:SEED.
+        synthetic_subset: Part of every synthetic source, likewise.
+        real_classes: Keep only these classes of the real images: 0-7 or 0,2,5.
+        synthetic_classes: Keep only these classes of every synthetic source.
+        real_fraction: Share of real images in a batch; the default is their share of all images (CASD eq. 5).
+        source_weights: Relative weights of the synthetic sources, one for each; the default is their sizes.
+        allow_synthetic_as_real: Accept a sample set with a manifest as real.
+        skip_unreadable: Leave images out that cannot be read, and name them, instead of refusing.
+    """
+
+    real: str
+    synthetic: tuple[str, ...] = ()
+    resolution: int | None = None
+    real_subset: str | None = None
+    synthetic_subset: str | None = None
+    real_classes: str | None = None
+    synthetic_classes: str | None = None
+    real_fraction: float | None = None
+    source_weights: tuple[float, ...] | None = None
+    allow_synthetic_as_real: bool = False
+    skip_unreadable: bool = False
+
+    def open(self) -> SourceMix:
+        """Read the images.
+
+        Raises:
+            UsageError, DataError: as :class:`~nomadiff.data.sources.ImageSource` and
+                :class:`~nomadiff.data.sources.SourceMix` do.
+        """
+        real = ImageSource.open(
+            self.real,
+            name="real",
+            synthetic=False,
+            resolution=self.resolution,
+            subset=self.real_subset,
+            classes=self.real_classes,
+            allow_synthetic_as_real=self.allow_synthetic_as_real,
+            skip_unreadable=self.skip_unreadable,
+        )
+        synthetic = [
+            ImageSource.open(
+                spec,
+                name=name,
+                synthetic=True,
+                resolution=self.resolution,
+                subset=self.synthetic_subset,
+                classes=self.synthetic_classes,
+                skip_unreadable=self.skip_unreadable,
+            )
+            for name, spec in self.named_synthetic()
+        ]
+        return SourceMix(real, synthetic, real_fraction=self.real_fraction, weights=self.source_weights)
+
+    def named_synthetic(self) -> list[tuple[str, str]]:
+        """Name and spec of every synthetic source."""
+        named = []
+        for argument in self.synthetic:
+            name, spec = parse_named(argument)
+            named.append((name or Path(spec.rpartition(":")[2]).stem, spec))
+        return named

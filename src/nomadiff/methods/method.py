@@ -1,0 +1,99 @@
+"""What every algorithm has in common: ``G = A(D)``, here ``method.fit(mix, out) -> Model``."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nomadiff.data.sources import SourceMix
+from nomadiff.errors import UsageError
+from nomadiff.methods.model import Model
+from nomadiff.processes import join_processes
+from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.loop import train
+from nomadiff.training.presets import Preset, preset_named
+from nomadiff.training.run_folder import RunFolder
+
+__all__ = ["Method"]
+
+
+class Method:
+    """An algorithm that turns images into a model of the real ones.
+
+    Methods differ in two answers only: which sources they train on (:meth:`training_mix`) and whether the network is
+    told where an image came from (:attr:`labels_sources`). Architecture, budget and everything else are equal, as the
+    CASD paper compares them (section 4.1).
+
+    Args:
+        preset: name of a preset or a :class:`~nomadiff.training.presets.Preset`.
+        class_labels: condition on the images' class labels as well (every source must have them).
+        **training: fields of :class:`~nomadiff.training.config.TrainingConfig` to change, such as ``budget=5_000_000``.
+
+    Raises:
+        UsageError: no such preset or training field, or a value out of range.
+    """
+
+    name: ClassVar[str]
+    labels_sources: ClassVar[bool] = False
+
+    def __init__(self, preset: str | Preset = "cifar10", *, class_labels: bool = False, **training: Any) -> None:
+        self.preset = preset_named(preset) if isinstance(preset, str) else preset
+        self.class_labels = class_labels
+        known = [field.name for field in fields(TrainingConfig)]
+        if unknown := sorted(training.keys() - set(known)):
+            raise UsageError(f"unknown training option {', '.join(unknown)}: choose among {', '.join(known)}")
+        self.training = replace(self.preset.training, **training)
+
+    def training_mix(self, mix: SourceMix) -> SourceMix:
+        """The sources this method trains on."""
+        return mix
+
+    def recipe(self, mix: SourceMix) -> RunConfig:
+        """The configuration of a run on ``mix``, without starting it.
+
+        Raises:
+            UsageError: the network cannot take these images, or class labels are asked for and some source has none.
+        """
+        used = self.training_mix(mix)
+        if self.class_labels and not used.classes:
+            raise UsageError("class labels are asked for, but not every source has them (dataset.json or top folders)")
+        network = replace(self.preset.network, resolution=used.resolution, channels=used.channels)
+        if self.training.augment > 0 and not network.augment_dim:
+            raise UsageError("augment > 0 needs a network with an augmentation label; this preset's has none")
+        network.validate()
+        return RunConfig(
+            method=self.name,
+            network=network,
+            training=self.training,
+            sampler=self.preset.sampler,
+            sigma_data=self.preset.sigma_data,
+            source_names=tuple(used.names),
+            shares=tuple(float(share) for share in used.shares),
+            sources=len(used.names) if self.labels_sources else 0,
+            classes=used.classes if self.class_labels else 0,
+        )
+
+    def fit(
+        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+    ) -> Model:
+        """Train on ``mix`` until the budget is seen; continue if ``out`` holds the same run half done.
+
+        Args:
+            mix: one real source and any number of synthetic ones.
+            out: the run folder.
+            device: "cpu", "cuda", ...; None takes a GPU if there is one.
+            description: words for the progress bar.
+
+        Returns:
+            The trained model (EMA weights).
+
+        Raises:
+            UsageError, NomadiffError, Interrupted: see :func:`nomadiff.training.loop.train`.
+        """
+        config = self.recipe(mix)
+        folder = RunFolder(out)
+        processes = join_processes(device)
+        train(config, self.training_mix(mix), folder, processes, description=description)
+        processes.barrier()
+        return Model.load(folder.path, device=processes.device)

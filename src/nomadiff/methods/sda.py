@@ -1,0 +1,18 @@
+"""SDA: the baseline that takes synthetic data for real."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from nomadiff.methods.method import Method
+
+__all__ = ["SDA"]
+
+
+class SDA(Method):
+    """Synthetic data augmentation: an unlabelled model of the union of all sources (CASD paper, section 4.1).
+
+    It learns the mixture, so it bends toward every synthetic source by that source's share.
+    """
+
+    name: ClassVar[str] = "sda"

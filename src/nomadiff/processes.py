@@ -1,0 +1,87 @@
+"""One process or many: the same code, started plainly or by ``torchrun`` or ``accelerate launch``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nomadiff.errors import UsageError
+
+__all__ = ["Processes", "join_processes"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What a process must know of the others.
+
+    Attributes:
+        rank: number of this process, 0 is the one that writes files and shows progress.
+        count: number of processes.
+        device: where this process computes.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True in the process that writes files."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Make a module average its gradients over the processes; itself when there is one process."""
+        if self.count == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=devices)
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def total(self, value: Tensor) -> Tensor:
+        """Sum of a tensor over the processes, on every process."""
+        if self.count > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)
+        return value
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Concatenate same-shaped tensors of all processes along dimension 0, in order of rank, on every process."""
+        if self.count == 1:
+            return value
+        parts = [torch.empty_like(value) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+
+def join_processes(device: str | torch.device | None = None) -> Processes:
+    """Find this process' place: alone unless a launcher set ``WORLD_SIZE`` (then through ``accelerate``).
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps"; None takes a GPU if there is one.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device '{device}': use cpu, cuda, cuda:0, mps ...") from error
+    if place.type == "cuda" and (not torch.cuda.is_available() or (place.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"device '{device}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
+    if place.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps' is not there")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(rank=0, count=1, device=place)
+    from accelerate import PartialState
+
+    state = PartialState(cpu=place.type == "cpu")
+    return Processes(rank=state.process_index, count=state.num_processes, device=state.device)

@@ -1,0 +1,137 @@
+"""Everything a training run is determined by, as plain frozen values that go to ``config.json`` and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nomadiff.denoiser import EDMDenoiser
+from nomadiff.errors import DataError, UsageError
+from nomadiff.networks.build import build_network
+from nomadiff.networks.config import NetworkConfig
+from nomadiff.sampling.sampler import SamplerConfig
+
+__all__ = ["RunConfig", "TrainingConfig"]
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a denoiser is trained. Every length is counted in images seen, never in steps.
+
+    Attributes:
+        budget: images to see in all.
+        batch: images per optimizer step, over all processes.
+        microbatch: images per forward pass and process; None takes the whole share of the batch at once. Smaller needs
+            less memory; the gradient is the same up to the randomness drawn per pass.
+        learning_rate: Adam's, after warm-up.
+        warmup: images over which the learning rate rises linearly from 0.
+        ema_half_life: images after which an old weight counts half in the exponential moving average.
+        ema_rampup: the half-life is at most this share of the images seen so far; None switches the ramp off.
+        augment: probability of each non-leaky augmentation (0 switches them off); the network needs ``augment_dim``.
+        class_dropout: share of images whose class label is hidden, for classifier-free guidance.
+        precision: "fp32", "bf16" or "fp16" autocast of the network; weights and everything else stay fp32.
+        p_mean, p_std: mean and standard deviation of ln(sigma) in training.
+        snapshot_every: images between snapshots (and states to resume from).
+        log_every: images between lines of ``log.jsonl``.
+        seed: seed of initialisation, data order and noise.
+    """
+
+    budget: int
+    batch: int = 512
+    microbatch: int | None = None
+    learning_rate: float = 1e-3
+    warmup: int = 10_000_000
+    ema_half_life: int = 500_000
+    ema_rampup: float | None = 0.05
+    augment: float = 0.0
+    class_dropout: float = 0.0
+    precision: str = "fp32"
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    snapshot_every: int = 2_500_000
+    log_every: int = 50_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "batch", "snapshot_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.microbatch is not None and self.microbatch < 1:
+            raise UsageError(f"microbatch must be at least 1, got {self.microbatch}")
+        if not self.learning_rate > 0 or self.warmup < 0 or self.ema_half_life < 0 or self.seed < 0:
+            raise UsageError("learning_rate must be positive; warmup, ema_half_life and seed must not be negative")
+        if not 0 <= self.augment <= 1 or not 0 <= self.class_dropout < 1:
+            raise UsageError("augment must lie in 0..1 and class_dropout in 0..1 (1 excluded)")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision '{self.precision}': choose one of {', '.join(PRECISIONS)}")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that see at least ``budget`` images."""
+        return -(-self.budget // self.batch)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The whole recipe of a model: what it is, what it was trained on, how it is sampled.
+
+    Attributes:
+        method: "dm", "sda", "casd" or the name of what made the model.
+        network: the network.
+        training: how it was trained.
+        sampler: how to sample it unless told otherwise.
+        sigma_data: standard deviation of the training data in [-1, 1] units.
+        source_names: sources of the training data, "real" first.
+        shares: share of each source among the images seen.
+        sources: number of source labels the network knows; 0 for an unlabelled network.
+        classes: number of class labels; 0 for none.
+    """
+
+    method: str
+    network: NetworkConfig
+    training: TrainingConfig
+    sampler: SamplerConfig
+    sigma_data: float
+    source_names: tuple[str, ...]
+    shares: tuple[float, ...]
+    sources: int = 0
+    classes: int = 0
+
+    def build_denoiser(self) -> EDMDenoiser:
+        """A denoiser with this configuration and fresh weights from torch's global generator."""
+        network = build_network(self.network, label_dim=self.sources + self.classes)
+        return EDMDenoiser(network, sources=self.sources, classes=self.classes, sigma_data=self.sigma_data)
+
+    def with_budget(self, budget: int) -> RunConfig:
+        """The same recipe for another number of images."""
+        return replace(self, training=replace(self.training, budget=budget))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        values = asdict(self)
+        values["network"] = self.network.to_dict()
+        values["sampler"] = self.sampler.to_dict()
+        return {**values, "source_names": list(self.source_names), "shares": list(self.shares)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            DataError: a field is missing or unknown.
+        """
+        try:
+            return cls(
+                **{
+                    **values,
+                    "network": NetworkConfig.from_dict(values["network"]),
+                    "training": TrainingConfig(**values["training"]),
+                    "sampler": SamplerConfig.from_dict(values["sampler"]),
+                    "source_names": tuple(values["source_names"]),
+                    "shares": tuple(values["shares"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise DataError(f"this model's configuration has a missing or unknown field ({error})") from error

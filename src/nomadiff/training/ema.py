@@ -1,0 +1,41 @@
+"""Exponential moving average of the weights: what is sampled from."""
+
+from __future__ import annotations
+
+import copy
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+__all__ = ["ModuleEMA"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ModuleEMA(Generic[M]):
+    """EDM's moving average: a half-life in images, shortened early in training.
+
+    After each step ``ema <- beta ema + (1 - beta) weights`` with ``beta = 0.5^(batch / half_life)`` and
+    ``half_life = min(ema_half_life, ema_rampup * images_seen)`` (Karras et al. 2022, appendix F.2).
+
+    Args:
+        module: the module to follow; it is copied.
+        half_life: images after which an old weight counts half; 0 makes the average the weights themselves.
+        rampup: bound of the half-life as a share of the images seen; None for no bound.
+    """
+
+    def __init__(self, module: M, half_life: float, rampup: float | None) -> None:
+        self.module: M = copy.deepcopy(module).eval().requires_grad_(False)
+        self.half_life = half_life
+        self.rampup = rampup
+        self._averages = [parameter.data for parameter in self.module.parameters()]
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, images_seen: int, batch: int) -> None:
+        """Take in the weights after a step of ``batch`` images; ``images_seen`` counts those before the step."""
+        half_life = self.half_life
+        if self.rampup is not None:
+            half_life = min(half_life, self.rampup * images_seen)
+        beta = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
+        torch._foreach_lerp_(self._averages, [parameter.data for parameter in module.parameters()], 1 - beta)

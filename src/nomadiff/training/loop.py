@@ -1,0 +1,332 @@
+"""The training loop: images seen in, run folder out; it can be killed at any moment and goes on where it was.
+
+Everything random in a step is a function of (seed, rank, images seen), and the data order is a function of (seed,
+position), so a state holds weights, averages and Adam's moments only. On one device a continued run equals the unbroken
+one bit for bit.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nomadiff.data.sources import Batch, SourceMix
+from nomadiff.denoiser import EDMDenoiser
+from nomadiff.errors import Interrupted, NomadiffError, UsageError
+from nomadiff.processes import Processes
+from nomadiff.progress import progress_bar
+from nomadiff.seeding import mixed_seed
+from nomadiff.training.augment import Augment
+from nomadiff.training.config import RunConfig
+from nomadiff.training.ema import ModuleEMA
+from nomadiff.training.loss import edm_loss, training_levels
+from nomadiff.training.probe import check_source_reaches_output, source_effect
+from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
+
+__all__ = ["train"]
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def train(
+    config: RunConfig,
+    mix: SourceMix,
+    folder: RunFolder,
+    processes: Processes,
+    *,
+    start_from: dict[str, Tensor] | None = None,
+    description: str | None = None,
+) -> EDMDenoiser:
+    """Train a denoiser on a mix of sources until its budget of images is seen.
+
+    Args:
+        config: the recipe.
+        mix: real and synthetic images. Its batches' source labels reach the network if ``config.sources`` > 0.
+        folder: where everything is written; continued if it holds this recipe already.
+        processes: this process' place among its equals.
+        start_from: weights to start from (fine-tuning) in place of fresh ones; the moving average starts from them too.
+        description: words for the progress bar.
+
+    Returns:
+        The averaged (EMA) denoiser, in evaluation mode on ``processes.device``.
+
+    Raises:
+        UsageError: the batch does not divide among the processes, or the folder holds another run.
+        NomadiffError: the loss is not finite any more, memory runs out, or the network ignores its source label.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+    """
+    if config.training.batch % processes.count:
+        raise UsageError(f"batch {config.training.batch} does not divide among {processes.count} processes")
+    if processes.is_main:
+        with folder.lock():
+            folder.begin(config, mix.provenance)
+            trained = _Training(config, mix, folder, processes, start_from)
+            trained.run(description or f"train {config.method}")
+    else:
+        trained = _Training(config, mix, folder, processes, start_from)
+        trained.run("")
+    return trained.ema.module
+
+
+@dataclass
+class _Meter:
+    """Running sums between two lines of the log, kept on the device so that no step waits for a number."""
+
+    loss: Tensor
+    count: Tensor
+    nonfinite: Tensor
+    started: float = field(default_factory=time.perf_counter)
+    images: int = 0
+
+    @classmethod
+    def fresh(cls, sources: int, device: torch.device) -> _Meter:
+        return cls(
+            torch.zeros(sources, device=device), torch.zeros(sources, device=device), torch.zeros(1, device=device)
+        )
+
+    def add(self, per_image: Tensor, source: Tensor) -> None:
+        finite = torch.isfinite(per_image)
+        self.loss.index_add_(0, source, torch.where(finite, per_image, 0.0))
+        self.count.index_add_(0, source, finite.to(self.count))
+        self.nonfinite += (~finite).sum()
+
+
+class _Training:
+    """State of one run in one process."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        mix: SourceMix,
+        folder: RunFolder,
+        processes: Processes,
+        start_from: dict[str, Tensor] | None,
+    ) -> None:
+        self.config, self.options = config, config.training
+        self.mix, self.folder, self.processes = mix, folder, processes
+        device = processes.device
+        torch.manual_seed(mixed_seed(self.options.seed, 0))
+        self.denoiser = config.build_denoiser()
+        if start_from is not None:
+            self.denoiser.load_state_dict(start_from)
+        self.denoiser.to(device).train()
+        self.denoiser.autocast = _AUTOCAST[self.options.precision]
+        self.ema = ModuleEMA(self.denoiser, self.options.ema_half_life, self.options.ema_rampup)
+        self.optimizer = torch.optim.Adam(
+            self.denoiser.parameters(), lr=self.options.learning_rate, fused=device.type != "mps"
+        )
+        self.augment = Augment(self.options.augment) if self.options.augment > 0 else None
+        self.generator = torch.Generator(device)
+        self.images_seen = 0
+        if config.sources:
+            check_source_reaches_output(self.denoiser, (mix.channels, mix.resolution, mix.resolution), device)
+        if folder.state_path.exists():
+            self._load_state()
+        self.parallel = processes.wrap(self.denoiser)
+
+    def run(self, description: str) -> None:
+        """See images until the budget is reached, logging and saving on the way."""
+        options = self.options
+        end = options.steps * options.batch
+        if self.images_seen >= end and self.folder.model_path.exists():
+            return
+        if self.processes.is_main:
+            self.folder.trim_log(self.images_seen)
+        meter = self._fresh_meter()
+        shown = progress_bar(description, total=end, done=self.images_seen, show=self.processes.is_main)
+        with shown as advance, _stop_signals() as stopped:
+            while self.images_seen < end:
+                before = self.images_seen
+                try:
+                    self._step(meter)
+                except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocator's is a plain one
+                    raise _explained(error, options.microbatch or options.batch // self.processes.count) from error
+                self.images_seen += options.batch
+                meter.images += options.batch
+                advance(options.batch)
+                last = self.images_seen >= end
+                snapshot = _crossed(options.snapshot_every, before, self.images_seen) or last
+                if _crossed(options.log_every, before, self.images_seen) or snapshot:
+                    self._log(meter, snapshot)
+                    meter = self._fresh_meter()
+                if snapshot:
+                    self._save(last)
+                if self._any_stopped(stopped) and not last:
+                    self._save_state()
+                    raise Interrupted(
+                        f"stopped at {self.images_seen:,} of {end:,} images, state saved in {self.folder.path}: "
+                        "run the same command again to go on",
+                        stopped[0] if stopped else signal.SIGTERM,
+                    )
+
+    def _step(self, meter: _Meter) -> None:
+        options = self.options
+        share = options.batch // self.processes.count
+        size = min(options.microbatch or share, share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        batch = self.mix.batch(self.images_seen + self.processes.rank * share, share, options.seed)
+        for start in range(0, share, size):
+            step_seed = mixed_seed(options.seed, 1, self.processes.rank, self.images_seen, start)
+            self.generator.manual_seed(step_seed)
+            torch.manual_seed(step_seed)  # dropout draws from the global generator
+            with self._synchronised_if(start + size >= share):
+                self._loss(batch, slice(start, start + size), meter).div(share).backward()
+        for parameter in self.denoiser.parameters():
+            if parameter.grad is not None:
+                torch.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.denoiser, self.images_seen, options.batch)
+
+    def _loss(self, batch: Batch, part: slice, meter: _Meter) -> Tensor:
+        """Summed loss of a part of a batch; adds it to the meter."""
+        device, generator, options = self.processes.device, self.generator, self.options
+        images = batch.images[part].to(device, non_blocking=True).float() / 127.5 - 1
+        source = batch.source[part].to(device)
+        condition: dict[str, Any] = {}
+        if self.config.sources:
+            condition["source"] = source
+        if self.config.classes:
+            assert batch.labels is not None
+            labels = batch.labels[part].to(device)
+            if options.class_dropout > 0:
+                hidden = torch.rand(len(labels), generator=generator, device=device) < options.class_dropout
+                labels = torch.where(hidden, -1, labels)
+            condition["class_label"] = labels
+        if self.augment is not None:
+            images, condition["augment"] = self.augment(images, generator)
+        sigma = training_levels(len(images), options.p_mean, options.p_std, generator)
+        noise = torch.randn(images.shape, generator=generator, device=device)
+        loss = edm_loss(self.parallel, images, sigma, noise, sigma_data=self.config.sigma_data, **condition)
+        meter.add(loss.detach().flatten(1).mean(1), source)
+        return loss.sum()
+
+    def _learning_rate(self) -> float:
+        """EDM's schedule: a linear ramp from 0 in images seen before the step, then constant."""
+        ramp = self.images_seen / self.options.warmup if self.options.warmup else 1.0
+        return self.options.learning_rate * min(ramp, 1.0)
+
+    @contextmanager
+    def _synchronised_if(self, last: bool) -> Iterator[None]:
+        """Exchange gradients between processes only in the last part of a batch."""
+        if last or not isinstance(self.parallel, nn.parallel.DistributedDataParallel):
+            yield
+        else:
+            with self.parallel.no_sync():
+                yield
+
+    def _fresh_meter(self) -> _Meter:
+        return _Meter.fresh(len(self.mix.names), self.processes.device)
+
+    def _log(self, meter: _Meter, probe: bool) -> None:
+        loss, count, nonfinite = (self.processes.total(value) for value in (meter.loss, meter.count, meter.nonfinite))
+        if float(count.sum()) == 0:
+            raise NomadiffError(
+                f"the loss is not finite since {self.images_seen - meter.images:,} images; the last snapshot in "
+                f"{self.folder.path} is good: use a lower --learning-rate or --precision fp32 in a new --out"
+            )
+        seconds = time.perf_counter() - meter.started
+        record: dict[str, Any] = {
+            "images_seen": self.images_seen,
+            "loss": float(loss.sum() / count.sum()),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": round(meter.images / seconds, 2),
+        }
+        for name, total, images in zip(self.mix.names, loss.tolist(), count.tolist()):
+            if images and len(self.mix.names) > 1:
+                record[f"loss_{name}"] = total / images
+        if float(nonfinite) > 0:
+            record["nonfinite_losses"] = int(nonfinite)
+        if probe and self.config.sources:
+            images = self.mix.batch(0, min(16, self.options.batch), self.options.seed).images
+            record["source_effect"] = source_effect(
+                self.ema.module, images.to(self.processes.device).float() / 127.5 - 1
+            )
+        if self.processes.is_main:
+            self.folder.log(record)
+
+    def _save(self, last: bool) -> None:
+        self._save_state()
+        if self.processes.is_main:
+            metadata = {"recipe": self.config.to_dict(), "images_seen": self.images_seen}
+            save_tensors(self.folder.snapshot_path(self.images_seen), self.ema.module.state_dict(), metadata)
+            if last:
+                save_tensors(self.folder.model_path, self.ema.module.state_dict(), metadata)
+        self.processes.barrier()
+
+    def _save_state(self) -> None:
+        if self.processes.is_main:
+            tensors = {f"weights.{name}": value for name, value in self.denoiser.state_dict().items()}
+            tensors |= {f"ema.{name}": value for name, value in self.ema.module.state_dict().items()}
+            for index, values in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
+            save_tensors(self.folder.state_path, tensors, {"images_seen": self.images_seen})
+        self.processes.barrier()
+
+    def _load_state(self) -> None:
+        tensors, metadata = load_tensors(self.folder.state_path)
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "ema": {}, "adam": {}}
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = value
+        self.denoiser.load_state_dict(groups["weights"])
+        self.ema.module.load_state_dict(groups["ema"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in groups["adam"].items():
+            index, _, field_name = name.partition(".")
+            state.setdefault(int(index), {})[field_name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.images_seen = int(metadata["images_seen"])
+
+    def _any_stopped(self, stopped: list[int]) -> bool:
+        """Whether any process got a signal: all must stop at the same step."""
+        if self.processes.count == 1:
+            return bool(stopped)
+        return bool(self.processes.total(torch.tensor(float(len(stopped)), device=self.processes.device)))
+
+
+def _crossed(every: int, before: int, after: int) -> bool:
+    return after // every > before // every
+
+
+def _explained(error: RuntimeError, microbatch: int) -> Exception:
+    """Out-of-memory as an error that says what to change; anything else as it is."""
+    text = str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        smaller = max(1, microbatch // 2)
+        return NomadiffError(f"{microbatch} images at once do not fit into memory: pass --microbatch {smaller}")
+    return error
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM while the block runs, so that a step is never cut in half.
+
+    A second signal of the same kind acts as usual. Outside the main thread signals are left alone.
+    """
+    stopped: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: Any) -> None:
+        stopped.append(number)
+        signal.signal(number, usual[number])
+
+    for number in usual:
+        signal.signal(number, remember)
+    try:
+        yield stopped
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -1,0 +1,41 @@
+"""EDM's training objective, which CASD (eq. 4 and 5) takes over with a source label beside the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nomadiff.denoiser import Denoiser
+
+__all__ = ["edm_loss", "training_levels"]
+
+
+def training_levels(count: int, p_mean: float, p_std: float, generator: torch.Generator) -> Tensor:
+    """Noise levels for training, ``ln sigma ~ N(p_mean, p_std^2)`` (EDM, Table 1): float32 ``(count,)``."""
+    draws = torch.randn(count, generator=generator, device=generator.device)
+    return (draws * p_std + p_mean).exp()
+
+
+def edm_loss(
+    denoiser: Denoiser, clean: Tensor, sigma: Tensor, noise: Tensor, *, sigma_data: float = 0.5, **condition: Any
+) -> Tensor:
+    """Weighted squared error of every pixel: ``lambda(sigma) |D(clean + sigma noise, sigma) - clean|^2``.
+
+    ``lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2`` (Karras et al. 2022, eq. 2 and Table 1). With
+    the source label in ``condition`` this is CASD's eq. 4; its mean over real and synthetic images is eq. 5.
+
+    Args:
+        denoiser: ``D(x, sigma, **condition)``.
+        clean: images in [-1, 1], float32 ``(B, C, H, W)``.
+        sigma: noise level of each image, ``(B,)``.
+        noise: standard normal, the shape of ``clean``.
+        sigma_data: standard deviation of the data.
+
+    Returns:
+        float32, the shape of ``clean``; not reduced.
+    """
+    level = sigma.reshape(-1, *[1] * (clean.ndim - 1))
+    weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
+    return weight * (denoiser(clean + level * noise, sigma, **condition) - clean) ** 2

@@ -1,0 +1,70 @@
+"""Does the network listen to its source label? CASD is worthless if it does not, and the loss would not tell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nomadiff.denoiser import EDMDenoiser
+from nomadiff.errors import NomadiffError
+
+__all__ = ["check_source_reaches_output", "source_effect"]
+
+_IGNORED = (
+    "the network ignores its source label, so CASD would be plain SDA: "
+    "check that the architecture uses its `labels` input"
+)
+
+
+def check_source_reaches_output(denoiser: EDMDenoiser, shape: tuple[int, ...], device: torch.device) -> None:
+    """Fail before training when no path leads from the source label to the output.
+
+    The gradient of the output with respect to the label input is exact even where a fresh network's near-zero last
+    layers would hide a difference of outputs in float32.
+
+    Args:
+        denoiser: a source-conditional denoiser.
+        shape: shape of one image ``(C, H, W)``.
+        device: where the denoiser lives.
+
+    Raises:
+        NomadiffError: the gradient is exactly zero.
+    """
+    labels = denoiser.label_vector(0, -1 if denoiser.classes else None, batch=1, device=device)
+    assert labels is not None
+    labels.requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((1, *shape), generator=generator).to(device)
+    training = denoiser.training
+    denoiser.eval()
+    output = denoiser.network(x, torch.zeros(1, device=device), labels, None)
+    (gradient,) = torch.autograd.grad((output * x).sum(), labels, allow_unused=True)
+    denoiser.train(training)
+    if gradient is None or not gradient[:, : denoiser.sources].abs().sum() > 0:
+        raise NomadiffError(_IGNORED)
+
+
+@torch.no_grad()
+def source_effect(denoiser: EDMDenoiser, clean: Tensor, *, sigma: float = 0.5) -> float:
+    """How far the source label moves the estimate: ``|D(x, source 1) - D(x, source 0)| / |D(x, source 0) - x|``.
+
+    Args:
+        denoiser: a source-conditional denoiser.
+        clean: some training images in [-1, 1], float32 ``(B, C, H, W)``; noise is added with a fixed seed.
+        sigma: noise level of the probe.
+
+    Returns:
+        A ratio, 0 when the label changes nothing, averaged over the synthetic sources. It is logged at every snapshot.
+
+    Raises:
+        NomadiffError: it is exactly zero.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = clean + sigma * torch.randn(clean.shape, generator=generator).to(clean)
+    no_class = {"class_label": -1} if denoiser.classes else {}
+    real = denoiser(x, sigma, source=0, **no_class)
+    moved = [(denoiser(x, sigma, source=k, **no_class) - real).norm() for k in range(1, denoiser.sources)]
+    effect = float(torch.stack(moved).mean() / (real - x).norm())
+    if effect == 0:
+        raise NomadiffError(_IGNORED)
+    return effect

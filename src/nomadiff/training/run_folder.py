@@ -1,0 +1,178 @@
+"""The run folder: the only thing passed between verbs, whole at every moment.
+
+``config.json`` (recipe and versions), ``sources.json`` (provenance), ``log.jsonl``, ``snapshots/<images>.safetensors``
+(EMA weights), ``state/training.safetensors`` (what resume needs), ``model.safetensors`` (EMA weights at the end).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import nomadiff
+from nomadiff.errors import DataError, UsageError
+from nomadiff.files import atomic_path, read_json, write_json
+from nomadiff.training.config import RunConfig
+
+__all__ = ["RunFolder", "load_tensors", "save_tensors", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers: nomadiff, torch, python and the platform."""
+    return {
+        "nomadiff": nomadiff.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors in one atomic step, with ``metadata`` as JSON under the key "nomadiff"."""
+    whole = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, metadata={"nomadiff": json.dumps(metadata)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and metadata written by :func:`save_tensors`, on the CPU.
+
+    Raises:
+        DataError: the file is absent, torn or not safetensors; the message names it.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+        return load_file(path), json.loads(metadata.get("nomadiff", "{}"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path}: damaged or not a safetensors file ({error}); delete it to go on without it"
+        ) from error
+
+
+class RunFolder:
+    """A folder that holds one run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.model_path = self.path / "model.safetensors"
+        self.state_path = self.path / "state" / "training.safetensors"
+        self.log_path = self.path / "log.jsonl"
+
+    def begin(self, config: RunConfig, provenance: list[dict[str, Any]]) -> None:
+        """Claim the folder for this recipe, or make sure that it already holds the same one.
+
+        The same recipe continues; a larger budget extends it. Anything else is refused and nothing is overwritten.
+
+        Raises:
+            UsageError: the folder holds another run (the message names what differs) or other files.
+        """
+        recipe = {**config.to_dict(), "data": [source.get("content_hash") for source in provenance]}
+        file = self.path / "config.json"
+        if file.exists():
+            found = read_json(file)
+            different = _differences(_comparable(found.get("recipe", {})), _comparable(recipe))
+            if different:
+                raise UsageError(
+                    f"{self.path} holds another run (differs in {', '.join(different)}); choose another --out"
+                )
+        elif self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; choose another --out")
+        elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+            raise UsageError(f"{self.path} is not empty and not a nomadiff run; choose another --out")
+        write_json(file, {"versions": versions(), "recipe": recipe})
+        write_json(self.path / "sources.json", provenance)
+
+    def config(self) -> RunConfig:
+        """The recipe this folder was made with.
+
+        Raises:
+            DataError: the folder is not a run.
+        """
+        if not (self.path / "config.json").exists():
+            raise DataError(f"{self.path}: not a run folder (no config.json)")
+        recipe = dict(read_json(self.path / "config.json").get("recipe", {}))
+        recipe.pop("data", None)
+        return RunConfig.from_dict(recipe)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; a second trainer on the same folder is refused.
+
+        Raises:
+            UsageError: another process trains here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise UsageError(f"{self.path} is in use by another process") from error
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line of JSON to ``log.jsonl``."""
+        with open(self.log_path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of ``log.jsonl``; a torn last line (a kill while writing) is left out."""
+        records = []
+        if self.log_path.exists():
+            for line in self.log_path.read_text(encoding="utf-8").splitlines():
+                try:
+                    records.append(json.loads(line))
+                except json.JSONDecodeError:
+                    continue
+        return records
+
+    def trim_log(self, images_seen: int) -> None:
+        """Drop the lines after ``images_seen``: a resumed run writes them again."""
+        if self.log_path.exists():
+            kept = [record for record in self.read_log() if record["images_seen"] <= images_seen]
+            with atomic_path(self.log_path) as temporary:
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+    def snapshot_path(self, images_seen: int) -> Path:
+        """Where the EMA weights after ``images_seen`` images lie."""
+        return self.path / "snapshots" / f"{images_seen:012d}.safetensors"
+
+    def snapshots(self) -> list[int]:
+        """Images seen of every snapshot, ascending."""
+        folder = self.path / "snapshots"
+        return sorted(int(file.stem) for file in folder.glob("*.safetensors") if file.stem.isdigit())
+
+
+def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The part of a recipe that must not change when a run continues: all but budget, sampler and bookkeeping."""
+    kept = {key: value for key, value in recipe.items() if key != "sampler"}
+    if "training" in kept:
+        free = ("budget", "snapshot_every", "log_every")
+        kept["training"] = {key: value for key, value in kept["training"].items() if key not in free}
+    return json.loads(json.dumps(kept))
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            names += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            names.append(f"{prefix}{key}: {before} -> {after}" if len(f"{before}{after}") < 60 else f"{prefix}{key}")
+    return names

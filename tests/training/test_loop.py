@@ -1,0 +1,228 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.methods.registry import METHODS
+from nomadiff.networks.config import NetworkConfig
+from nomadiff.processes import Processes
+from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.training import loop
+from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.loop import train
+from nomadiff.training.presets import Preset
+from nomadiff.training.run_folder import RunFolder, load_tensors
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def source(name, count=40, seed=0, synthetic=False):
+    images = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return ImageSource(name, images, torch.arange(count) % 3, {"name": name, "content_hash": f"{name}-{seed}"})
+
+
+@pytest.fixture
+def mix():
+    return SourceMix(source("real"), [source("made", 60, 1, True)], real_fraction=0.5)
+
+
+def small(**training):
+    """A network of a few thousand weights with every part of the real one: dropout, attention, labels."""
+    options = {"budget": 160, "batch": 16, "warmup": 32, "snapshot_every": 48, "log_every": 32, "ema_half_life": 100}
+    network = NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,), dropout=0.1, augment_dim=9)
+    return Preset(network, TrainingConfig(**{**options, **training}), SamplerConfig(steps=4), 0.5, "test")
+
+
+def recipe(mix, method="casd", **training):
+    return METHODS[method](small(**training)).recipe(mix)
+
+
+def weights(folder):
+    return load_tensors(folder.model_path)[0]
+
+
+def test_run_folder_is_complete(mix, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    assert folder.config() == recipe(mix)
+    assert folder.snapshots() == [48, 96, 144, 160]
+    log = folder.read_log()
+    assert [record["images_seen"] for record in log] == [32, 48, 64, 96, 128, 144, 160]
+    assert all(record["loss"] > 0 for record in log)
+    assert {"loss_real", "loss_made"} <= log[0].keys()
+    assert log[-1]["source_effect"] > 0
+    sources = json.loads((folder.path / "sources.json").read_text())
+    assert [entry["name"] for entry in sources] == ["real", "made"]
+    last = load_tensors(folder.snapshot_path(160))[0]
+    assert all(torch.equal(last[name], value) for name, value in weights(folder).items())
+
+
+@pytest.mark.parametrize("augment", [0.0, 0.2])
+def test_stopped_run_continues_bit_for_bit(mix, tmp_path, augment, monkeypatch):
+    """A run cut at an arbitrary step and continued has the weights of the unbroken one."""
+    config = recipe(mix, augment=augment)
+    whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
+    train(config, mix, whole, ALONE)
+    step = loop._Training._step
+
+    def failing(self, meter):
+        if self.images_seen == 112:
+            raise KeyboardInterrupt
+        step(self, meter)
+
+    monkeypatch.setattr(loop._Training, "_step", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, mix, broken, ALONE)
+    monkeypatch.undo()
+    torch.randn(100)  # what happened before must not matter
+    train(config, mix, broken, ALONE)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(broken)[name]), name
+    losses = [[record["loss"] for record in folder.read_log()] for folder in (whole, broken)]
+    assert [record["images_seen"] for record in broken.read_log()] == [32, 48, 64, 96, 128, 144, 160]
+    # the first line after a resume covers fewer images, the others are the same
+    assert losses[0][-3:] == losses[1][-3:]
+
+
+def test_larger_budget_extends(mix, tmp_path):
+    extended, whole = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    train(recipe(mix, budget=96), mix, extended, ALONE)
+    train(recipe(mix), mix, extended, ALONE)
+    train(recipe(mix), mix, whole, ALONE)
+    assert all(torch.equal(value, weights(extended)[name]) for name, value in weights(whole).items())
+
+
+def test_finished_run_costs_nothing(mix, tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    monkeypatch.setattr(loop._Training, "_step", lambda self, meter: pytest.fail("trained again"))
+    train(recipe(mix), mix, folder, ALONE)
+
+
+@pytest.mark.parametrize(("change", "named"), [({"learning_rate": 0.5}, "learning_rate"), ({"seed": 3}, "seed")])
+def test_other_run_is_not_overwritten(mix, tmp_path, change, named):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    before = folder.model_path.read_bytes()
+    with pytest.raises(UsageError, match=f"holds another run.*{named}"):
+        train(recipe(mix, **change), mix, folder, ALONE)
+    assert folder.model_path.read_bytes() == before
+
+
+def test_other_images_are_another_run(mix, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    other = SourceMix(source("real", seed=9), [source("made", 60, 1, True)], real_fraction=0.5)
+    with pytest.raises(UsageError, match="another run.*data"):
+        train(recipe(other), other, folder, ALONE)
+
+
+def test_foreign_folder_is_refused(mix, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="not empty"):
+        train(recipe(mix), mix, RunFolder(tmp_path), ALONE)
+    assert (tmp_path / "photo.png").read_bytes() == b"precious"
+
+
+def test_folder_in_use_is_refused(mix, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock(), pytest.raises(UsageError, match="in use"):
+        train(recipe(mix), mix, RunFolder(tmp_path / "run"), ALONE)
+
+
+def test_microbatches_give_the_whole_batch_gradient(mix, tmp_path):
+    """With dropout off, splitting a batch changes the noise that is drawn, not the size of the update."""
+    norms = []
+    for microbatch in (None, 4):
+        folder = RunFolder(tmp_path / str(microbatch))
+        config = recipe(mix, microbatch=microbatch, budget=1600)
+        train(config, mix, folder, ALONE)
+        norms.append(sum(record["loss"] for record in folder.read_log()[-20:]))
+    assert abs(norms[0] / norms[1] - 1) < 0.3
+
+
+def test_images_seen_decide_not_the_log_or_snapshot_rhythm(mix, tmp_path):
+    runs = [RunFolder(tmp_path / str(i)) for i in range(2)]
+    train(recipe(mix), mix, runs[0], ALONE)
+    train(recipe(mix, log_every=16, snapshot_every=1000), mix, runs[1], ALONE)
+    assert all(torch.equal(value, weights(runs[1])[name]) for name, value in weights(runs[0]).items())
+
+
+def test_nan_loss_is_one_clear_error(mix, tmp_path):
+    config = recipe(mix, learning_rate=1e30, warmup=0)
+    with pytest.raises(NomadiffError, match="not finite.*learning-rate"):
+        train(replace(config, training=replace(config.training, budget=3200)), mix, RunFolder(tmp_path / "run"), ALONE)
+
+
+def test_memory_error_says_what_to_change(mix, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 1 bytes")
+
+    monkeypatch.setattr(loop, "edm_loss", full)
+    with pytest.raises(NomadiffError, match="--microbatch 8"):
+        train(recipe(mix), mix, RunFolder(tmp_path / "run"), ALONE)
+
+
+def test_network_that_ignores_its_source_is_refused_before_training(mix, tmp_path, monkeypatch):
+    config = recipe(mix)
+    build = RunConfig.build_denoiser
+
+    def deaf(self):
+        denoiser = build(self)
+        inner = denoiser.network.forward
+        denoiser.network.forward = lambda x, noise, labels, augment: inner(x, noise, labels * 0, augment)
+        return denoiser
+
+    monkeypatch.setattr(RunConfig, "build_denoiser", deaf)
+    with pytest.raises(NomadiffError, match="ignores its source label"):
+        train(config, mix, RunFolder(tmp_path / "run"), ALONE)
+
+
+def test_batch_must_divide_among_processes(mix, tmp_path):
+    with pytest.raises(UsageError, match="divide"):
+        train(recipe(mix), mix, RunFolder(tmp_path / "run"), Processes(0, 3, torch.device("cpu")))
+
+
+def test_damaged_state_is_named(mix, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    folder.state_path.write_bytes(folder.state_path.read_bytes()[:1000])
+    with pytest.raises(NomadiffError, match=r"training\.safetensors"):
+        train(recipe(mix, budget=1000), mix, folder, ALONE)
+
+
+def command(out, budget):
+    return [
+        *(sys.executable, "-m", "nomadiff", "train", "--real", "digits:pool", "--real-subset", "first:100"),
+        *("--preset", "digits", "--method", "dm", "--budget", str(budget), "--batch", "32"),
+        *("--snapshot-every", "320", "--log-every", "320", "--device", "cpu", "--out", str(out)),
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    process = subprocess.Popen(
+        command(tmp_path / "run", 10_000_000),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    folder = RunFolder(tmp_path / "run")
+    deadline = time.monotonic() + 60
+    while not folder.snapshots() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+    _, metadata = load_tensors(folder.state_path)
+    assert metadata["images_seen"] >= folder.snapshots()[-1]
