@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException as error:
         # libraries wrap the operating system's error (safetensors does): look for the cause in the text as well
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a place that cannot hold a file cannot be asked to delete one either
+            temporary.unlink(missing_ok=True)
         full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "os error 28" in str(
             error
         )

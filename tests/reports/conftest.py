@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,11 +195,13 @@ def build_report(digits: torch.Tensor) -> Report:
     )
 
 
-@pytest.fixture
-def full_report(digits: torch.Tensor) -> Report:
+@pytest.fixture(scope="session")
+def example_report(digits: torch.Tensor) -> Report:
+    """A full report, to be read only."""
     return build_report(digits)
 
 
 @pytest.fixture
-def fakes() -> SimpleNamespace:
-    return SimpleNamespace(rows=fake_rows, log=fake_log, metrics=METRICS)
+def full_report(digits: torch.Tensor) -> Report:
+    """A full report of the test's own."""
+    return build_report(digits)

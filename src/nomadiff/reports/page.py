@@ -13,7 +13,7 @@ from torch import Tensor
 from nomadiff.errors import UsageError
 from nomadiff.files import write_text
 from nomadiff.reports.grids import image_grid, png_data_uri
-from nomadiff.reports.numbers import cell_text, column_decimals, fixed
+from nomadiff.reports.numbers import as_number, cell_text, column_decimals, fixed
 from nomadiff.reports.palette import Colour, all_colours, method_colours
 from nomadiff.reports.plots import Curve, composition_bars, metric_bars, training_curves
 from nomadiff.reports.summary import MetricInfo, blocks_by_source, floor_cells, sources_of
@@ -38,7 +38,9 @@ class Finding:
 
 @dataclass
 class GridPanel:
-    """One grid of images; panels of one source stand side by side, those without a source come first.
+    """One grid of images, taken in order and not chosen; the panels of one source stand side by side.
+
+    A panel without a source (real images, a model that saw no synthetic one) is repeated beside each source.
 
     Attributes:
         title: what the images are, such as ``casd``.
@@ -167,8 +169,8 @@ class Report:
 
     def _content(self) -> dict[str, Any]:
         """What the template shows, section by section."""
-        present = {name for row in self.table.rows for name, value in row.items() if value is not None}
-        metrics = [metric for metric in self.metrics if metric.field in present]
+        rows = self.table.rows
+        metrics = [each for each in self.metrics if any(as_number(row.get(each.field)) is not None for row in rows)]
         colours = method_colours(self._methods())
         blocks = blocks_by_source(self.table, metrics, self.by)
         runs = list(dict.fromkeys(str(row.count) for block in blocks for row in block.rows))
@@ -182,6 +184,7 @@ class Report:
             "report": self,
             "neighbours": [_neighbour_panel(panel, decimals) for panel in panels],
             "grids": self._grid_groups(),
+            "same_noise": len({panel.method for panel in self.grids} - {"", "real"}) > 1,
             "metrics": metrics,
             "blocks": blocks,
             "runs": runs,

@@ -81,7 +81,9 @@ def metric_bars(
         for place, (name, arm) in enumerate(lines):
             if arm is None:
                 start = -left / (WIDTH - left - 14)
-                axes.text(start, place + 0.12, _short(name, 44), transform=beside, va="center", color=MUTED.light)
+                heading = axes.text(start, place + 0.12, _short(name, 44), transform=beside, va="center")
+                heading.set_color(MUTED.light)
+                heading.set_bbox({"facecolor": PAPER.light, "edgecolor": "none", "pad": 1})  # no line through the name
                 continue
             colour, mean, spread = colours[arm["method"]].light, arm["value"], arm["value_sd"]
             axes.text(-8 / (WIDTH - left - 14), place, _short(name, 16), transform=beside, va="center", ha="right")

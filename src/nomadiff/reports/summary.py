@@ -74,7 +74,7 @@ def blocks_by_source(table: Table, metrics: Sequence[MetricInfo], by: Sequence[s
     """Mean and spread over seeds of every arm, in one block for each synthetic source.
 
     An arm without a source (DM sees no synthetic image) is a baseline of every source: it stands in each block. The
-    best mean of a column is marked when the block has at least two arms with that metric.
+    best mean of a column is marked when the block has at least two different ones.
 
     Args:
         table: one row a run.
@@ -138,7 +138,7 @@ def _decimals(table: Table, metric: MetricInfo) -> int:
 
 
 def _best(metric: MetricInfo, arms: Sequence[Mapping[str, Any]]) -> float | None:
-    means = [arm[metric.field] for arm in arms if arm[metric.field] is not None]
-    if len(means) < 2:
+    means = {arm[metric.field] for arm in arms if arm[metric.field] is not None}
+    if len(means) < 2:  # one arm, or all the same: nothing is best
         return None
     return min(means) if metric.better == "lower" else max(means)

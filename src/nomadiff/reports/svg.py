@@ -21,7 +21,9 @@ __all__ = ["WIDTH", "drawing", "inline_svg", "quiet_axes"]
 WIDTH = 340.0
 """Width of every figure in its own units; a phone shows them one to one, so 11 units of text are 11 pixels."""
 
-_DROPPED = {"metadata", "style"}  # matplotlib's own: a licence block that names web addresses, a rule for every element
+# Matplotlib's own: a licence block that names web addresses, a rule for every element of the page, and clipping to the
+# axes, which every figure here is drawn inside of.
+_DROPPED = {"metadata", "style", "clipPath"}
 
 
 @contextmanager
@@ -82,6 +84,8 @@ def inline_svg(figure: Figure, description: str) -> str:
     prefix = "f" + hashlib.sha256(drawn + description.encode()).hexdigest()[:10] + "-"
     variables = {colour.light: f"var({colour.variable}, {colour.light})" for colour in all_colours()}
 
+    used = {value[1:] for element in root.iter() for name, value in element.attrib.items() if name.endswith("href")}
+
     def variable(match: re.Match[str]) -> str:
         return variables.get(match.group(0), match.group(0))
 
@@ -92,12 +96,12 @@ def inline_svg(figure: Figure, description: str) -> str:
         attributes = {}
         for name, value in element.attrib.items():
             name = name.rpartition("}")[2]
+            if name == "clip-path" or (name == "id" and value not in used):
+                continue
             if name == "id":
                 value = prefix + value
             elif name == "href":
-                value = value.replace("#", "#" + prefix, 1)
-            elif name == "clip-path":
-                value = value.replace("url(#", "url(#" + prefix)
+                value = "#" + prefix + value[1:]
             elif name == "style":
                 value = re.sub("#[0-9a-f]{6}", variable, value)
             attributes[name] = value
