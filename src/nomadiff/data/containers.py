@@ -129,7 +129,7 @@ class ZipTree:
 
 @contextmanager
 def open_tree(path: Path) -> Iterator[FileTree]:
-    """Open a folder or a zip archive for the time of a block.
+    """Open a folder or an archive (``.zip``, or the zip that a ``.npz`` is) for the time of a block.
 
     Raises:
         DataError: it is neither, or cannot be read; the message names it.
@@ -138,6 +138,8 @@ def open_tree(path: Path) -> Iterator[FileTree]:
         yield FolderTree(path)
     elif not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    elif path.suffix.lower() not in (".zip", ".npz"):
+        raise DataError(f"{path}: expected a folder of images, a .zip, .npz or .npy file, or hf:<data set id>")
     else:
         archive = ZipTree(path)
         try:

@@ -1,0 +1,62 @@
+"""Hub data sets, read through the real ``datasets`` package where it is installed."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nomadiff.data.images import read_images
+from nomadiff.errors import DataError, UsageError
+
+
+def test_the_extra_is_named_when_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match=r"hf:someone/cats: .*pip install 'nomadiff\[hf\]'"):
+        read_images("hf:someone/cats")
+    with pytest.raises(UsageError, match="expected hf:<data set id>"):
+        read_images("hf:")
+
+
+@pytest.fixture
+def hub_set(tmp_path, monkeypatch):
+    """A data set of four images in two classes and two splits, loaded from disk by its path."""
+    pytest.importorskip("datasets", reason="needs nomadiff[hf]")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 6, 3), dtype=np.uint8)
+    for split, images in zip(("train", "test"), pixels):
+        for index, image in enumerate(images):
+            target = tmp_path / "set" / split / ("cat", "dog")[index % 2] / f"{index}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(target)
+    return tmp_path / "set", pixels
+
+
+def test_rows_arrive_bit_for_bit_with_their_labels(hub_set):
+    folder, pixels = hub_set
+    for spec, images in (
+        (f"hf:{folder}", pixels[0]),
+        (f"hf:{folder}:test", pixels[1]),
+        (f"hf:{folder}:test[:3]", None),
+    ):
+        found = read_images(spec)
+        if images is None:
+            assert len(found.images) == 3
+            continue
+        order = [0, 2, 1, 3]  # cats first
+        np.testing.assert_array_equal(found.images.numpy().transpose(0, 2, 3, 1), images[order])
+        assert found.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_what_cannot_be_loaded_is_one_line(hub_set):
+    folder, _ = hub_set
+    for spec in (f"hf:{folder}:valid", f"hf:{folder / 'gone'}"):
+        with pytest.raises(DataError) as caught:
+            read_images(spec)
+        assert str(caught.value).startswith(f"{spec}: cannot be loaded (") and "\n" not in str(caught.value)
+    (folder / "train" / "cat" / "0.png").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"1 of 4 images cannot be read: row 0 \("):
+        read_images(f"hf:{folder}")
