@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from nomadiff.errors import DataError
+from nomadiff.networks.adm import ADM
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.ddpmpp import DDPMpp
+from nomadiff.networks.edm2 import EDM2
 
 __all__ = ["build_network", "load_edm_state"]
+
+_NETWORKS: dict[str, Callable[[NetworkConfig, int], nn.Module]] = {
+    "ddpmpp": DDPMpp,
+    "ncsnpp": DDPMpp,
+    "adm": ADM,
+    "edm2": EDM2,
+}
 
 
 def build_network(config: NetworkConfig, label_dim: int = 0) -> nn.Module:
@@ -30,20 +39,23 @@ def build_network(config: NetworkConfig, label_dim: int = 0) -> nn.Module:
         UsageError: the settings contradict each other.
     """
     config.validate()
-    return DDPMpp(config, label_dim)
+    return _NETWORKS[config.architecture](config, label_dim)
 
 
 def load_edm_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load weights that carry EDM's parameter names, as its published networks and training states do.
 
-    EDM keeps the network under ``model.`` inside its preconditioning and stores the constant resampling filters as
-    buffers; the first is cut off here and the second are left out, everything else has the same name in nomadiff.
+    EDM keeps the network under ``model.`` (EDM2: ``unet.``) inside its preconditioning and stores the constant
+    resampling filters as buffers; the first is cut off here and the second are left out, everything else has the same
+    name in nomadiff.
 
     Raises:
         DataError: a weight is missing, unknown or of another shape; the message names it.
     """
     ours = {
-        name.removeprefix("model."): value for name, value in state.items() if not name.endswith(".resample_filter")
+        name.removeprefix("model.").removeprefix("unet."): value
+        for name, value in state.items()
+        if not name.endswith("resample_filter")
     }
     expected = network.state_dict()
     wrong = [f"{name} is missing" for name in expected.keys() - ours.keys()]

@@ -11,7 +11,7 @@ from nomadiff.errors import UsageError
 
 __all__ = ["NetworkConfig"]
 
-ARCHITECTURES = ("ddpmpp",)
+ARCHITECTURES = ("ddpmpp", "ncsnpp", "adm", "edm2")
 
 
 def _is_int(value: Any) -> bool:
@@ -34,7 +34,8 @@ class NetworkConfig:
     (no labels) and CASD (K + 1 sources), and is passed to :func:`~nomadiff.networks.build.build_network`.
 
     Attributes:
-        architecture: "ddpmpp" (Song et al. 2021, as trained by EDM).
+        architecture: "ddpmpp" or "ncsnpp" (Song et al. 2021, as trained by EDM), "adm" (Dhariwal and Nichol 2021, as
+            trained by EDM) or "edm2" (Karras et al. 2024).
         resolution: height and width of the images, pixels.
         channels: channels of the images.
         model_channels: width of the network; level i has ``model_channels * channel_mult[i]`` channels.
@@ -44,6 +45,7 @@ class NetworkConfig:
         dropout: probability of dropping an activation inside a block while training.
         channel_mult_embedding: width of the embedding in units of ``model_channels``.
         augment_dim: width of the augmentation label: 9 for :class:`~nomadiff.training.augment.Augment`, 0 without.
+        channels_per_head: width of one attention head in "adm" and "edm2"; the others have a single head.
     """
 
     architecture: str
@@ -56,6 +58,7 @@ class NetworkConfig:
     dropout: float = 0.0
     channel_mult_embedding: int = 4
     augment_dim: int = 0
+    channels_per_head: int = 64
 
     @property
     def level_resolutions(self) -> tuple[int, ...]:
@@ -96,7 +99,14 @@ class NetworkConfig:
         """
         if self.architecture not in ARCHITECTURES:
             raise UsageError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
-        for name in ("resolution", "channels", "model_channels", "blocks", "channel_mult_embedding"):
+        for name in (
+            "resolution",
+            "channels",
+            "model_channels",
+            "blocks",
+            "channel_mult_embedding",
+            "channels_per_head",
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"network {name} must be at least 1, got {getattr(self, name)}")
         if not self.channel_mult or min(self.channel_mult) < 1:
@@ -105,6 +115,16 @@ class NetworkConfig:
             raise UsageError(f"network dropout must lie in [0, 1), got {self.dropout}")
         if self.augment_dim < 0:
             raise UsageError(f"network augment_dim must not be negative, got {self.augment_dim}")
+        if self.architecture == "edm2" and self.augment_dim:
+            raise UsageError("the edm2 network takes no augmentation label: set augment_dim to 0")
+        if self.architecture in ("adm", "edm2"):
+            attending = {m for r, m in zip(self.level_resolutions, self.channel_mult) if r in self.attention}
+            for mult in sorted(attending | {self.channel_mult[-1]}):
+                if self.model_channels * mult % self.channels_per_head:
+                    raise UsageError(
+                        f"a layer of {self.model_channels * mult} channels cannot be split into attention heads of "
+                        f"{self.channels_per_head}: change model_channels or channels_per_head"
+                    )
         halvings = len(self.channel_mult) - 1
         if self.resolution % (1 << halvings):
             raise UsageError(

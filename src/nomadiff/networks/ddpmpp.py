@@ -1,4 +1,7 @@
-"""The DDPM++ U-Net (Song et al. 2021) as trained by EDM (Karras et al. 2022), in the three parts of the CASD paper."""
+"""The DDPM++ and NCSN++ U-Nets (Song et al. 2021) as trained by EDM (Karras et al. 2022).
+
+They are written in the three parts of the CASD paper, which uses DDPM++.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nomadiff.networks.config import NetworkConfig
-from nomadiff.networks.layers import Init, PositionalEmbedding, UNetBlock, check_condition, group_norm
+from nomadiff.networks.layers import (
+    FourierEmbedding,
+    Init,
+    PositionalEmbedding,
+    UNetBlock,
+    check_condition,
+    fir_kernel,
+    group_norm,
+)
 
 __all__ = ["DDPMpp"]
 
@@ -23,8 +34,26 @@ def _xavier(module: nn.Module, gain: float = 1.0) -> None:
         nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
+class _ResidualDown(nn.Conv2d):
+    """NCSN++'s shortcut from the image to each lower level: a 3 x 3 convolution, then the filter (1, 3, 3, 1), halved.
+
+    The convolution runs two pixels beyond the border, so that the filter needs no border of its own.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=2)
+        self.register_buffer("kernel", fir_kernel((1, 3, 3, 1)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.weight, padding=self.padding)
+        kernel = self.kernel.expand(self.out_channels, 1, -1, -1)
+        return F.conv2d(x, kernel, self.bias, stride=2, groups=self.out_channels)
+
+
 class DDPMpp(nn.Module):
-    """DDPM++ U-Net, ``f(R(x), e(sigma, labels))`` in the words of the CASD paper (appendix A.2).
+    """DDPM++ or NCSN++ U-Net, ``f(R(x), e(sigma, labels))`` in the words of the CASD paper (appendix A.2).
 
     * ``e``, the embedding, :meth:`embed`: parameters ``map_*``. The source label enters here alone: a linear layer
       gives it the width of the noise embedding (128 in the presets), the two are added, and a two-layer SiLU MLP gives
@@ -36,8 +65,12 @@ class DDPMpp(nn.Module):
     :meth:`encode` and :meth:`decode` can be called apart, so one encoder can serve two decoders. Parameter names and
     shapes are those of EDM's published networks.
 
+    NCSN++ differs in four things: random Fourier frequencies of the noise level instead of fixed ones, a noise
+    embedding twice as wide, the filter (1, 3, 3, 1) for resampling, and a shortcut from the image to every level of the
+    encoder (``enc.*_aux_residual``).
+
     Args:
-        config: architecture; ``config.architecture`` is "ddpmpp".
+        config: architecture; ``config.architecture`` is "ddpmpp" or "ncsnpp".
         label_dim: width of the label vector (sources + classes), 0 without labels.
     """
 
@@ -47,17 +80,23 @@ class DDPMpp(nn.Module):
         self.label_dim = label_dim
         width = config.model_channels
         embedding = width * config.channel_mult_embedding
+        ncsnpp = config.architecture == "ncsnpp"
+        noise_width = width * (2 if ncsnpp else 1)
         init: Init = _xavier
         init_zero: Init = partial(_xavier, gain=1e-5)
 
-        self.map_noise = PositionalEmbedding(width, endpoint=True, sine_first=True)
+        self.map_noise: nn.Module
+        if ncsnpp:
+            self.map_noise = FourierEmbedding(noise_width)
+        else:
+            self.map_noise = PositionalEmbedding(noise_width, endpoint=True, sine_first=True)
         if label_dim:
-            self.map_label = nn.Linear(label_dim, width)
+            self.map_label = nn.Linear(label_dim, noise_width)
             init(self.map_label)
         if config.augment_dim:
-            self.map_augment = nn.Linear(config.augment_dim, width, bias=False)
+            self.map_augment = nn.Linear(config.augment_dim, noise_width, bias=False)
             init(self.map_augment)
-        self.map_layer0 = nn.Linear(width, embedding)
+        self.map_layer0 = nn.Linear(noise_width, embedding)
         self.map_layer1 = nn.Linear(embedding, embedding)
         init(self.map_layer0)
         init(self.map_layer1)
@@ -68,11 +107,13 @@ class DDPMpp(nn.Module):
             init=init,
             init_zero=init_zero,
             init_attention=partial(_xavier, gain=math.sqrt(0.2)),
+            taps=(1, 3, 3, 1) if ncsnpp else (1, 1),
             dropout=config.dropout,
         )
         levels = list(zip(config.level_resolutions, config.channel_mult))
         self.enc = nn.ModuleDict()
         skips = [width]
+        shortcut = config.channels
         for level, (res, mult) in enumerate(levels):
             if level == 0:
                 self.enc[f"{res}x{res}_conv"] = nn.Conv2d(config.channels, width, 3, padding=1)
@@ -80,6 +121,10 @@ class DDPMpp(nn.Module):
             else:
                 self.enc[f"{res}x{res}_down"] = block(skips[-1], skips[-1], resample="down")
                 skips.append(skips[-1])
+                if ncsnpp:
+                    self.enc[f"{res}x{res}_aux_residual"] = _ResidualDown(shortcut, skips[-1])
+                    init(self.enc[f"{res}x{res}_aux_residual"])
+                    shortcut = skips[-1]
             for index in range(config.blocks):
                 heads = int(res in config.attention)
                 self.enc[f"{res}x{res}_block{index}"] = block(skips[-1], width * mult, heads=heads)
@@ -134,9 +179,14 @@ class DDPMpp(nn.Module):
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         """The output of every encoder layer, first to last: what :meth:`decode` reads. ``x`` as in :meth:`forward`."""
         skips: list[Tensor] = []
+        shortcut = x
         for name, layer in self.enc.items():
-            x = layer(x) if name.endswith("_conv") else layer(x, emb)
-            skips.append(x)
+            if name.endswith("_aux_residual"):
+                x = shortcut = (x + layer(shortcut)) * math.sqrt(0.5)
+                skips[-1] = x
+            else:
+                x = layer(x) if name.endswith("_conv") else layer(x, emb)
+                skips.append(x)
         return skips
 
     def decode(self, skips: Sequence[Tensor], emb: Tensor) -> Tensor:

@@ -12,7 +12,17 @@ from torch.nn import functional as F
 
 from nomadiff.errors import UsageError
 
-__all__ = ["PositionalEmbedding", "Resample", "UNetBlock", "attend", "check_condition", "group_norm"]
+__all__ = [
+    "FourierEmbedding",
+    "Init",
+    "PositionalEmbedding",
+    "Resample",
+    "UNetBlock",
+    "attend",
+    "check_condition",
+    "fir_kernel",
+    "group_norm",
+]
 
 Init = Callable[[nn.Module], None]
 
@@ -39,6 +49,26 @@ class PositionalEmbedding(nn.Module):
         angles = values.float()[:, None] * self.frequencies
         parts = (angles.sin(), angles.cos())
         return torch.cat(parts if self.sine_first else parts[::-1], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Cosines and sines of a number at random frequencies, drawn once and kept with the weights (Song et al. 2021).
+
+    Args:
+        channels: width of the embedding, even.
+        bandwidth: standard deviation of the frequencies.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, channels: int, bandwidth: float = 16.0) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(channels // 2) * bandwidth)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Embed float32 ``(B,)`` as float32 ``(B, channels)``, sines first."""
+        angles = values.float()[:, None] * (2 * math.pi * self.freqs)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def check_condition(labels: Tensor | None, label_dim: int, augment: Tensor | None, augment_dim: int) -> None:
@@ -70,30 +100,48 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
 
 
 class Resample(nn.Module):
-    """Halve or double the resolution with the filter [1, 1]: the mean of 2 x 2 pixels, or each pixel repeated.
+    """Halve or double the resolution with a separable filter.
 
     Args:
         direction: "down" or "up".
+        taps: (1, 1), the mean of 2 x 2 pixels or each pixel repeated (DDPM++, ADM, EDM2), or the smoother (1, 3, 3, 1)
+            with zeros beyond the border (NCSN++).
     """
 
-    def __init__(self, direction: Literal["down", "up"]) -> None:
+    kernel: Tensor
+
+    def __init__(self, direction: Literal["down", "up"], taps: tuple[int, ...] = (1, 1)) -> None:
         super().__init__()
         self.direction = direction
+        self.is_box = taps == (1, 1)
+        if not self.is_box:
+            self.register_buffer("kernel", fir_kernel(taps, gain=4 if direction == "up" else 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C, H / 2, W / 2)`` or ``(B, C, 2 H, 2 W)``."""
-        if self.direction == "down":
-            return F.avg_pool2d(x, 2)
-        return F.interpolate(x, scale_factor=2, mode="nearest")
+        if self.is_box:
+            if self.direction == "down":
+                return F.avg_pool2d(x, 2)
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        channels = x.shape[1]
+        filter_each = F.conv2d if self.direction == "down" else F.conv_transpose2d
+        return filter_each(x, self.kernel.expand(channels, 1, -1, -1), stride=2, padding=1, groups=channels)
 
 
-def attend(qkv: Tensor, heads: int) -> Tensor:
+def fir_kernel(taps: tuple[int, ...], gain: float = 1) -> Tensor:
+    """The two-dimensional filter ``(1, 1, n, n)`` of ``taps`` along each axis; its entries sum to ``gain``."""
+    line = torch.tensor(taps, dtype=torch.float32)
+    return (gain * torch.outer(line, line) / line.sum() ** 2)[None, None]
+
+
+def attend(qkv: Tensor, heads: int, normalise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Self-attention over all pixels.
 
     Args:
         qkv: ``(B, 3 C, H, W)``; channel ``(h * C / heads + c) * 3 + j`` is channel c of head h of query (j = 0),
             key (1) or value (2), the order of EDM's checkpoints.
         heads: number of attention heads.
+        normalise: applied to queries, keys and values ``(3, B, heads, H W, C / heads)``.
 
     Returns:
         ``(B, C, H, W)``.
@@ -102,7 +150,8 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     head_channels = channels // (3 * heads)
     pixels_first = qkv.flatten(2).mT.reshape(batch, height * width, heads, head_channels, 3)
     # the fast kernels want every token's channels next to each other in memory
-    query, key, value = pixels_first.permute(4, 0, 2, 1, 3).contiguous().unbind(0)
+    stacked = pixels_first.permute(4, 0, 2, 1, 3).contiguous()
+    query, key, value = (normalise(stacked) if normalise else stacked).unbind(0)
     result = F.scaled_dot_product_attention(query, key, value)
     return result.transpose(2, 3).reshape(batch, channels // 3, height, width)
 
@@ -118,6 +167,7 @@ class UNetBlock(nn.Module):
         init_zero: initialises the last layer of each residual branch (near zero: the block starts as its skip).
         init_attention: initialises the query-key-value layer.
         resample: "down", "up" or None.
+        taps: the resampling filter, see :class:`Resample`.
         heads: attention heads, 0 for no attention.
         dropout: probability of dropping an activation before the second convolution.
         eps: epsilon of the group norms.
@@ -136,6 +186,7 @@ class UNetBlock(nn.Module):
         init_zero: Init,
         init_attention: Init,
         resample: Literal["down", "up"] | None = None,
+        taps: tuple[int, ...] = (1, 1),
         heads: int = 0,
         dropout: float = 0.0,
         eps: float = 1e-6,
@@ -150,7 +201,7 @@ class UNetBlock(nn.Module):
         self.dropout = dropout
         self.skip_scale = skip_scale
         self.adaptive = adaptive
-        self.resample: nn.Module = Resample(resample) if resample else nn.Identity()
+        self.resample: nn.Module = Resample(resample, taps) if resample else nn.Identity()
         self.norm0 = group_norm(channels_in, eps)
         self.conv0 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.affine = nn.Linear(embedding_channels, channels_out * (2 if adaptive else 1))
