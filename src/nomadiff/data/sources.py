@@ -298,17 +298,18 @@ class SourceMix:
             seed: not negative.
         """
         source, ordinal = self._interleave.place(np.arange(start, start + count, dtype=np.int64))
-        images = torch.empty((count, *self.sources[0].images.shape[1:]), dtype=torch.uint8)
-        labels = torch.empty(count, dtype=torch.int64) if self.classes else None
-        for number, (origin, order) in enumerate(zip(self.sources, self._orders)):
-            where = np.flatnonzero(source == number)
-            if len(where) == 0:
-                continue
-            chosen = torch.from_numpy(order.indices(ordinal[where], seed))
-            images[where] = origin.images[chosen]
-            if labels is not None and origin.labels is not None:
-                labels[where] = origin.labels[chosen]
-        return Batch(images, torch.from_numpy(source), labels)
+        places = [np.flatnonzero(source == number) for number in range(len(self.sources))]
+        chosen = [torch.from_numpy(order.indices(ordinal[where], seed)) for order, where in zip(self._orders, places)]
+        # gathered source by source, then put in their places: index_select copies whole images, several times as fast
+        # as writing to images[where] (measured)
+        back = torch.from_numpy(np.argsort(np.concatenate(places)))
+        images = [origin.images.index_select(0, which) for origin, which in zip(self.sources, chosen)]
+        labels = [o.labels.index_select(0, which) for o, which in zip(self.sources, chosen) if o.labels is not None]
+        return Batch(
+            torch.cat(images).index_select(0, back),
+            torch.from_numpy(source),
+            torch.cat(labels).index_select(0, back) if self.classes else None,
+        )
 
 
 def _manifest(spec: str) -> dict[str, Any] | None:
