@@ -34,7 +34,9 @@ class SampleNoise:
     """
 
     def __init__(self, seed: int, indices: Sequence[int] | np.ndarray) -> None:
-        self._streams = [np.random.Generator(np.random.Philox(key=[seed, int(index)])) for index in indices]
+        # uint64 from the start: numpy makes a list of a large and a small integer floats, which merges large seeds
+        keys = [np.array([seed, int(index)], dtype=np.uint64) for index in indices]
+        self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw the next noise of every stream: float32 on the CPU, shape ``(len(indices), *shape)``."""

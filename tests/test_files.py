@@ -1,0 +1,154 @@
+"""A file is either whole or absent, whatever goes wrong while it is written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from nomadiff.errors import DataError, NomadiffError
+from nomadiff.files import atomic_path, read_json, sha256_of_file, write_json, write_text
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "file.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists() and temporary.parent == path.parent
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+def test_what_the_block_raises_comes_out_and_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(type(error)) as caught, atomic_path(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise error
+    assert caught.value is error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_block_that_writes_nothing_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(NomadiffError, match=r"file\.txt: cannot be written"), atomic_path(tmp_path / "file.txt"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    code = f"""
+        import os, signal
+        from nomadiff.files import atomic_path
+        with atomic_path({str(path)!r}) as temporary:
+            temporary.write_text("half of the ne")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    torn = [name for name in os.listdir(tmp_path) if name != "file.txt"]
+    assert len(torn) == 1 and torn[0].startswith(".") and torn[0].endswith(".tmp"), (
+        "a torn file can be told by its name"
+    )
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_found_at_the_flush_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NomadiffError, match=r"file\.txt: the disk is full; free some space") as caught:
+        write_text(path, "new")
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 1
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_full_disk_is_known_through_another_librarys_error(tmp_path: Path) -> None:
+    class SafetensorError(Exception):
+        pass
+
+    with pytest.raises(NomadiffError, match="the disk is full"), atomic_path(tmp_path / "model.safetensors"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_a_place_that_cannot_hold_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NomadiffError, match=r"file/inner\.txt: cannot be written"):
+        write_text(tmp_path / "file" / "inner.txt", "x")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    with pytest.raises(NomadiffError, match="folder: cannot be written"):
+        write_text(tmp_path / "folder", "x")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("replace"), replace(*paths)))
+    write_text(tmp_path / "file.txt", "x")
+    assert order[:2] == ["fsync", "replace"]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    value = {"name": "Fréchet ± ≤", "list": [1, 2.5, None, True], "nested": {"a": {}}}
+    write_json(tmp_path / "value.json", value)
+    assert read_json(tmp_path / "value.json") == value
+    assert "Fréchet" in (tmp_path / "value.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"a": [float("inf")]}, {"a": object()}])
+def test_what_is_not_json_is_not_written(tmp_path: Path, value: object) -> None:
+    write_json(tmp_path / "value.json", 1)
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "value.json", value)
+    assert read_json(tmp_path / "value.json") == 1
+    assert os.listdir(tmp_path) == ["value.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file"),
+        (b"\xff\xfe{}", "cannot be read"),
+        (b'{"a":\n 1,}', "not valid JSON (line 2"),
+        (b"", "line 1"),
+    ],
+)
+def test_an_unusable_json_file_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "value.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_json(path)
+    assert str(caught.value).startswith(f"{path}: ") and said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_json(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20])
+def test_hash_of_a_file(tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
