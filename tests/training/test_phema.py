@@ -124,7 +124,7 @@ def test_combine_reads_half_precision_and_keeps_counters() -> None:
     out = combine(states, [0.25, 0.75])
     assert out["w"].dtype == torch.float32 and out["w"].tolist() == [1.75, 1.75]
     assert out["n"].item() == 1
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         combine(states, [0.1, 0.2, 0.7])
 
 

@@ -1,7 +1,7 @@
 """Power-function moving averages of the weights, and any other average made of their snapshots after training.
 
-Karras et al. 2024, section 3 and appendix C. An average of relative width ``std`` weighs the weights at time t by t to a
-power, so that its width grows with the length of the training: ``std`` 0.10 averages over about the last 10 %. A few
+Karras et al. 2024, section 3 and appendix C. An average of relative width ``std`` weighs the weights at time t by t to
+a power, so that its width grows with the length of the training: ``std`` 0.10 averages over about the last 10 %. A few
 averages stored during training span, by least squares, every other width: nothing is trained twice to find the best.
 """
 
@@ -40,7 +40,7 @@ class PowerEMA:
     """Power-function averages of a module's weights, one for each width.
 
     After a step that ends at t images seen, each average takes in the weights with ``1 - beta``, where ``beta = (1 -
-    batch / t) ** (exponent + 1)`` (eq. 127). The first step copies the weights: what came before training counts nothing.
+    batch / t) ** (exponent + 1)`` (eq. 127). The first step copies the weights: what came before counts nothing.
 
     Args:
         module: the module to follow; it is copied once for each width.
@@ -58,10 +58,11 @@ class PowerEMA:
     @torch.no_grad()
     def update(self, module: nn.Module, images_seen: int, batch: int) -> None:
         """Take in the weights after a step of ``batch`` images; ``images_seen`` counts those before the step."""
-        weights = list(module.parameters())
+        weights: list[Tensor] = list(module.parameters())
         for average, exponent in zip(self.modules, self._exponents):
             beta = (1 - batch / (images_seen + batch)) ** (exponent + 1)
-            torch._foreach_lerp_(list(average.parameters()), weights, 1 - beta)
+            averages: list[Tensor] = list(average.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - beta)
 
 
 def post_hoc_factors(times: Sequence[float], stds: Sequence[float], time: float, std: float) -> np.ndarray:
