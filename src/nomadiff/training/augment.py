@@ -128,7 +128,8 @@ class Augment:
 
         Args:
             images: float32 ``(B, C, H, W)`` in [-1, 1], on any device.
-            generator: a CPU generator: every device gets the same motions.
+            generator: where the motions are drawn. With a CPU generator every device gets the same motions and a GPU
+                is never waited for.
 
         Returns:
             Moved images (they may leave [-1, 1] a little where an edge overshoots) and their labels, float32
@@ -139,9 +140,10 @@ class Augment:
 
     def draw(self, count: int, generator: torch.Generator) -> Motion:
         """Draw ``count`` motions; always takes the same number of draws from ``generator``."""
-        coins = torch.rand(8, count, generator=generator)
-        angles = (torch.rand(2, count, generator=generator) * 2 - 1) * math.pi
-        normal = torch.randn(4, count, generator=generator)
+        device = generator.device
+        coins = torch.rand(8, count, generator=generator, device=device).cpu()
+        angles = (torch.rand(2, count, generator=generator, device=device).cpu() * 2 - 1) * math.pi
+        normal = torch.randn(4, count, generator=generator, device=device).cpu()
         tried = (coins[:5] < self.probability).float()
         return Motion(
             mirror_x=((coins[5] < 0.5) & (self.probability > 0)).float(),
