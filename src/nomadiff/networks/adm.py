@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.layers import PositionalEmbedding, UNetBlock, check_condition, group_norm
+from nomadiff.networks.unet import Layer, UNet, layout
 
 __all__ = ["ADM"]
 
@@ -27,7 +26,7 @@ def _zero(module: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-class ADM(nn.Module):
+class ADM(UNet):
     """ADM U-Net.
 
     It differs from :class:`~nomadiff.networks.ddpmpp.DDPMpp` in its blocks (the embedding scales and shifts the
@@ -43,9 +42,7 @@ class ADM(nn.Module):
     """
 
     def __init__(self, config: NetworkConfig, label_dim: int = 0) -> None:
-        super().__init__()
-        self.config = config
-        self.label_dim = label_dim
+        super().__init__(config, label_dim)
         width = config.model_channels
         embedding = width * config.channel_mult_embedding
 
@@ -61,62 +58,37 @@ class ADM(nn.Module):
             self.map_label = nn.Linear(label_dim, embedding, bias=False)
             nn.init.normal_(self.map_label.weight)
 
-        def block(channels_in: int, channels_out: int, attention: bool = False, **named: str) -> UNetBlock:
+        def block(layer: Layer) -> UNetBlock:
             return UNetBlock(
-                channels_in,
-                channels_out,
+                layer.channels_in,
+                layer.channels_out,
                 embedding,
                 init=_uniform,
                 init_zero=_zero,
                 init_attention=_uniform,
-                heads=channels_out // config.channels_per_head if attention else 0,
+                resample=layer.resample,
+                heads=layer.channels_out // config.channels_per_head if layer.attention else 0,
                 dropout=config.dropout,
                 eps=1e-5,
                 skip_scale=1.0,
                 adaptive=True,
                 project_resampled=False,
-                **named,  # type: ignore[arg-type]
             )
 
-        levels = list(zip(config.level_resolutions, config.channel_mult))
-        self.enc = nn.ModuleDict()
-        skips = [width * config.channel_mult[0]]
-        for level, (res, mult) in enumerate(levels):
-            if level == 0:
-                self.enc[f"{res}x{res}_conv"] = nn.Conv2d(config.channels, skips[-1], 3, padding=1)
-                _uniform(self.enc[f"{res}x{res}_conv"])
-            else:
-                self.enc[f"{res}x{res}_down"] = block(skips[-1], skips[-1], resample="down")
-                skips.append(skips[-1])
-            for index in range(config.blocks):
-                self.enc[f"{res}x{res}_block{index}"] = block(skips[-1], width * mult, res in config.attention)
-                skips.append(width * mult)
-
-        self.dec = nn.ModuleDict()
-        channels = skips[-1]
-        for level, (res, mult) in reversed(list(enumerate(levels))):
-            if level == len(levels) - 1:
-                self.dec[f"{res}x{res}_in0"] = block(channels, channels, attention=True)
-                self.dec[f"{res}x{res}_in1"] = block(channels, channels)
-            else:
-                self.dec[f"{res}x{res}_up"] = block(channels, channels, resample="up")
-            for index in range(config.blocks + 1):
-                joined = channels + skips.pop()
-                self.dec[f"{res}x{res}_block{index}"] = block(joined, width * mult, res in config.attention)
-                channels = width * mult
+        first = width * config.channel_mult[0]
+        encoder, decoder = layout(config, first, attention_in_every_block=True)
+        name = f"{config.resolution}x{config.resolution}_conv"
+        self.enc[name] = nn.Conv2d(config.channels, first, 3, padding=1)
+        _uniform(self.enc[name])
+        self.enc.update({layer.name: block(layer) for layer in encoder})
+        self.dec.update({layer.name: block(layer) for layer in decoder})
+        channels = decoder[-1].channels_out
         self.out_norm = group_norm(channels, eps=1e-5)
         self.out_conv = nn.Conv2d(channels, config.channels, 3, padding=1)
         _zero(self.out_conv)
 
-    def forward(
-        self, x: Tensor, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
-    ) -> Tensor:
-        """Predict from a noisy image; arguments, result and errors as in ``DDPMpp.forward``."""
-        emb = self.embed(noise_label, labels, augment)
-        return self.decode(self.encode(x, emb), emb)
-
     def embed(self, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        """The embedding every block reads, ``(B, model_channels * channel_mult_embedding)``."""
+        """The embedding, ``(B, model_channels * channel_mult_embedding)``; arguments as in :meth:`forward`."""
         check_condition(labels, self.label_dim, augment, self.config.augment_dim)
         emb = self.map_noise(noise_label)
         if augment is not None:
@@ -126,18 +98,5 @@ class ADM(nn.Module):
             emb = emb + self.map_label((labels > 0).to(labels.dtype))
         return F.silu(emb)
 
-    def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """The output of every encoder layer, first to last: what :meth:`decode` reads."""
-        skips: list[Tensor] = []
-        for name, layer in self.enc.items():
-            x = layer(x) if name.endswith("_conv") else layer(x, emb)
-            skips.append(x)
-        return skips
-
-    def decode(self, skips: Sequence[Tensor], emb: Tensor) -> Tensor:
-        """The network's output from the encoder's; ``skips`` is not changed, so another decoder may read it too."""
-        remaining = list(skips)
-        x = remaining[-1]
-        for name, layer in self.dec.items():
-            x = layer(torch.cat([x, remaining.pop()], dim=1) if "_block" in name else x, emb)
+    def _output(self, x: Tensor) -> Tensor:
         return self.out_conv(F.silu(self.out_norm(x)))

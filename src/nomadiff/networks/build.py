@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -11,10 +11,11 @@ from nomadiff.networks.adm import ADM
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.ddpmpp import DDPMpp
 from nomadiff.networks.edm2 import EDM2
+from nomadiff.networks.unet import UNet
 
 __all__ = ["build_network", "load_edm_state"]
 
-_NETWORKS: dict[str, Callable[[NetworkConfig, int], nn.Module]] = {
+_NETWORKS: dict[str, type[UNet]] = {
     "ddpmpp": DDPMpp,
     "ncsnpp": DDPMpp,
     "adm": ADM,
@@ -22,7 +23,7 @@ _NETWORKS: dict[str, Callable[[NetworkConfig, int], nn.Module]] = {
 }
 
 
-def build_network(config: NetworkConfig, label_dim: int = 0) -> nn.Module:
+def build_network(config: NetworkConfig, label_dim: int = 0) -> UNet:
     """Build the network ``config`` describes, with freshly drawn weights (torch's global generator).
 
     Under ``torch.device("meta")`` nothing is allocated: shapes and counts only.
@@ -32,8 +33,7 @@ def build_network(config: NetworkConfig, label_dim: int = 0) -> nn.Module:
         label_dim: width of the label vector (sources + classes), 0 without labels.
 
     Returns:
-        A module called as ``network(x, noise_label, labels, augment)``, see :class:`~nomadiff.denoiser.EDMDenoiser`,
-        with the attributes ``config`` and ``label_dim`` it was built from.
+        The network, called as ``network(x, noise_label, labels, augment)``.
 
     Raises:
         UsageError: the settings contradict each other.

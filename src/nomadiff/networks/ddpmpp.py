@@ -6,23 +6,21 @@ They are written in the three parts of the CASD paper, which uses DDPM++.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.layers import (
     FourierEmbedding,
-    Init,
     PositionalEmbedding,
     UNetBlock,
     check_condition,
     fir_kernel,
     group_norm,
 )
+from nomadiff.networks.unet import UNet, layout
 
 __all__ = ["DDPMpp"]
 
@@ -52,7 +50,7 @@ class _ResidualDown(nn.Conv2d):
         return F.conv2d(x, kernel, self.bias, stride=2, groups=self.out_channels)
 
 
-class DDPMpp(nn.Module):
+class DDPMpp(UNet):
     """DDPM++ or NCSN++ U-Net, ``f(R(x), e(sigma, labels))`` in the words of the CASD paper (appendix A.2).
 
     * ``e``, the embedding, :meth:`embed`: parameters ``map_*``. The source label enters here alone: a linear layer
@@ -62,8 +60,7 @@ class DDPMpp(nn.Module):
       (``enc.*``) are :meth:`encode`.
     * ``f``, the U-Net: the encoder's blocks and the decoder, ``dec.*``, :meth:`decode`.
 
-    :meth:`encode` and :meth:`decode` can be called apart, so one encoder can serve two decoders. Parameter names and
-    shapes are those of EDM's published networks.
+    Parameter names and shapes are those of EDM's published networks.
 
     NCSN++ differs in four things: random Fourier frequencies of the noise level instead of fixed ones, a noise
     embedding twice as wide, the filter (1, 3, 3, 1) for resampling, and a shortcut from the image to every level of the
@@ -75,15 +72,11 @@ class DDPMpp(nn.Module):
     """
 
     def __init__(self, config: NetworkConfig, label_dim: int = 0) -> None:
-        super().__init__()
-        self.config = config
-        self.label_dim = label_dim
+        super().__init__(config, label_dim)
+        ncsnpp = config.architecture == "ncsnpp"
         width = config.model_channels
         embedding = width * config.channel_mult_embedding
-        ncsnpp = config.architecture == "ncsnpp"
         noise_width = width * (2 if ncsnpp else 1)
-        init: Init = _xavier
-        init_zero: Init = partial(_xavier, gain=1e-5)
 
         self.map_noise: nn.Module
         if ncsnpp:
@@ -92,79 +85,46 @@ class DDPMpp(nn.Module):
             self.map_noise = PositionalEmbedding(noise_width, endpoint=True, sine_first=True)
         if label_dim:
             self.map_label = nn.Linear(label_dim, noise_width)
-            init(self.map_label)
+            _xavier(self.map_label)
         if config.augment_dim:
             self.map_augment = nn.Linear(config.augment_dim, noise_width, bias=False)
-            init(self.map_augment)
+            _xavier(self.map_augment)
         self.map_layer0 = nn.Linear(noise_width, embedding)
         self.map_layer1 = nn.Linear(embedding, embedding)
-        init(self.map_layer0)
-        init(self.map_layer1)
+        _xavier(self.map_layer0)
+        _xavier(self.map_layer1)
 
         block = partial(
             UNetBlock,
             embedding_channels=embedding,
-            init=init,
-            init_zero=init_zero,
+            init=_xavier,
+            init_zero=partial(_xavier, gain=1e-5),
             init_attention=partial(_xavier, gain=math.sqrt(0.2)),
             taps=(1, 3, 3, 1) if ncsnpp else (1, 1),
             dropout=config.dropout,
         )
-        levels = list(zip(config.level_resolutions, config.channel_mult))
-        self.enc = nn.ModuleDict()
-        skips = [width]
+        encoder, decoder = layout(config, first=width, attention_in_every_block=False)
+        size = f"{config.resolution}x{config.resolution}"
+        self.enc[f"{size}_conv"] = nn.Conv2d(config.channels, width, 3, padding=1)
+        _xavier(self.enc[f"{size}_conv"])
         shortcut = config.channels
-        for level, (res, mult) in enumerate(levels):
-            if level == 0:
-                self.enc[f"{res}x{res}_conv"] = nn.Conv2d(config.channels, width, 3, padding=1)
-                init(self.enc[f"{res}x{res}_conv"])
-            else:
-                self.enc[f"{res}x{res}_down"] = block(skips[-1], skips[-1], resample="down")
-                skips.append(skips[-1])
-                if ncsnpp:
-                    self.enc[f"{res}x{res}_aux_residual"] = _ResidualDown(shortcut, skips[-1])
-                    init(self.enc[f"{res}x{res}_aux_residual"])
-                    shortcut = skips[-1]
-            for index in range(config.blocks):
-                heads = int(res in config.attention)
-                self.enc[f"{res}x{res}_block{index}"] = block(skips[-1], width * mult, heads=heads)
-                skips.append(width * mult)
-
-        self.dec = nn.ModuleDict()
-        channels = skips[-1]
-        for level, (res, mult) in reversed(list(enumerate(levels))):
-            if level == len(levels) - 1:
-                self.dec[f"{res}x{res}_in0"] = block(channels, channels, heads=1)
-                self.dec[f"{res}x{res}_in1"] = block(channels, channels)
-            else:
-                self.dec[f"{res}x{res}_up"] = block(channels, channels, resample="up")
-            for index in range(config.blocks + 1):
-                heads = int(res in config.attention and index == config.blocks)
-                self.dec[f"{res}x{res}_block{index}"] = block(channels + skips.pop(), width * mult, heads=heads)
-                channels = width * mult
-        self.dec[f"{res}x{res}_aux_norm"] = group_norm(channels, eps=1e-6)
-        self.dec[f"{res}x{res}_aux_conv"] = nn.Conv2d(channels, config.channels, 3, padding=1)
-        init_zero(self.dec[f"{res}x{res}_aux_conv"])
-
-    def forward(
-        self, x: Tensor, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
-    ) -> Tensor:
-        """Predict from a noisy image.
-
-        Args:
-            x: float32 ``(B, C, H, W)``, scaled to unit variance by the preconditioning.
-            noise_label: float32 ``(B,)``, ``ln(sigma) / 4``.
-            labels: float32 ``(B, label_dim)``, one-hot; None exactly if ``label_dim`` is 0.
-            augment: float32 ``(B, augment_dim)``; None stands for "not augmented" (zeros).
-
-        Returns:
-            ``(B, C, H, W)``, float32 (or the autocast dtype).
-
-        Raises:
-            UsageError: a label is missing, unexpected or of the wrong width.
-        """
-        emb = self.embed(noise_label, labels, augment)
-        return self.decode(self.encode(x, emb), emb)
+        for layer in encoder:
+            self.enc[layer.name] = block(
+                layer.channels_in, layer.channels_out, resample=layer.resample, heads=int(layer.attention)
+            )
+            if ncsnpp and layer.resample:
+                name = layer.name.replace("_down", "_aux_residual")
+                self.enc[name] = _ResidualDown(shortcut, layer.channels_out)
+                _xavier(self.enc[name])
+                shortcut = layer.channels_out
+        for layer in decoder:
+            self.dec[layer.name] = block(
+                layer.channels_in, layer.channels_out, resample=layer.resample, heads=int(layer.attention)
+            )
+        channels = decoder[-1].channels_out
+        self.dec[f"{size}_aux_norm"] = group_norm(channels, eps=1e-6)
+        self.dec[f"{size}_aux_conv"] = nn.Conv2d(channels, config.channels, 3, padding=1)
+        _xavier(self.dec[f"{size}_aux_conv"], gain=1e-5)
 
     def embed(self, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """The embedding ``e``, ``(B, model_channels * channel_mult_embedding)``; arguments as in :meth:`forward`."""
@@ -189,17 +149,6 @@ class DDPMpp(nn.Module):
                 skips.append(x)
         return skips
 
-    def decode(self, skips: Sequence[Tensor], emb: Tensor) -> Tensor:
-        """The network's output from the encoder's; ``skips`` is not changed, so another decoder may read it too."""
-        remaining = list(skips)
-        x = remaining[-1]
-        for name, layer in self.dec.items():
-            if name.endswith("_aux_norm"):
-                x = F.silu(layer(x))
-            elif name.endswith("_aux_conv"):
-                x = layer(x)
-            elif "_block" in name:
-                x = layer(torch.cat([x, remaining.pop()], dim=1), emb)
-            else:
-                x = layer(x, emb)
-        return x
+    def _output(self, x: Tensor) -> Tensor:
+        size = f"{self.config.resolution}x{self.config.resolution}"
+        return self.dec[f"{size}_aux_conv"](F.silu(self.dec[f"{size}_aux_norm"](x)))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.layers import Resample, attend, check_condition
+from nomadiff.networks.unet import Layer, UNet, layout
 
 __all__ = ["EDM2", "MPConv", "MPFourier", "normalise"]
 
@@ -153,7 +154,7 @@ class _Block(nn.Module):
         return x.clip(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
 
 
-class EDM2(nn.Module):
+class EDM2(UNet):
     """EDM2's U-Net with its uncertainty head.
 
     Activations, weights and updates keep their magnitudes by construction, so the learning rate alone says how fast it
@@ -170,9 +171,7 @@ class EDM2(nn.Module):
     """
 
     def __init__(self, config: NetworkConfig, label_dim: int = 0) -> None:
-        super().__init__()
-        self.config = config
-        self.label_dim = label_dim
+        super().__init__(config, label_dim)
         width = config.model_channels
         embedding = width * config.channel_mult_embedding
         first = width * config.channel_mult[0]
@@ -182,65 +181,31 @@ class EDM2(nn.Module):
         if label_dim:
             self.emb_label = MPConv(label_dim, embedding)
 
-        def block(
-            side: Literal["enc", "dec"],
-            channels_in: int,
-            channels_out: int,
-            attention: bool = False,
-            resample: Literal["down", "up"] | None = None,
-        ) -> _Block:
-            heads = channels_out // config.channels_per_head if attention else 0
+        def block(layer: Layer, side: Literal["enc", "dec"]) -> _Block:
             return _Block(
-                channels_in,
-                channels_out,
+                layer.channels_in,
+                layer.channels_out,
                 embedding,
                 side=side,
-                resample=resample,
-                heads=heads,
+                resample=layer.resample,
+                heads=layer.channels_out // config.channels_per_head if layer.attention else 0,
                 dropout=config.dropout,
             )
 
-        levels = list(zip(config.level_resolutions, config.channel_mult))
-        self.enc = nn.ModuleDict()
-        skips = [first]
-        for level, (res, mult) in enumerate(levels):
-            if level == 0:
-                # one input channel is constant 1: layers without bias need it to shift their output
-                self.enc[f"{res}x{res}_conv"] = MPConv(config.channels + 1, first, 3)
-            else:
-                self.enc[f"{res}x{res}_down"] = block("enc", skips[-1], skips[-1], resample="down")
-                skips.append(skips[-1])
-            for index in range(config.blocks):
-                self.enc[f"{res}x{res}_block{index}"] = block("enc", skips[-1], width * mult, res in config.attention)
-                skips.append(width * mult)
-
-        self.dec = nn.ModuleDict()
-        channels = skips[-1]
-        for level, (res, mult) in reversed(list(enumerate(levels))):
-            if level == len(levels) - 1:
-                self.dec[f"{res}x{res}_in0"] = block("dec", channels, channels, attention=True)
-                self.dec[f"{res}x{res}_in1"] = block("dec", channels, channels)
-            else:
-                self.dec[f"{res}x{res}_up"] = block("dec", channels, channels, resample="up")
-            for index in range(config.blocks + 1):
-                joined = channels + skips.pop()
-                self.dec[f"{res}x{res}_block{index}"] = block("dec", joined, width * mult, res in config.attention)
-                channels = width * mult
+        encoder, decoder = layout(config, first, attention_in_every_block=True)
+        # one input channel is constant 1: layers without bias need it to shift their output
+        self.enc[f"{config.resolution}x{config.resolution}_conv"] = MPConv(config.channels + 1, first, 3)
+        self.enc.update({layer.name: block(layer, "enc") for layer in encoder})
+        self.dec.update({layer.name: block(layer, "dec") for layer in decoder})
+        channels = decoder[-1].channels_out
         self.out_conv = MPConv(channels, config.channels, 3)
         self.out_gain = nn.Parameter(torch.zeros(()))
 
         self.logvar_fourier = MPFourier(UNCERTAINTY_CHANNELS)
         self.logvar_linear = MPConv(UNCERTAINTY_CHANNELS, 1)
 
-    def forward(
-        self, x: Tensor, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
-    ) -> Tensor:
-        """Predict from a noisy image; arguments, result and errors as in ``DDPMpp.forward`` (``augment`` is None)."""
-        emb = self.embed(noise_label, labels, augment)
-        return self.decode(self.encode(x, emb), emb)
-
     def embed(self, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        """The embedding every block reads, ``(B, model_channels * channel_mult_embedding)``."""
+        """The embedding, ``(B, model_channels * channel_mult_embedding)``; ``augment`` must be None."""
         check_condition(labels, self.label_dim, augment, 0)
         emb = self.emb_noise(self.emb_fourier(noise_label))
         if labels is not None:
@@ -250,20 +215,13 @@ class EDM2(nn.Module):
         return _silu(emb)
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """The output of every encoder layer, first to last: what :meth:`decode` reads."""
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        skips: list[Tensor] = []
-        for name, layer in self.enc.items():
-            x = layer(x) if name.endswith("_conv") else layer(x, emb)
-            skips.append(x)
-        return skips
+        """The output of every encoder layer, first to last: what :meth:`decode` reads. ``x`` as in :meth:`forward`."""
+        return super().encode(torch.cat([x, torch.ones_like(x[:, :1])], dim=1), emb)
 
-    def decode(self, skips: Sequence[Tensor], emb: Tensor) -> Tensor:
-        """The network's output from the encoder's; ``skips`` is not changed, so another decoder may read it too."""
-        remaining = list(skips)
-        x = remaining[-1]
-        for name, layer in self.dec.items():
-            x = layer(_concatenate(x, remaining.pop()) if "_block" in name else x, emb)
+    def _join(self, x: Tensor, skip: Tensor) -> Tensor:
+        return _concatenate(x, skip)
+
+    def _output(self, x: Tensor) -> Tensor:
         return self.out_conv(x, gain=self.out_gain)
 
     def log_variance(self, noise_label: Tensor) -> Tensor:
