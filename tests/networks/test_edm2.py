@@ -160,6 +160,18 @@ def test_source_and_class_together_are_of_unit_magnitude() -> None:
     assert seen[0][0, 0] == seen[0][0, 7]
 
 
+@pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm", "edm2"])
+def test_output_depends_on_the_label_vector_differentiably(architecture: str) -> None:
+    """What the training loop's probe looks at; a fresh ADM or EDM2 is exactly zero, so its weights are moved first."""
+    network = build_network(dataclasses.replace(TINY, architecture=architecture), 2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    labels = torch.eye(2, requires_grad=True)
+    network(torch.randn(2, 3, 16, 16), torch.zeros(2), labels).square().sum().backward()
+    assert labels.grad is not None and labels.grad.ne(0).all()
+
+
 def test_no_class_is_a_zero_label() -> None:
     network = build_network(TINY, 4).eval()
     with torch.no_grad():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nomadiff.networks.config import NetworkConfig
-from nomadiff.networks.layers import PositionalEmbedding, UNetBlock, check_condition, group_norm
+from nomadiff.networks.layers import PositionalEmbedding, UNetBlock, check_condition, group_norm, indicators
 from nomadiff.networks.unet import Layer, UNet, layout
 
 __all__ = ["ADM"]
@@ -95,7 +95,7 @@ class ADM(UNet):
             emb = emb + self.map_augment(augment)
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         if labels is not None:
-            emb = emb + self.map_label((labels > 0).to(labels.dtype))
+            emb = emb + self.map_label(indicators(labels))
         return F.silu(emb)
 
     def _output(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nomadiff.networks.config import NetworkConfig
-from nomadiff.networks.layers import Resample, attend, check_condition
+from nomadiff.networks.layers import Resample, attend, check_condition, indicators
 from nomadiff.networks.unet import Layer, UNet, layout
 
 __all__ = ["EDM2", "MPConv", "MPFourier", "normalise"]
@@ -209,7 +209,7 @@ class EDM2(UNet):
         check_condition(labels, self.label_dim, augment, 0)
         emb = self.emb_noise(self.emb_fourier(noise_label))
         if labels is not None:
-            chosen = (labels > 0).to(labels.dtype)
+            chosen = indicators(labels)
             chosen = chosen * (self.label_dim / chosen.sum(dim=1, keepdim=True).clamp(min=1)).sqrt()
             emb = _sum(emb, self.emb_label(chosen), LABEL_BALANCE)
         return _silu(emb)
