@@ -1,0 +1,336 @@
+"""Many loops in the two-dimensional world: cells x runs over all cores, in one table that survives being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.loops.distances import bures_wasserstein, sliced_wasserstein
+from nomadiff.loops.learner import Learner, learner_config
+from nomadiff.loops.loop import AutophagousLoop
+from nomadiff.loops.madness import madness
+from nomadiff.loops.plane import plane_algorithm
+from nomadiff.loops.worlds import World, world
+from nomadiff.progress import progress_bar
+from nomadiff.seeding import mixed_seed
+from nomadiff.tables import Table
+
+__all__ = ["Cell", "Grid", "GridResult"]
+
+_Unit = tuple[int, int]
+"""Index of a cell and of the first run of a block."""
+_Curves = dict[str, list[list[float | None]]]
+"""Name of a distance to a list a run of a number a generation."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One loop to be run many times.
+
+    Attributes:
+        learner: name of a learner (:data:`nomadiff.loops.learner.PRESETS`).
+        method: name of an algorithm (:data:`nomadiff.loops.plane.ALGORITHMS`).
+        weight: its guidance weight.
+        n_s: synthetic data a generation makes for its successors.
+        kind: kind of loop (:data:`nomadiff.loops.loop.KINDS`).
+        world: name of the real distribution (:data:`nomadiff.loops.worlds.WORLDS`).
+        n_r: real data in a training set.
+        warm_start: train from the predecessor's weights instead of from scratch.
+    """
+
+    learner: str
+    method: str
+    weight: float = 0.0
+    n_s: int = 1000
+    kind: str = "synthetic augmentation"
+    world: str = "gaussian"
+    n_r: int = 1000
+    warm_start: bool = False
+
+    def loop(self, device: str, evaluation_count: int) -> AutophagousLoop:
+        """The loop of this cell, for a batch of runs.
+
+        Raises:
+            UsageError: a name is unknown or the combination cannot be.
+        """
+        place = _world(self.world)
+        return AutophagousLoop(
+            plane_algorithm(self.method, _learner(self.learner, device), self.weight),
+            self.kind,
+            real=lambda count, seeds: np.stack([place.sample(count, seed) for seed in seeds]),
+            real_count=self.n_r,
+            synthetic_count=self.n_s,
+            distances={
+                "distance": lambda samples: bures_wasserstein(samples, place),
+                "sliced": lambda samples: sliced_wasserstein(samples, place),
+            },
+            evaluation_count=evaluation_count,
+            warm_start=self.warm_start,
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells, each run ``runs`` times over ``generations``.
+
+    Run ``r`` has the same seed in every cell: its real data, first weights and noise are common random numbers.
+
+    Attributes:
+        cells: the loops.
+        runs: independent runs of each, every one with new real data.
+        generations: generations of each loop.
+        seed: seed of the grid.
+        evaluation_count: samples a distance is computed on.
+        device: ``"cpu"``, or a PyTorch device for batched runs; see :class:`~nomadiff.loops.learner.Learner`.
+        block: runs computed together; 1 is best on a CPU, hundreds on a GPU.
+    """
+
+    cells: tuple[Cell, ...]
+    runs: int
+    generations: int
+    seed: int
+    evaluation_count: int = 2000
+    device: str = "cpu"
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        if self.runs < 1 or self.block < 1 or not self.cells:
+            raise UsageError("a grid needs at least one cell, one run and one run at a time")
+        for cell in self.cells:
+            cell.loop(self.device, self.evaluation_count)  # says what is wrong before the first expensive step
+
+    def run(self, folder: str | Path, *, processes: int | None = None, name: str = "generations") -> GridResult:
+        """Run what is not done yet and write ``<name>.json`` and ``.csv``, one row a cell, run and generation.
+
+        Each finished unit (a cell's block of runs) is appended to ``<name>.journal.jsonl`` and flushed to disk. Killed
+        and called again, the grid goes on with the units it lacks; the tables are the same bit for bit, whatever the
+        number of processes (on one kind of processor, which is part of what the journal is checked for).
+
+        Args:
+            folder: where the tables go.
+            processes: worker processes; None takes one for each core.
+            name: of the tables.
+
+        Raises:
+            UsageError: the folder holds another grid's journal.
+        """
+        folder = Path(folder)
+        about = json.loads(json.dumps(self._about()))  # as the journal reads it back
+        units = [(cell, start) for cell in range(len(self.cells)) for start in range(0, self.runs, self.block)]
+        with _Journal(folder / f"{name}.journal.jsonl", about) as journal:
+            missing = [unit for unit in units if unit not in journal.curves]
+            with progress_bar(name, total=len(units), unit="loops", done=len(units) - len(missing)) as advance:
+                for unit, curves in self._compute(missing, processes or os.cpu_count() or 1):
+                    journal.append(unit, curves)
+                    advance(1, note=_label(self.cells[unit[0]]))
+            result = GridResult(self, self._assembled(journal.curves))
+        Table(rows=result.rows(), meta=about).write(folder / f"{name}.json")
+        return result
+
+    def _compute(self, units: Sequence[_Unit], processes: int) -> Iterator[tuple[_Unit, _Curves]]:
+        """Finished units in whatever order they finish."""
+        if processes == 1 or len(units) < 2:
+            yield from ((unit, _run_unit(self, *unit)) for unit in units)
+            return
+        _run_unit(self._smallest(), 0, 0)  # compiles into numba's cache, so that not every worker does
+        workers = min(processes, len(units))
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker)
+        waiting: dict[Future, _Unit] = {}
+        queue = iter(units)
+        try:
+            while True:
+                # a few units ahead of the workers: a large grid does not sit in the queue, and Ctrl-C is soon obeyed
+                while len(waiting) < 2 * workers and (unit := next(queue, None)) is not None:
+                    waiting[pool.submit(_run_unit, self, *unit)] = unit
+                if not waiting:
+                    return
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise NomadiffError(
+                "a worker process was killed (out of memory?); run the command again, with fewer processes, to continue"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _smallest(self) -> Grid:
+        """The smallest grid that compiles everything this one needs."""
+        return Grid(self.cells[:1], runs=1, generations=1, seed=0, evaluation_count=4, device=self.device)
+
+    def _assembled(self, curves: Mapping[_Unit, _Curves]) -> dict[str, np.ndarray]:
+        arrays = {
+            name: np.empty((len(self.cells), self.runs, self.generations)) for name in next(iter(curves.values()))
+        }
+        for (cell, start), unit_curves in curves.items():
+            for name, values in unit_curves.items():
+                block = np.array(values, dtype=np.float64)  # null, a diverged model, becomes nan
+                arrays[name][cell, start : start + len(block)] = np.where(np.isnan(block), np.inf, block)
+        return arrays
+
+    def _about(self) -> dict[str, Any]:
+        learners = {name: asdict(learner_config(name)) for name in dict.fromkeys(cell.learner for cell in self.cells)}
+        return {
+            "cells": [asdict(cell) for cell in self.cells],
+            "runs": self.runs,
+            "generations": self.generations,
+            "seed": self.seed,
+            "evaluation_count": self.evaluation_count,
+            "device": self.device,
+            "block": self.block,
+            "learners": learners,
+            "computed_with": _computed_with(self.device),
+        }
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """The distances of a finished grid.
+
+    Attributes:
+        grid: what was run.
+        distances: name to float64 ``(cells, runs, generations)``, inf for a diverged model. ``distance`` is
+            Bures-Wasserstein, ``sliced`` the sliced Wasserstein distance.
+    """
+
+    grid: Grid
+    distances: dict[str, np.ndarray]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a cell, run and generation: the cell's fields, ``run``, ``generation`` and every distance."""
+        grid = self.grid
+        return [
+            {**asdict(cell), "run": run, "generation": generation + 1}
+            | {name: float(values[index, run, generation]) for name, values in self.distances.items()}
+            for index, cell in enumerate(grid.cells)
+            for run in range(grid.runs)
+            for generation in range(grid.generations)
+        ]
+
+    def curves(self, cell: Cell, distance: str = "distance") -> np.ndarray:
+        """Distances of one cell, float64 ``(runs, generations)``."""
+        return self.distances[distance][self.grid.cells.index(cell)]
+
+    def summary(self, distance: str = "distance") -> list[dict[str, Any]]:
+        """One row a cell: its fields, ``runs``, ``generations`` and those of :class:`Madness`."""
+        size = {"runs": self.grid.runs, "generations": self.grid.generations}
+        return [{**asdict(cell), **size, **asdict(madness(self.curves(cell, distance)))} for cell in self.grid.cells]
+
+
+def _run_unit(grid: Grid, cell_index: int, start: int) -> _Curves:
+    """The distances of one cell's block of runs: by name a list a run, in it a number a generation."""
+    loop = grid.cells[cell_index].loop(grid.device, grid.evaluation_count)
+    seeds = tuple(mixed_seed(grid.seed, run) for run in range(start, min(start + grid.block, grid.runs)))
+    rows = loop.run(grid.generations, seeds)
+    return {
+        name: [[_number(row[name][place]) for row in rows] for place in range(len(seeds))] for name in loop.distances
+    }
+
+
+def _number(value: float) -> float | None:
+    """A distance as JSON takes it: None stands for a diverged model."""
+    return float(value) if np.isfinite(value) else None
+
+
+@cache
+def _world(name: str) -> World:
+    return world(name)
+
+
+@cache
+def _learner(name: str, device: str) -> Learner:
+    return Learner(learner_config(name), device)
+
+
+def _label(cell: Cell) -> str:
+    return f"{cell.learner} {cell.method} w={cell.weight:g} n_s={cell.n_s}"
+
+
+def _computed_with(device: str) -> dict[str, str]:
+    """What rounding depends on."""
+    if device != "cpu":
+        return {"numpy": np.__version__, "torch": version("torch")}
+    from llvmlite import binding  # type: ignore[import-untyped]
+
+    versions = {name: version(name) for name in ("numpy", "numba", "llvmlite")}
+    return versions | {"processor": binding.get_host_cpu_name()}
+
+
+def _begin_worker() -> None:
+    """One thread a worker; Ctrl-C is the parent's to handle; a worker whose parent is gone (killed) ends too."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Journal:
+    """Finished units, one line of JSON each, appended and flushed to disk; a torn last line is cut off."""
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.curves: dict[_Unit, _Curves] = {}
+        self._path = path
+        self._about = about
+
+    def __enter__(self) -> _Journal:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._read() if self._path.exists() else 0
+        self._handle = open(self._path, "ab")
+        self._handle.truncate(whole)
+        if whole == 0:
+            self._write({"grid": self._about})
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._handle.close()
+
+    def append(self, unit: _Unit, curves: _Curves) -> None:
+        """Keep a finished unit."""
+        self._write({"unit": list(unit), "curves": curves})
+        self.curves[unit] = curves
+
+    def _write(self, value: dict[str, Any]) -> None:
+        self._handle.write(json.dumps(value, allow_nan=False).encode() + b"\n")
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+
+    def _read(self) -> int:
+        """Read the whole lines; returns their length in bytes."""
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        try:
+            entries = [json.loads(line) for line in content[:whole].splitlines()]
+            about = entries[0]["grid"] if entries else self._about
+            curves = {(entry["unit"][0], entry["unit"][1]): entry["curves"] for entry in entries[1:]}
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(f"{self._path} is damaged ({error}); delete it to begin again") from error
+        if changed := sorted(
+            key for key in about.keys() | self._about.keys() if about.get(key) != self._about.get(key)
+        ):
+            raise UsageError(
+                f"{self._path} was begun with other settings ({', '.join(changed)}): choose another folder or delete it"
+            )
+        self.curves = curves
+        return whole
