@@ -84,6 +84,12 @@ def test_epochs_and_streams_differ():
     assert len({tuple(order) for order in orders}) == 4
 
 
+def test_a_long_run_keeps_two_permutations_a_source():
+    order = ShuffledEpochs(5, 0)
+    order.indices(np.arange(500), 0)
+    assert len(order._recent) == 2
+
+
 def test_gaps_between_ordinals_are_allowed():
     order = ShuffledEpochs(5, 0)
     np.testing.assert_array_equal(

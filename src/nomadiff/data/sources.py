@@ -113,7 +113,7 @@ class ImageSource:
             indices = indices[chosen(len(indices))]
         provenance = {
             "spec": spec,
-            "file": Path(spec).resolve().name if ":" not in spec else None,
+            "file": None if spec.startswith((digits.PREFIX, hub.PREFIX)) else Path(spec).resolve().name,
             "kind": "synthetic" if synthetic else "real",
             "subset": [
                 *([f"classes:{classes}"] if classes is not None else []),
