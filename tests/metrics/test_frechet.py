@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 
 import numpy as np
@@ -65,6 +66,39 @@ def test_agrees_with_scipy_also_below_full_rank(n: int, m: int) -> None:
     assert frechet_distance_from_features(a, b) == pytest.approx(
         scipy_distance(a, b), rel=1e-5 if min(n, m) <= 32 else 1e-10
     )
+
+
+def other_features(n: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return features(n, 64, 0).double(), features(m, 64, 1, scale=1.2).double()
+
+
+@pytest.mark.parametrize(("n", "m"), [(500, 400), (40, 400), (40, 50)])
+def test_agrees_with_torchmetrics(n: int, m: int) -> None:
+    if importlib.util.find_spec("torchmetrics") is None:
+        pytest.skip("torchmetrics is an oracle only, it is not installed")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Identity(torch.nn.Module):
+        num_features = 64
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    a, b = other_features(n, m)
+    theirs = FrechetInceptionDistance(feature=Identity()).set_dtype(torch.float64)
+    theirs.update(a, real=True)
+    theirs.update(b, real=False)
+    assert frechet_distance_from_features(a, b) == pytest.approx(float(theirs.compute()), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(500, 400), (40, 400), (40, 50)])
+def test_agrees_with_torch_fidelity(torch_fidelity, n: int, m: int) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    a, b = other_features(n, m)
+    theirs = fid_statistics_to_metric(fid_features_to_statistics(a), fid_features_to_statistics(b), verbose=False)
+    value = next(iter(theirs.values()))
+    assert frechet_distance_from_features(a, b) == pytest.approx(float(value), rel=1e-6)
 
 
 def test_rank_deficient_is_exact() -> None:

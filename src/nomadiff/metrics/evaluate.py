@@ -15,7 +15,8 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.composition import composition, total_variation
-from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors import Classifier, Detector, classify, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors.inception import WEIGHTS
 from nomadiff.metrics.detectors.protocol import check_images
 from nomadiff.metrics.frechet import Statistics, frechet_distance
 from nomadiff.metrics.intervals import jackknife
@@ -27,7 +28,9 @@ __all__ = ["ReferenceSet", "distance_name", "evaluate", "images_sha256"]
 
 
 def distance_name(detector: Detector) -> str:
-    """Field name of the Frechet distance on this detector: ``fd_<detector>``."""
+    """Field name of the Frechet distance on this detector: ``fd_<detector>``, and ``fid`` for the original alone."""
+    if detector.name == "inception" and detector.sha256 == WEIGHTS.sha256:
+        return "fid"
     return "fd_" + detector.name.replace("-", "_")
 
 
@@ -139,7 +142,7 @@ class ReferenceSet:
         if self.classifier is None:
             return None
         if self.classifier is not self.detector:
-            features = extract_features(self.classifier, images, batch_size=self.batch_size)
+            return classify(self.classifier, images, batch_size=self.batch_size)
         return self.classifier.classes_of_features(features).cpu()
 
     def _composition(self, classes: Tensor | None) -> list[float] | None:

@@ -1,18 +1,90 @@
-"""Weight files of detectors: found by path or URL, checked by SHA-256, loaded without running anything in them."""
+"""Weight files of detectors: found by path or URL, checked by SHA-256, loaded without running anything in them.
+
+Files from a URL are kept in ``$NOMADIFF_CACHE`` (default ``$XDG_CACHE_HOME/nomadiff``, else ``~/.cache/nomadiff``)
+under their hash, and the hash is checked again at every use: a torn or exchanged file is noticed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
-from nomadiff.errors import DataError
-from nomadiff.files import sha256_of_file
+from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.files import atomic_path, sha256_of_file
+from nomadiff.progress import progress_bar
 
-__all__ = ["load_weights", "read_tensors", "verified"]
+__all__ = ["WeightFile", "cache_folder", "fill", "load_weights", "read_tensors", "resolve", "verified"]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published file of weights: where it is to be had and what it must hash to."""
+
+    url: str
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """Where downloaded files and computed features are kept; see the module."""
+    if folder := os.environ.get("NOMADIFF_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nomadiff"
+
+
+def resolve(file: WeightFile, given: str | Path | None = None) -> Path:
+    """A local path to ``file``, verified: the one given, or a cached or fresh download.
+
+    Args:
+        file: what the content must be, and where it comes from by default.
+        given: path or URL (http, https, file) of the same file somewhere else.
+
+    Raises:
+        DataError: the content has another hash, or a given path is absent.
+        NomadiffError: the download failed; the message says how to go on without it.
+    """
+    source = str(given) if given is not None else file.url
+    if "://" not in source:
+        return verified(source, file.sha256)
+    cached = cache_folder() / "weights" / f"{file.sha256[:16]}-{PurePosixPath(urlparse(source).path).name}"
+    if cached.is_file() and sha256_of_file(cached) == file.sha256:
+        return cached
+    _download(source, file.sha256, cached)
+    return cached
+
+
+def _download(url: str, sha256: str, target: Path) -> None:
+    """Fetch ``url`` to ``target`` with a progress bar; nothing is left behind unless the hash is right."""
+    if urlparse(url).scheme not in ("http", "https", "file"):
+        raise UsageError(f"{url}: weights are read from a path or from http, https or file addresses")
+    digest = hashlib.sha256()
+    with atomic_path(target) as temporary:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer, open(temporary, "wb") as handle:
+                size = int(answer.headers.get("Content-Length") or 0)
+                with progress_bar(f"download {target.name[17:]}", total=size, unit="bytes") as advance:
+                    while block := answer.read(1 << 20):
+                        handle.write(block)
+                        digest.update(block)
+                        advance(len(block))
+        except (urllib.error.URLError, TimeoutError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise NomadiffError(
+                f"{url}: download failed ({reason}); fetch it elsewhere and give the file as the detector's weights"
+            ) from error
+        if digest.hexdigest() != sha256:
+            raise DataError(
+                f"{url}: its SHA-256 is {digest.hexdigest()}, expected {sha256}: cut short, or another file"
+            )
 
 
 def verified(path: str | Path, sha256: str) -> Path:
@@ -24,13 +96,13 @@ def verified(path: str | Path, sha256: str) -> Path:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such weight file")
-    if (found := sha256_of_file(path)) != sha256.lower():
-        raise DataError(f"{path}: its SHA-256 is {found}, expected {sha256.lower()}: damaged, or another file")
+    if (found := sha256_of_file(path)) != sha256:
+        raise DataError(f"{path}: its SHA-256 is {found}, expected {sha256}: damaged, or another file")
     return path
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of a PyTorch file that holds nothing but tensors.
+    """All tensors of a safetensors file, or of a PyTorch file that holds nothing but plain values and tensors.
 
     Raises:
         DataError: the file is absent, truncated, or would have to run code to be read.
@@ -55,23 +127,31 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, path: str | Path) -> str:
-    """Fill ``network`` from a file that holds exactly its tensors.
-
-    Returns:
-        The file's SHA-256.
+    """Fill ``network`` from a file that holds exactly its tensors, and give the file's SHA-256.
 
     Raises:
-        DataError: the file cannot be read, or a tensor is missing, left over or of another shape.
+        DataError: the file cannot be read, or belongs to another network.
     """
-    tensors = read_tensors(path)
-    expected = network.state_dict()
-    if wrong := sorted(expected.keys() ^ tensors.keys()):
-        word = "lacks" if wrong[0] in expected else "has an unknown"
-        raise DataError(f"{path}: weights of another network ({word} {wrong[0]}; {len(wrong)} names differ)")
-    for name, value in expected.items():
-        if tensors[name].shape != value.shape:
-            raise DataError(
-                f"{path}: weights of another network ({name} is {tuple(tensors[name].shape)}, not {tuple(value.shape)})"
-            )
-    network.load_state_dict(tensors)
+    fill(network, read_tensors(path), str(path))
     return sha256_of_file(path)
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Fill ``network`` with exactly these tensors; ``where`` names their origin in messages.
+
+    The step counters of batch norms, which evaluation does not use and old files lack, may be absent.
+
+    Raises:
+        DataError: a tensor is missing, left over or of another shape.
+    """
+    expected = network.state_dict()
+    differing = {name for name in expected.keys() ^ tensors.keys() if not name.endswith("num_batches_tracked")}
+    if differing:
+        first = min(differing)
+        word = "lacks" if first in expected else "has an unknown"
+        raise DataError(f"{where}: weights of another network ({word} {first}; {len(differing)} names differ)")
+    for name, value in expected.items():
+        if name in tensors and tensors[name].shape != value.shape:
+            shapes = f"{tuple(tensors[name].shape)}, not {tuple(value.shape)}"
+            raise DataError(f"{where}: weights of another network ({name} is {shapes})")
+    network.load_state_dict({name: value for name, value in tensors.items() if name in expected}, strict=False)

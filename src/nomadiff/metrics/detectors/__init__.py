@@ -1,7 +1,7 @@
 """Detectors: fixed maps from images to features, one network a file."""
 
-from nomadiff.metrics.detectors.features import extract_features
+from nomadiff.metrics.detectors.features import accuracy, classify, extract_features
 from nomadiff.metrics.detectors.loading import load_classifier, load_detector
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
 
-__all__ = ["Classifier", "Detector", "extract_features", "load_classifier", "load_detector"]
+__all__ = ["Classifier", "Detector", "accuracy", "classify", "extract_features", "load_classifier", "load_detector"]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors.protocol import Detector
+from nomadiff.metrics.detectors.protocol import Classifier, Detector
 from nomadiff.progress import progress_bar
 
-__all__ = ["batches_of", "extract_features"]
+__all__ = ["accuracy", "batches_of", "classify", "extract_features"]
 
 
 def batches_of(images: Tensor | np.ndarray | Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
@@ -53,3 +53,21 @@ def extract_features(
         row = int((~torch.isfinite(features).all(1)).nonzero()[0, 0])
         raise UsageError(f"detector {detector.name}: the features of image {row} are not finite")
     return features
+
+
+def classify(
+    classifier: Classifier, images: Tensor | np.ndarray | Iterable[Tensor], *, batch_size: int = 256
+) -> Tensor:
+    """Classes of all images: int64 ``(N,)`` on the CPU. Arguments and errors as in :func:`extract_features`."""
+    return classifier.classes_of_features(extract_features(classifier, images, batch_size=batch_size)).cpu()
+
+
+def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> float:
+    """Share of images ``(N, C, H, W)`` whose class is their label, int64 ``(N,)``.
+
+    Raises:
+        UsageError: there is not one label to an image, or as in :func:`extract_features`.
+    """
+    if labels.shape != (len(images),):
+        raise UsageError(f"accuracy: {len(images)} images and labels {tuple(labels.shape)} do not belong together")
+    return float((classify(classifier, images, batch_size=batch_size) == labels.cpu()).double().mean())

@@ -38,13 +38,12 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Classifier(Detector, Protocol):
-    """A detector that also says which class an image belongs to.
+    """A detector that also says which class an image belongs to."""
 
-    Attributes:
-        class_names: name of each class; its length is the number of classes.
-    """
-
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class; as many as there are classes."""
+        ...
 
     def classes(self, images: Tensor) -> Tensor:
         """Classes of one batch: uint8 ``(N, C, H, W)`` to int64 ``(N,)`` in ``[0, len(class_names))``."""
