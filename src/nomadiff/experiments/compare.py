@@ -20,7 +20,8 @@ from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.experiments.arms import Arm, run_arms, with_seed
 from nomadiff.experiments.findings import findings
-from nomadiff.metrics.evaluate import ReferenceSet, distance_name
+from nomadiff.files import read_json
+from nomadiff.metrics.evaluate import ReferenceSet, distance_name, evaluate
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Composition, GridPanel, Neighbours, Report
@@ -129,10 +130,14 @@ def compare(comparison: Comparison) -> Table:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     arms = comparison.arms()
     reference = _reference(comparison)
-    for arm in arms:  # every image is read and every recipe checked before the first expensive step
-        mix = arm.mix.open()
-        arm.algorithm().recipe(mix)
+    for mix_spec in dict.fromkeys(
+        arm.mix for arm in arms
+    ):  # whatever is wrong is found before the first expensive step
+        mix = mix_spec.open()
         _check_size(reference, mix.sources[0], comparison.reference)
+        for arm in arms:
+            if arm.mix == mix_spec:
+                arm.algorithm().recipe(mix)
     run_arms(arms, workers=comparison.workers or _default_workers(comparison.device, len(arms)))
     return _judge(comparison, arms, reference)
 
@@ -165,76 +170,93 @@ def _default_workers(device: str | None, arms: int) -> int:
 def _judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -> Table:
     """Score the samples of every arm and write table and report."""
     table = Table(meta={"command": comparison.command, "versions": versions()})
-    report = Report(title=comparison.title, table=table, command=comparison.command, versions=versions())
-    grids, neighbours, curves = [], [], []
-    compositions: list[Composition] = []
-    floors: dict[str, float] = {}
-    train_images: dict[int, torch.Tensor] = {}
-    references: dict[int, ReferenceSet] = {}
-    for arm in arms:
-        if arm.seed not in references:
-            real = arm.mix.open().sources[0]
-            train_images[arm.seed] = real.images
-            references[arm.seed] = ReferenceSet(
-                reference.images,
-                train=real.images,
-                detector=comparison.detector,
-                classifier=comparison.classifier,
-            )
-        against = references[arm.seed]
-        samples = read_images(arm.samples_path).images
-        scores = against.evaluate(samples)
-        shares, meta = scores.pop("composition"), scores.pop("meta")
-        images_seen = arm.algorithm().training.steps * arm.algorithm().training.batch
-        row = {"method": arm.method, "source": arm.source, "seed": arm.seed, "images_seen": images_seen, **scores}
-        table.rows.append(row)
-        table.meta.setdefault("evaluation", {key: value for key, value in meta.items() if not key.startswith("train")})
-        curves.append(Curve(arm.method, RunFolder(arm.out).read_log(), arm.source, arm.seed))
-        if arm.seed == comparison.seeds[0]:
-            grids.append(GridPanel(arm.method, "", samples[:64], 8, arm.source, arm.method))
-            neighbours.append(_neighbours(arm, samples, train_images[arm.seed], scores.get("replication")))
-            if shares is not None:
-                compositions.append(Composition(arm.method, _named(against, shares), arm.source))
-    first = references[comparison.seeds[0]]
-    name = distance_name(first.detector)
-    half = len(reference.images) // 2
-    floors[name] = first.distance(first.features[:half])
-    metrics = metric_infos(name, replication_floor=first.quantile)
+    grids, neighbours, compositions = [GridPanel("real", "held out", reference.images[:64], 8, method="real")], [], []
+    curves: list[Curve] = []
+    provenance: dict[str, dict[str, Any]] = {}
+    first: ReferenceSet | None = None
+    for seed in comparison.seeds:
+        of_seed = [arm for arm in arms if arm.seed == seed]
+        train = of_seed[0].mix.open().sources[0].images
+        against = ReferenceSet(
+            reference.images, train=train, detector=comparison.detector, classifier=comparison.classifier
+        )
+        first = first or against
+        for arm in of_seed:
+            samples = read_images(arm.samples_path).images
+            scores = against.evaluate(samples)
+            shares, meta = scores.pop("composition"), scores.pop("meta")
+            training = arm.algorithm().training
+            row = {"method": arm.method, "source": arm.source, "seed": seed}
+            table.rows.append({**row, "images_seen": training.steps * training.batch, **scores})
+            table.meta["evaluation"] = {key: value for key, value in meta.items() if not key.startswith("train_sha")}
+            run = RunFolder(arm.out)
+            curves.append(Curve(arm.method, run.read_log(), arm.source, seed))
+            provenance |= {source["name"]: source for source in read_json(run.path / "sources.json")}
+            if against is first:
+                grids.append(GridPanel(arm.method, "", samples[:64], 8, arm.source, arm.method))
+                neighbours.append(_neighbours(arm, samples, train, scores.get("replication")))
+                if shares is not None:
+                    compositions.append(Composition(arm.method, _named(against, shares), arm.source))
+    assert first is not None
     if first.composition is not None:
         compositions.insert(0, Composition("real", _named(first, first.composition)))
-    report.subtitle = _subtitle(comparison, train_images[comparison.seeds[0]], reference)
-    report.metrics = metrics
-    report.grids = [GridPanel("real", "held out", reference.images[:64], 8), *grids]
-    report.neighbours = neighbours
-    report.compositions = compositions
-    report.curves = curves
-    report.findings = findings(table, name)
-    report.notes = comparison.notes
-    report.arms = {method: METHOD_SENTENCES[method] for method in comparison.methods}
-    report.provenance = _provenance(comparison, arms)
+    name = distance_name(first.detector)
     table.write(comparison.out / "metrics.json")
-    report.write(comparison.out / "report.html")
+    Report(
+        title=comparison.title,
+        subtitle=_subtitle(comparison, len(train), len(reference)),
+        table=table,
+        metrics=metric_infos(name, _floors(reference.images, first)),
+        grids=grids,
+        neighbours=neighbours,
+        compositions=compositions,
+        curves=curves,
+        findings=findings(table, name),
+        command=comparison.command,
+        versions=versions(),
+        notes=comparison.notes,
+        arms={method: METHOD_SENTENCES[method] for method in comparison.methods},
+        provenance=[_flat(source) for source in provenance.values()],
+    ).write(comparison.out / "report.html")
     return table
 
 
-def metric_infos(distance: str, *, replication_floor: float = 0.05) -> list[MetricInfo]:
-    """The metrics of the journey, in the order a report shows them."""
-    return [
-        MetricInfo(
-            distance, distance, "lower", None, "Frechet distance to held-out real images in the detector's space."
-        ),
-        MetricInfo("precision", "precision", "higher", None, "Share of samples that lie among the real images."),
-        MetricInfo("recall", "recall", "higher", None, "Share of real images that lie among the samples."),
-        MetricInfo("density", "density", "higher", None, "How deep among the real images the samples lie."),
-        MetricInfo("coverage", "coverage", "higher", None, "Share of real images with a sample next to them."),
-        MetricInfo(
+def _floors(images: torch.Tensor, against: ReferenceSet) -> dict[str, float]:
+    """What fresh real data scores: one half of the reference judged by the other, and replication by construction."""
+    half = len(images) // 2
+    try:
+        scores = evaluate(
+            images[:half], images[half:], detector=against.detector, classifier=against.classifier, k=against.k
+        )
+    except UsageError:  # too few images to halve
+        scores = {}
+    return {**scores, "replication": against.quantile}
+
+
+def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]:
+    """The metrics of the journey in the order a report shows them.
+
+    Args:
+        distance: name of the Frechet distance, such as ``fd_digits``.
+        floors: what fresh real data scores, by metric.
+    """
+    described = [
+        (distance, distance, "lower", "Frechet distance to held-out real images in the detector's feature space."),
+        ("precision", "precision", "higher", "Share of samples that lie among the real images."),
+        ("recall", "recall", "higher", "Share of real images that lie among the samples."),
+        ("density", "density", "higher", "How deep among the real images the samples lie."),
+        ("coverage", "coverage", "higher", "Share of real images with a sample next to them."),
+        (
             "replication",
             "replication",
             "lower",
-            replication_floor,
             "Share of samples closer to a training image than 95 % of held-out real images are.",
         ),
-        MetricInfo("composition_tv", "composition", "lower", None, "Total variation distance of the class shares."),
+        ("composition_tv", "composition", "lower", "Total variation distance between class shares."),
+    ]
+    return [
+        MetricInfo(field, label, "lower" if better == "lower" else "higher", floors.get(field), text)
+        for field, label, better, text in described
     ]
 
 
@@ -251,21 +273,14 @@ def _named(against: ReferenceSet, shares: Sequence[float]) -> dict[str, float]:
     return dict(zip(against.classifier.class_names, shares))
 
 
-def _subtitle(comparison: Comparison, train: torch.Tensor, reference: ImageSource) -> str:
+def _subtitle(comparison: Comparison, train: int, reference: int) -> str:
     sources = ", ".join(name for name, _ in comparison.mix.named_synthetic())
     return (
-        f"{len(train):,} real images, synthetic sources: {sources}; {len(comparison.seeds)} seed(s), "
-        f"{comparison.count:,} samples an arm, judged by {len(reference):,} held-out real images."
+        f"{train:,} real images, synthetic sources: {sources}; {len(comparison.seeds)} seed(s), "
+        f"{comparison.count:,} samples an arm, judged by {reference:,} held-out real images."
     )
 
 
-def _provenance(comparison: Comparison, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Every source once, as recorded in the runs of the first seed."""
-    seen: dict[str, dict[str, Any]] = {}
-    for arm in arms:
-        for source in arm.mix.open().provenance:
-            seen.setdefault(source["name"], source)
-    return [
-        {key: value for key, value in source.items() if isinstance(value, str | int | float)}
-        for source in seen.values()
-    ]
+def _flat(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance record without its nested parts, for a table."""
+    return {key: value for key, value in source.items() if isinstance(value, str | int | float)}

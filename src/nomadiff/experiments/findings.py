@@ -56,8 +56,9 @@ def findings(table: Table, distance: str) -> list[Finding]:
 
 
 def _relation(ratio: float) -> str:
-    change = abs(1 - ratio)
-    return f"{change:.0%} {'closer to' if ratio < 1 else 'farther from'}"
+    if ratio > 2:
+        return f"{ratio:.1f} times as far from"
+    return f"{abs(1 - ratio):.0%} {'closer to' if ratio < 1 else 'farther from'}"
 
 
 def _seeds_better(table: Table, one: tuple[str, str], other: tuple[str, str], metric: str) -> int:

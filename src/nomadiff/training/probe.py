@@ -20,7 +20,8 @@ def check_source_reaches_output(denoiser: EDMDenoiser, shape: tuple[int, ...], d
     """Fail before training when no path leads from the source label to the output.
 
     The gradient of the output with respect to the label input is exact even where a fresh network's near-zero last
-    layers would hide a difference of outputs in float32.
+    layers would hide a difference of outputs in float32. Weights that are exactly zero at the start (ADM's and EDM2's
+    last layers) are moved a little for the probe: it asks for a path, not for its strength.
 
     Args:
         denoiser: a source-conditional denoiser.
@@ -37,7 +38,13 @@ def check_source_reaches_output(denoiser: EDMDenoiser, shape: tuple[int, ...], d
     x = torch.randn((1, *shape), generator=generator).to(device)
     training = denoiser.training
     denoiser.eval()
-    output = denoiser.network(x, torch.zeros(1, device=device), labels, None)
+    moved = {
+        name: 0.1 * torch.randn(parameter.shape, generator=generator).to(parameter)
+        for name, parameter in denoiser.network.named_parameters()
+        if not parameter.any()
+    }
+    inputs = (x, torch.zeros(1, device=device), labels, None)
+    output = torch.func.functional_call(denoiser.network, moved, inputs)
     (gradient,) = torch.autograd.grad((output * x).sum(), labels, allow_unused=True)
     denoiser.train(training)
     if gradient is None or not gradient[:, : denoiser.sources].abs().sum() > 0:
