@@ -27,7 +27,7 @@ def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
 
 
 @given(st.sampled_from(["PNG", "BMP", "TIFF", "PPM"]), arrays(np.uint8, (5, 5, 3)) | arrays(np.uint8, (5, 5)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_8_bit_files_come_back_bit_for_bit(file_format, pixels):
     np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(pixels), file_format)), pixels)
 
@@ -140,7 +140,7 @@ def test_formats_that_start_other_programs_are_never_tried():
 
 @pytest.mark.filterwarnings("ignore")
 @given(st.data(), st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_files_give_pixels_or_a_reason_on_one_line(data, file_format):
     content = bytearray(encoded(Image.fromarray(RGB), file_format))
     for _ in range(data.draw(st.integers(0, 4))):

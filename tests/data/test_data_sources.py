@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nomadiff.data.sources import ImageSource, SourceMix, parse_named, union
@@ -210,7 +210,6 @@ def mixes(draw):
 
 
 @given(mixes(), st.integers(0, 10**9), st.integers(0, 2**40), st.integers(0, 99))
-@settings(deadline=None)
 def test_batches_are_cut_from_one_stream(mix, start, seed, cut):
     whole = mix.batch(start, 100, seed)
     parts = mix.batch(start, cut, seed), mix.batch(start + cut, 100 - cut, seed)
@@ -224,7 +223,6 @@ def test_batches_are_cut_from_one_stream(mix, start, seed, cut):
 
 
 @given(mixes(), st.integers(1, 400))
-@settings(deadline=None)
 def test_counts_follow_the_shares(mix, stop):
     """Within 1 of share * g for the real source; each further level of the split adds at most 1 (rounding 1e-3)."""
     counts = np.bincount(mix.batch(0, stop, 0).source, minlength=len(mix.sources))
@@ -233,7 +231,6 @@ def test_counts_follow_the_shares(mix, stop):
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 2**32))
-@settings(deadline=None)
 def test_every_image_is_used_once_an_epoch(sizes, epoch, seed):
     """With the default shares one pass over all images is one epoch of every source at once."""
     first, *others = [numbered(f"s{index}", size) for index, size in enumerate(sizes)]

@@ -27,7 +27,7 @@ def some(count: int, channels: int = 3, size: int = 4) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.sampled_from([1, 3]), st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_what_was_written_is_read_back(tmp_path_factory, kind, batches, channels, labelled):
     path = tmp_path_factory.mktemp("out") / "deep" / kind
     images = some(sum(batches), channels)

@@ -1,0 +1,6 @@
+"""No timed tests: a busy machine must not fail a property."""
+
+from hypothesis import settings
+
+settings.register_profile("untimed")
+settings.load_profile("untimed")
