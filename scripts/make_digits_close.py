@@ -12,7 +12,9 @@ from pathlib import Path
 
 import nomadiff
 from nomadiff.data.mix_spec import MixSpec
+from nomadiff.data.writing import write_images
 from nomadiff.methods.dm import DM
+from nomadiff.metrics.detectors import load_classifier
 
 BUDGET = 400_000
 COUNT = 2_000
@@ -28,7 +30,9 @@ def main() -> None:
         )
         TARGET.parent.mkdir(exist_ok=True)
         TARGET.unlink(missing_ok=True)
-        model.write_samples(TARGET, COUNT, SEED)
+        images = model.sample(COUNT, SEED)
+        manifest = {**model.manifest(COUNT, SEED), "labels": "predicted by nomadiff's digits classifier"}
+        write_images(TARGET, [images], COUNT, labels=load_classifier("digits").classes(images), manifest=manifest)
     print(f"wrote {TARGET}: {COUNT} samples, {TARGET.stat().st_size:,} bytes")
 
 

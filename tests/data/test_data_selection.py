@@ -47,7 +47,7 @@ def test_subsets(wanted, seed, count):
     "text", ["", "first", "first:", "first:0", "first:-1", "first:1:2", "random:1:-1", "last:3", "1000"]
 )
 def test_malformed_subsets(text):
-    with pytest.raises(UsageError, match="expected first:N, random:N or random:N:SEED"):
+    with pytest.raises(UsageError, match="expected first:N, range:START:STOP, random:N, random:N:SEED or each:N"):
         parse_subset(text)
 
 

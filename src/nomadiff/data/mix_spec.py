@@ -18,7 +18,7 @@ class MixSpec:
         real: Real images: a folder, .zip, .npz or .npy file, hf:<dataset>, or digits:pool.
         synthetic: Synthetic images, [name=]path; once for every source. The name is the path's stem unless given.
         resolution: Crop to a square and resize to this many pixels (Lanczos). Needed only if sizes differ.
-        real_subset: Part of the real images: first:1000, random:1000 or random:1000:SEED.
+        real_subset: Part of the real images: first:1000, range:0:1000, random:1000:SEED or each:125 (of every class).
         synthetic_subset: Part of every synthetic source, likewise.
         real_classes: Keep only these classes of the real images: 0-7 or 0,2,5.
         synthetic_classes: Keep only these classes of every synthetic source.

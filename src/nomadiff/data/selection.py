@@ -1,4 +1,4 @@
-"""Which images of a set: ``first:1000``, ``random:1000:7``, classes ``0-4,7``."""
+"""Which images of a set: ``first:1000``, ``range:1000:2000``, ``random:1000:7``, ``each:125``, classes ``0-4,7``."""
 
 from __future__ import annotations
 
@@ -25,29 +25,51 @@ def shuffled(count: int, *key: int) -> np.ndarray:
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
 
 
-def parse_subset(text: str) -> Callable[[int], np.ndarray]:
-    """Read ``first:N``, ``random:N`` or ``random:N:SEED`` (seed 0 unless given).
+_SUBSET = re.compile(
+    r"first:(?P<first>[0-9]{1,12})"
+    r"|range:(?P<start>[0-9]{1,12}):(?P<stop>[0-9]{1,12})"
+    r"|random:(?P<random>[0-9]{1,12})(?::(?P<seed>[0-9]{1,18}))?"
+    r"|each:(?P<each>[0-9]{1,12})"
+)
 
-    A random subset keeps the order of the set, and a smaller one of the same seed is part of a larger one.
+
+def parse_subset(text: str) -> Callable[[int, np.ndarray | None], np.ndarray]:
+    """Read ``first:N``, ``range:START:STOP``, ``random:N``, ``random:N:SEED`` (seed 0 unless given) or ``each:N``.
+
+    ``range`` counts from 0 and leaves STOP out; ``each`` takes the first N images of every class. A random subset keeps
+    the order of the set, and a smaller one of the same seed is part of a larger one.
 
     Returns:
-        A function from the size of a set to the chosen indices, int64, ascending. It raises UsageError if the set is
-        smaller than N.
+        A function from the size of a set and its labels (int64, or None) to the chosen indices, int64, ascending. It
+        raises UsageError if the set has too few images, or no labels where they are needed.
 
     Raises:
         UsageError: not of this form.
     """
-    match = re.fullmatch(r"first:([0-9]{1,12})|random:([0-9]{1,12})(?::([0-9]{1,18}))?", text.strip())
-    wanted = int(match[1] or match[2]) if match else 0
-    if match is None or wanted == 0:
-        raise UsageError(f"subset {text!r}: expected first:N, random:N or random:N:SEED with N at least 1")
+    match = _SUBSET.fullmatch(text.strip())
+    given = {name: int(value) for name, value in match.groupdict().items() if value is not None} if match else {}
+    wanted = given.get("stop", 0) - given.get("start", 0) or next(iter(given.values()), 0)
+    if match is None or wanted < 1:
+        raise UsageError(
+            f"subset {text!r}: expected first:N, range:START:STOP, random:N, random:N:SEED or each:N, at least 1 image"
+        )
 
-    def choose(count: int) -> np.ndarray:
-        if wanted > count:
+    def choose(count: int, labels: np.ndarray | None = None) -> np.ndarray:
+        if "each" in given:
+            if labels is None:
+                raise UsageError(f"subset {text}: these images have no class labels")
+            order = np.argsort(labels, kind="stable")
+            sizes = np.unique(labels, return_counts=True)[1]
+            if sizes.min() < wanted:
+                raise UsageError(f"subset {text}: a class has only {sizes.min()} images")
+            starts = np.cumsum(sizes) - sizes
+            return np.sort(order[(starts[:, None] + np.arange(wanted)).ravel()])
+        last = given.get("stop", wanted)
+        if last > count:
             raise UsageError(f"subset {text}: there are only {count} images")
-        if match[1]:
-            return np.arange(wanted)
-        return np.sort(shuffled(count, _TAG, int(match[3] or 0))[:wanted])
+        if "random" in given:
+            return np.sort(shuffled(count, _TAG, given.get("seed", 0))[:wanted])
+        return np.arange(given.get("start", 0), last)
 
     return choose
 

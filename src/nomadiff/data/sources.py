@@ -81,7 +81,8 @@ class ImageSource:
             name: name of the source.
             synthetic: whether the images are made by a model.
             resolution: side in pixels to crop and resize to; None keeps sizes.
-            subset: ``first:N``, ``random:N`` or ``random:N:SEED``, taken after ``classes``.
+            subset: ``first:N``, ``range:START:STOP``, ``random:N``, ``random:N:SEED`` or ``each:N`` (of every class),
+                taken after ``classes``.
             classes: keep only these class labels (``0-7``, ``0,2,5-7``); labels keep their numbers.
             allow_synthetic_as_real: accept a set with a synthetic manifest as real.
             skip_unreadable: leave out files that cannot be read.
@@ -110,7 +111,7 @@ class ImageSource:
         if wanted is not None:
             indices = _of_classes(found.labels, wanted, spec)
         for chosen in choose:
-            indices = indices[chosen(len(indices))]
+            indices = indices[chosen(len(indices), None if found.labels is None else found.labels.numpy()[indices])]
         provenance = {
             "spec": spec,
             "file": None if spec.startswith((digits.PREFIX, hub.PREFIX)) else Path(spec).resolve().name,
@@ -151,7 +152,7 @@ class ImageSource:
         Raises:
             UsageError: there are fewer, or ``count`` is below 1.
         """
-        return self._selected(parse_subset(f"first:{count}")(len(self)), f"first:{count}")
+        return self._selected(parse_subset(f"first:{count}")(len(self), None), f"first:{count}")
 
     def random(self, count: int, seed: int = 0) -> ImageSource:
         """``count`` images drawn without replacement, in their old order; a function of (size of the set, seed).
@@ -160,7 +161,7 @@ class ImageSource:
             UsageError: there are fewer, ``count`` is below 1, or ``seed`` negative.
         """
         step = f"random:{count}:{seed}"
-        return self._selected(parse_subset(step)(len(self)), step)
+        return self._selected(parse_subset(step)(len(self), None), step)
 
     def with_classes(self, classes: str) -> ImageSource:
         """The images with these class labels (``0-7``, ``0,2,5-7``). Labels keep their numbers.

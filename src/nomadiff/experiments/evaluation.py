@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nomadiff.data.images import read_images
 from nomadiff.data.sources import ImageSource
 from nomadiff.metrics.evaluate import evaluate
 from nomadiff.processes import join_processes
@@ -28,7 +27,7 @@ def evaluate_files(
     """Score a set of generated images against real ones.
 
     Args:
-        samples: generated images, anything :func:`~nomadiff.data.images.read_images` reads.
+        samples: generated images, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens.
         reference: held-out real images.
         train: real images the generator was trained on, for replication.
         detector, classifier, k, interval: see :func:`~nomadiff.metrics.evaluate.evaluate`.
@@ -54,7 +53,7 @@ def evaluate_files(
         )
 
     scores = evaluate(
-        read_images(samples, resolution=resolution).images,
+        ImageSource.open(samples, name="samples", synthetic=True, resolution=resolution).images,
         real(reference, "reference").images,
         train=None if train is None else real(train, "train").images,
         detector=detector,
