@@ -48,8 +48,8 @@ def parse_subset(text: str) -> Callable[[int, np.ndarray | None], np.ndarray]:
     """
     match = _SUBSET.fullmatch(text.strip())
     given = {name: int(value) for name, value in match.groupdict().items() if value is not None} if match else {}
-    wanted = given.get("stop", 0) - given.get("start", 0) or next(iter(given.values()), 0)
-    if match is None or wanted < 1:
+    wanted = given["stop"] - given["start"] if "stop" in given else next(iter(given.values()), 0)
+    if wanted < 1:
         raise UsageError(
             f"subset {text!r}: expected first:N, range:START:STOP, random:N, random:N:SEED or each:N, at least 1 image"
         )
