@@ -88,7 +88,8 @@ def test_compiled_gradient_is_autograds(network: Network, count: int) -> None:
     noise = generator.normal(size=(count, 2)).astype(np.float32)
     kernel = NumbaKernel(network)
     order = np.arange(count, dtype=np.int32)
-    kernel_numba._batch_gradient(weights, kernel._scratch, points, labels, order, times, noise, *kernel._form)
+    folded = np.zeros(kernel_numba.ENTRIES * 64, np.float32)
+    kernel_numba._batch_gradient(weights, folded, kernel._scratch, points, labels, order, times, noise, *kernel._form)
     actual = kernel._scratch[kernel_numba.GRADIENT :][:PARAMETERS]
     batch = [torch.from_numpy(array)[None] for array in (weights, points, labels, times.astype(np.int64), noise)]
     expected = TorchKernel(network).gradient(*batch)[0].numpy()

@@ -33,7 +33,6 @@ from nomadiff.loops.network import (
     HIDDEN,
     HIDDEN_LAYERS,
     INPUT,
-    INPUT_BIAS,
     LABEL,
     LAYER_SIZE,
     LAYERS,
@@ -50,6 +49,7 @@ from nomadiff.loops.schedule import CLEAN, NOISE, STEP_NOISE, STEP_PREDICTION, S
 
 __all__ = ["NumbaKernel"]
 
+# The cache is renewed when this file changes; after a change in lanes, network or schedule, touch this file.
 compiled = njit(cache=True, error_model="numpy")
 # Everything is inlined into the two functions Python calls. A helper compiled on its own would exist twice, and which
 # of the two (they round differently) a process links depends on whether it compiled or read the cache.
@@ -64,36 +64,50 @@ BETA1, BETA2, ADAM_EPSILON = np.float32(0.9), np.float32(0.999), np.float32(1e-8
 BLOCK = 4096
 """Samples whose noise is drawn at a time."""
 
+FIRST = HIDDEN_LAYERS  # the first hidden layer, the one that is folded into the input layer
+ENTRIES = 5  # rows of the input layer: x, y, time, label and, next to them in memory, its bias
+
 # Scratch memory of one run, in floats. A chunk's point: x, y, time, label.
 POINT = 0
 PREDICTION = POINT + 4 * CHUNK
 SCALE = PREDICTION + 2 * CHUNK  # 1 / standard deviation of each layer norm
-STATE = SCALE + LAYERS * CHUNK  # what enters each hidden layer, and the output layer
-NORMAL = STATE + (LAYERS + 1) * CHUNK * HIDDEN  # each layer before gain, shift and ReLU
+STATE = SCALE + LAYERS * CHUNK  # what leaves each hidden layer
+NORMAL = STATE + LAYERS * CHUNK * HIDDEN  # each hidden layer before gain, shift and ReLU
 DELTA = NORMAL + LAYERS * CHUNK * HIDDEN  # gradient at a layer's sums
-BACK = DELTA + CHUNK * HIDDEN  # gradient at what enters a layer
-TRANSPOSED = BACK + CHUNK * HIDDEN  # the hidden weights, output-major
-GRADIENT = TRANSPOSED + LAYERS * HIDDEN * HIDDEN
+BACK = DELTA + CHUNK * HIDDEN  # gradient at what leaves a layer
+SKIP = BACK + CHUNK * HIDDEN  # gradient that goes round a block
+TRANSPOSED = SKIP + CHUNK * HIDDEN  # the hidden weights, output-major
+MOMENT = TRANSPOSED + LAYERS * HIDDEN * HIDDEN  # sum over the batch of (x, y, time, label, 1) times DELTA of layer 0
+GRADIENT = MOMENT + ENTRIES * HIDDEN
 SCRATCH = GRADIENT + PARAMETERS
 ROWS = CHUNK * HIDDEN
 
 
 @inlined
-def _activate(parameters, layer, row, sums, scratch, residual, layer_norm):
-    """Normalise one row of sums, rectify, add the skip; keep what the backward pass needs."""
-    if layer_norm:
-        centred = subtract(sums, fill(total(sums) * PER_UNIT))
-        scale = ONE / math.sqrt(total(multiply(centred, centred)) * PER_UNIT + EPSILON)
-        scratch[SCALE + layer * CHUNK + row] = scale
-        sums = multiply(centred, fill(scale))
-    store(scratch, NORMAL + layer * ROWS + row * HIDDEN, sums)
-    if layer_norm:
-        start = HIDDEN_LAYERS + layer * LAYER_SIZE
-        sums = add(multiply(load(parameters, start + GAIN), sums), load(parameters, start + SHIFT))
-    result = where_positive(sums, sums)
-    if residual and layer % 2 == 1:
-        result = add(result, load(scratch, STATE + (layer - 1) * ROWS + row * HIDDEN))
-    store(scratch, STATE + (layer + 1) * ROWS + row * HIDDEN, result)
+def _fold(parameters, folded, residual):
+    """The input layer and the first hidden layer are both linear: multiply them once, not walk both for every point."""
+    for entry in range(ENTRIES):
+        sums = fill(ZERO)
+        for unit in range(HIDDEN):
+            sums = multiply_add(
+                parameters[INPUT + entry * HIDDEN + unit], load(parameters, FIRST + unit * HIDDEN), sums
+            )
+        if entry == 2 and residual:
+            sums = add(sums, load(parameters, FIRST + TIME))
+        if entry == 3 and residual:
+            sums = add(sums, load(parameters, FIRST + LABEL))
+        if entry == 4:
+            sums = add(sums, load(parameters, FIRST + BIAS))
+        store(folded, entry * HIDDEN, sums)
+
+
+@inlined
+def _enter(scratch, row, table, start):
+    """A point times five rows of ``table``: x, y, time, label and bias."""
+    sums = load(table, start + 4 * HIDDEN)
+    for column in range(4):
+        sums = multiply_add(scratch[POINT + 4 * row + column], load(table, start + column * HIDDEN), sums)
+    return sums
 
 
 @inlined
@@ -105,116 +119,118 @@ def _condition(parameters, start, scratch, row):
 
 
 @inlined
-def _forward(parameters, scratch, rows, residual, layer_norm):
-    """Predict the noise of the ``rows`` points in ``scratch[POINT:]`` into ``scratch[PREDICTION:]``; rows % 4 == 0."""
+def _product(parameters, scratch, rows, layer, residual):
+    """The sums of a hidden layer above the first, four rows at one reading of its weights."""
+    start = HIDDEN_LAYERS + layer * LAYER_SIZE
+    for row in range(0, rows, 4):
+        if residual and layer == 2:  # the second block's first layer; the first block's is folded
+            sums0 = _condition(parameters, start, scratch, row)
+            sums1 = _condition(parameters, start, scratch, row + 1)
+            sums2 = _condition(parameters, start, scratch, row + 2)
+            sums3 = _condition(parameters, start, scratch, row + 3)
+        else:
+            sums0 = load(parameters, start + BIAS)
+            sums1 = sums0
+            sums2 = sums0
+            sums3 = sums0
+        below = STATE + (layer - 1) * ROWS + row * HIDDEN
+        for unit in range(HIDDEN):
+            weights = load(parameters, start + unit * HIDDEN)
+            sums0 = multiply_add(scratch[below + unit], weights, sums0)
+            sums1 = multiply_add(scratch[below + HIDDEN + unit], weights, sums1)
+            sums2 = multiply_add(scratch[below + 2 * HIDDEN + unit], weights, sums2)
+            sums3 = multiply_add(scratch[below + 3 * HIDDEN + unit], weights, sums3)
+        place = NORMAL + layer * ROWS + row * HIDDEN
+        store(scratch, place, sums0)
+        store(scratch, place + HIDDEN, sums1)
+        store(scratch, place + 2 * HIDDEN, sums2)
+        store(scratch, place + 3 * HIDDEN, sums3)
+
+
+@inlined
+def _activate(parameters, scratch, rows, layer, folded, residual, layer_norm):
+    """Normalise, rectify, add the skip; keep what the backward pass needs.
+
+    A pass of its own over the rows: the processor then works on several at once, and the two sums of each are no wait.
+    """
+    start = HIDDEN_LAYERS + layer * LAYER_SIZE
     for row in range(rows):
-        sums = load(parameters, INPUT_BIAS)
-        for column in range(4):
-            sums = multiply_add(scratch[POINT + 4 * row + column], load(parameters, INPUT + column * HIDDEN), sums)
-        store(scratch, STATE + row * HIDDEN, sums)
-    for layer in range(LAYERS):
-        start = HIDDEN_LAYERS + layer * LAYER_SIZE
-        for row in range(0, rows, 4):
-            if residual and layer % 2 == 0:
-                sums0 = _condition(parameters, start, scratch, row)
-                sums1 = _condition(parameters, start, scratch, row + 1)
-                sums2 = _condition(parameters, start, scratch, row + 2)
-                sums3 = _condition(parameters, start, scratch, row + 3)
-            else:
-                sums0 = load(parameters, start + BIAS)
-                sums1 = sums0
-                sums2 = sums0
-                sums3 = sums0
-            below = STATE + layer * ROWS + row * HIDDEN
-            for unit in range(HIDDEN):
-                weights = load(parameters, start + unit * HIDDEN)
-                sums0 = multiply_add(scratch[below + unit], weights, sums0)
-                sums1 = multiply_add(scratch[below + HIDDEN + unit], weights, sums1)
-                sums2 = multiply_add(scratch[below + 2 * HIDDEN + unit], weights, sums2)
-                sums3 = multiply_add(scratch[below + 3 * HIDDEN + unit], weights, sums3)
-            _activate(parameters, layer, row, sums0, scratch, residual, layer_norm)
-            _activate(parameters, layer, row + 1, sums1, scratch, residual, layer_norm)
-            _activate(parameters, layer, row + 2, sums2, scratch, residual, layer_norm)
-            _activate(parameters, layer, row + 3, sums3, scratch, residual, layer_norm)
+        place = NORMAL + layer * ROWS + row * HIDDEN
+        sums = load(scratch, place) if layer > 0 else _enter(scratch, row, folded, 0)
+        if layer_norm:
+            # mean and mean square side by side: neither waits for the other, and units of a layer differ by about as
+            # much as their mean, so the difference of squares keeps its digits
+            mean = total(sums) * PER_UNIT
+            variance = total(multiply(sums, sums)) * PER_UNIT - mean * mean
+            scale = ONE / math.sqrt(max(variance, ZERO) + EPSILON)
+            scratch[SCALE + layer * CHUNK + row] = scale
+            sums = multiply_add(scale, sums, fill(-mean * scale))
+            store(scratch, place, sums)
+            sums = add(multiply(load(parameters, start + GAIN), sums), load(parameters, start + SHIFT))
+        elif layer == 0:
+            store(scratch, place, sums)
+        result = where_positive(sums, sums)
+        if residual and layer == 1:
+            result = add(result, _enter(scratch, row, parameters, INPUT))
+        if residual and layer == 3:
+            result = add(result, load(scratch, STATE + ROWS + row * HIDDEN))
+        store(scratch, STATE + layer * ROWS + row * HIDDEN, result)
+
+
+@inlined
+def _forward(parameters, folded, scratch, rows, residual, layer_norm):
+    """Predict the noise of the ``rows`` points in ``scratch[POINT:]`` into ``scratch[PREDICTION:]``; rows % 4 == 0."""
+    _activate(parameters, scratch, rows, 0, folded, residual, layer_norm)
+    for layer in range(1, LAYERS):
+        _product(parameters, scratch, rows, layer, residual)
+        _activate(parameters, scratch, rows, layer, folded, residual, layer_norm)
     output0, output1 = load(parameters, OUTPUT), load(parameters, OUTPUT + HIDDEN)
     for row in range(rows):
-        state = load(scratch, STATE + LAYERS * ROWS + row * HIDDEN)
+        state = load(scratch, STATE + (LAYERS - 1) * ROWS + row * HIDDEN)
         scratch[PREDICTION + 2 * row] = total(multiply(state, output0)) + parameters[OUTPUT_BIAS]
         scratch[PREDICTION + 2 * row + 1] = total(multiply(state, output1)) + parameters[OUTPUT_BIAS + 1]
 
 
 @inlined
 def _backward(parameters, scratch, rows, residual, layer_norm):
-    """Add the gradient of this chunk to ``scratch[GRADIENT:]``.
+    """Add the gradient of this chunk to ``scratch[GRADIENT:]``, that of the first two layers as ``scratch[MOMENT:]``.
 
     ``scratch[PREDICTION:]`` holds the gradient at the prediction; rows beyond the chunk's points must hold zeros there.
     """
-    for component in range(2):
-        weights = load(parameters, OUTPUT + component * HIDDEN)
-        gradient = load(scratch, GRADIENT + OUTPUT + component * HIDDEN)
-        bias = ZERO
-        for row in range(rows):
-            error = scratch[PREDICTION + 2 * row + component]
-            bias += error
-            gradient = multiply_add(error, load(scratch, STATE + LAYERS * ROWS + row * HIDDEN), gradient)
-            back = fill(ZERO) if component == 0 else load(scratch, BACK + row * HIDDEN)
-            store(scratch, BACK + row * HIDDEN, multiply_add(error, weights, back))
-        store(scratch, GRADIENT + OUTPUT + component * HIDDEN, gradient)
-        scratch[GRADIENT + OUTPUT_BIAS + component] += bias
-    for layer in range(LAYERS - 1, -1, -1):
-        start = HIDDEN_LAYERS + layer * LAYER_SIZE
+    _backward_output(parameters, scratch, rows)
+    for layer in range(LAYERS - 1, 0, -1):
         _backward_activation(parameters, scratch, rows, layer, residual, layer_norm)
-        # gradient of the weights: unit by unit of the layer below, summed over the chunk in registers
-        below = STATE + layer * ROWS
-        for unit in range(0, HIDDEN, 4):
-            place = GRADIENT + start + unit * HIDDEN
-            sums0, sums1 = load(scratch, place), load(scratch, place + HIDDEN)
-            sums2, sums3 = load(scratch, place + 2 * HIDDEN), load(scratch, place + 3 * HIDDEN)
-            for row in range(rows):
-                delta = load(scratch, DELTA + row * HIDDEN)
-                sums0 = multiply_add(scratch[below + row * HIDDEN + unit], delta, sums0)
-                sums1 = multiply_add(scratch[below + row * HIDDEN + unit + 1], delta, sums1)
-                sums2 = multiply_add(scratch[below + row * HIDDEN + unit + 2], delta, sums2)
-                sums3 = multiply_add(scratch[below + row * HIDDEN + unit + 3], delta, sums3)
-            store(scratch, place, sums0)
-            store(scratch, place + HIDDEN, sums1)
-            store(scratch, place + 2 * HIDDEN, sums2)
-            store(scratch, place + 3 * HIDDEN, sums3)
-        # gradient at what enters the layer; a block's input also receives the skip's, kept in NORMAL by the layer above
-        for row in range(0, rows, 4):
-            if residual and layer % 2 == 0:
-                skip = NORMAL + (layer + 1) * ROWS + row * HIDDEN
-                sums0, sums1 = load(scratch, skip), load(scratch, skip + HIDDEN)
-                sums2, sums3 = load(scratch, skip + 2 * HIDDEN), load(scratch, skip + 3 * HIDDEN)
-            else:
-                sums0 = fill(ZERO)
-                sums1 = sums0
-                sums2 = sums0
-                sums3 = sums0
-            delta_at = DELTA + row * HIDDEN
-            for unit in range(HIDDEN):
-                weights = load(scratch, TRANSPOSED + (layer * HIDDEN + unit) * HIDDEN)
-                sums0 = multiply_add(scratch[delta_at + unit], weights, sums0)
-                sums1 = multiply_add(scratch[delta_at + HIDDEN + unit], weights, sums1)
-                sums2 = multiply_add(scratch[delta_at + 2 * HIDDEN + unit], weights, sums2)
-                sums3 = multiply_add(scratch[delta_at + 3 * HIDDEN + unit], weights, sums3)
-            place = BACK + row * HIDDEN
-            store(scratch, place, sums0)
-            store(scratch, place + HIDDEN, sums1)
-            store(scratch, place + 2 * HIDDEN, sums2)
-            store(scratch, place + 3 * HIDDEN, sums3)
-    for column in range(5):
-        place = GRADIENT + INPUT + column * HIDDEN  # the bias follows the four inputs
-        gradient = load(scratch, place)
-        for row in range(rows):
-            value = scratch[POINT + 4 * row + column] if column < 4 else ONE
-            gradient = multiply_add(value, load(scratch, BACK + row * HIDDEN), gradient)
-        store(scratch, place, gradient)
+        _backward_product(scratch, rows, layer, residual)
+        if residual and layer == 1:
+            _add_moments(scratch, rows, SKIP, GRADIENT + INPUT)
+    _backward_activation(parameters, scratch, rows, 0, residual, layer_norm)
+    _add_moments(scratch, rows, DELTA, MOMENT)
+
+
+@inlined
+def _backward_output(parameters, scratch, rows):
+    """The output layer: its own gradient, and the one at what enters it (BACK)."""
+    output0, output1 = load(parameters, OUTPUT), load(parameters, OUTPUT + HIDDEN)
+    place = GRADIENT + OUTPUT
+    gradient0, gradient1 = load(scratch, place), load(scratch, place + HIDDEN)
+    bias0, bias1 = ZERO, ZERO
+    for row in range(rows):
+        error0, error1 = scratch[PREDICTION + 2 * row], scratch[PREDICTION + 2 * row + 1]
+        bias0 += error0
+        bias1 += error1
+        state = load(scratch, STATE + (LAYERS - 1) * ROWS + row * HIDDEN)
+        gradient0 = multiply_add(error0, state, gradient0)
+        gradient1 = multiply_add(error1, state, gradient1)
+        store(scratch, BACK + row * HIDDEN, multiply_add(error0, output0, multiply(fill(error1), output1)))
+    store(scratch, place, gradient0)
+    store(scratch, place + HIDDEN, gradient1)
+    scratch[GRADIENT + OUTPUT_BIAS] += bias0
+    scratch[GRADIENT + OUTPUT_BIAS + 1] += bias1
 
 
 @inlined
 def _backward_activation(parameters, scratch, rows, layer, residual, layer_norm):
-    """From the gradient after a hidden layer (BACK) to the one at its sums (DELTA); adds that of its row parameters."""
+    """From the gradient at what leaves a hidden layer (BACK) to the one at its sums (DELTA) and of its row parameters."""
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
     gain, shift = load(parameters, start + GAIN), load(parameters, start + SHIFT)
     place = GRADIENT + start
@@ -225,7 +241,7 @@ def _backward_activation(parameters, scratch, rows, layer, residual, layer_norm)
         back = load(scratch, BACK + row * HIDDEN)
         normal = load(scratch, NORMAL + layer * ROWS + row * HIDDEN)
         if residual and layer % 2 == 1:
-            store(scratch, NORMAL + layer * ROWS + row * HIDDEN, back)  # the skip's gradient, for the block's input
+            store(scratch, SKIP + row * HIDDEN, back)
         if layer_norm:
             delta = where_positive(add(multiply(gain, normal), shift), back)
             shift_gradient = add(shift_gradient, delta)
@@ -239,7 +255,7 @@ def _backward_activation(parameters, scratch, rows, layer, residual, layer_norm)
             delta = where_positive(normal, back)
         store(scratch, DELTA + row * HIDDEN, delta)
         bias_gradient = add(bias_gradient, delta)
-        if residual and layer % 2 == 0:
+        if residual and layer == 2:
             time_gradient = multiply_add(scratch[POINT + 4 * row + 2], delta, time_gradient)
             label_gradient = multiply_add(scratch[POINT + 4 * row + 3], delta, label_gradient)
     store(scratch, place + TIME, time_gradient)
@@ -247,6 +263,89 @@ def _backward_activation(parameters, scratch, rows, layer, residual, layer_norm)
     store(scratch, place + BIAS, bias_gradient)
     store(scratch, place + GAIN, gain_gradient)
     store(scratch, place + SHIFT, shift_gradient)
+
+
+@inlined
+def _backward_product(scratch, rows, layer, residual):
+    """From the gradient at a layer's sums (DELTA) to that of its weights and the one at what leaves the layer below."""
+    start = HIDDEN_LAYERS + layer * LAYER_SIZE
+    below = STATE + (layer - 1) * ROWS
+    for unit in range(0, HIDDEN, 4):
+        place = GRADIENT + start + unit * HIDDEN
+        sums0, sums1 = load(scratch, place), load(scratch, place + HIDDEN)
+        sums2, sums3 = load(scratch, place + 2 * HIDDEN), load(scratch, place + 3 * HIDDEN)
+        for row in range(rows):
+            delta = load(scratch, DELTA + row * HIDDEN)
+            sums0 = multiply_add(scratch[below + row * HIDDEN + unit], delta, sums0)
+            sums1 = multiply_add(scratch[below + row * HIDDEN + unit + 1], delta, sums1)
+            sums2 = multiply_add(scratch[below + row * HIDDEN + unit + 2], delta, sums2)
+            sums3 = multiply_add(scratch[below + row * HIDDEN + unit + 3], delta, sums3)
+        store(scratch, place, sums0)
+        store(scratch, place + HIDDEN, sums1)
+        store(scratch, place + 2 * HIDDEN, sums2)
+        store(scratch, place + 3 * HIDDEN, sums3)
+    for row in range(0, rows, 4):
+        if residual and layer == 2:  # what enters the second block also goes round it
+            skip = SKIP + row * HIDDEN
+            sums0, sums1 = load(scratch, skip), load(scratch, skip + HIDDEN)
+            sums2, sums3 = load(scratch, skip + 2 * HIDDEN), load(scratch, skip + 3 * HIDDEN)
+        else:
+            sums0 = fill(ZERO)
+            sums1 = sums0
+            sums2 = sums0
+            sums3 = sums0
+        delta_at = DELTA + row * HIDDEN
+        for unit in range(HIDDEN):
+            weights = load(scratch, TRANSPOSED + (layer * HIDDEN + unit) * HIDDEN)
+            sums0 = multiply_add(scratch[delta_at + unit], weights, sums0)
+            sums1 = multiply_add(scratch[delta_at + HIDDEN + unit], weights, sums1)
+            sums2 = multiply_add(scratch[delta_at + 2 * HIDDEN + unit], weights, sums2)
+            sums3 = multiply_add(scratch[delta_at + 3 * HIDDEN + unit], weights, sums3)
+        place = BACK + row * HIDDEN
+        store(scratch, place, sums0)
+        store(scratch, place + HIDDEN, sums1)
+        store(scratch, place + 2 * HIDDEN, sums2)
+        store(scratch, place + 3 * HIDDEN, sums3)
+
+
+@inlined
+def _add_moments(scratch, rows, source, target):
+    """Add the sum over the chunk of (x, y, time, label, 1) times the rows at ``source`` to the five at ``target``."""
+    sums0, sums1 = load(scratch, target), load(scratch, target + HIDDEN)
+    sums2, sums3 = load(scratch, target + 2 * HIDDEN), load(scratch, target + 3 * HIDDEN)
+    sums4 = load(scratch, target + 4 * HIDDEN)
+    for row in range(rows):
+        value = load(scratch, source + row * HIDDEN)
+        point = POINT + 4 * row
+        sums0 = multiply_add(scratch[point], value, sums0)
+        sums1 = multiply_add(scratch[point + 1], value, sums1)
+        sums2 = multiply_add(scratch[point + 2], value, sums2)
+        sums3 = multiply_add(scratch[point + 3], value, sums3)
+        sums4 = add(value, sums4)
+    store(scratch, target, sums0)
+    store(scratch, target + HIDDEN, sums1)
+    store(scratch, target + 2 * HIDDEN, sums2)
+    store(scratch, target + 3 * HIDDEN, sums3)
+    store(scratch, target + 4 * HIDDEN, sums4)
+
+
+@inlined
+def _unfold_gradient(parameters, scratch, residual):
+    """The gradient of the first two layers' weights from the batch's moments: the counterpart of :func:`_fold`."""
+    for entry in range(ENTRIES):
+        moment = load(scratch, MOMENT + entry * HIDDEN)
+        place = GRADIENT + INPUT + entry * HIDDEN
+        sums = load(scratch, place)
+        for unit in range(HIDDEN):
+            weight = GRADIENT + FIRST + unit * HIDDEN
+            value = parameters[INPUT + entry * HIDDEN + unit]
+            store(scratch, weight, multiply_add(value, moment, load(scratch, weight)))
+            transposed = load(scratch, TRANSPOSED + unit * HIDDEN)
+            sums = multiply_add(scratch[MOMENT + entry * HIDDEN + unit], transposed, sums)
+        store(scratch, place, sums)
+    if residual:
+        store(scratch, GRADIENT + FIRST + TIME, load(scratch, MOMENT + 2 * HIDDEN))
+        store(scratch, GRADIENT + FIRST + LABEL, load(scratch, MOMENT + 3 * HIDDEN))
 
 
 @inlined
@@ -276,10 +375,11 @@ def _transpose(parameters, scratch):
 
 
 @inlined
-def _batch_gradient(parameters, scratch, points, labels, order, times, noise, time_scale, residual, layer_norm):
+def _batch_gradient(parameters, folded, scratch, points, labels, order, times, noise, time_scale, residual, layer_norm):
     """Gradient of the mean squared error of a batch (``order`` etc. are the batch's) into ``scratch[GRADIENT:]``."""
-    scratch[GRADIENT : GRADIENT + PARAMETERS] = ZERO
+    scratch[MOMENT:SCRATCH] = ZERO  # moments and, behind them, the gradient
     _transpose(parameters, scratch)
+    _fold(parameters, folded, residual)
     count = order.size
     for begin in range(0, count, CHUNK):
         live = min(CHUNK, count - begin)
@@ -291,7 +391,7 @@ def _batch_gradient(parameters, scratch, points, labels, order, times, noise, ti
             scratch[place + 1] = CLEAN[time] * points[order[index], 1] + NOISE[time] * noise[index, 1]
             scratch[place + 2] = np.float32(time) * time_scale
             scratch[place + 3] = labels[order[index]]
-        _forward(parameters, scratch, rows, residual, layer_norm)
+        _forward(parameters, folded, scratch, rows, residual, layer_norm)
         weight = ONE / np.float32(count)  # d/dp of sum (p - e)^2 / (2 count)
         for row in range(rows):
             for component in range(2):
@@ -299,6 +399,7 @@ def _batch_gradient(parameters, scratch, points, labels, order, times, noise, ti
                 error = (scratch[place] - noise[begin + row, component]) * weight if row < live else ZERO
                 scratch[place] = error
         _backward(parameters, scratch, rows, residual, layer_norm)
+    _unfold_gradient(parameters, scratch, residual)
 
 
 @compiled
@@ -307,10 +408,11 @@ def _train_epoch(
 ):
     """One pass over the points in batches; returns the number of optimiser steps made so far."""
     time_scale, residual, layer_norm = form
+    folded = np.empty(ENTRIES * HIDDEN, np.float32)
     for begin in range(0, order.size, batch):
         end = min(begin + batch, order.size)
         _batch_gradient(
-            parameters, scratch, points, labels, order[begin:end], times[begin:end], noise[begin:end],
+            parameters, folded, scratch, points, labels, order[begin:end], times[begin:end], noise[begin:end],
             time_scale, residual, layer_norm,
         )  # fmt: skip
         _adam(parameters, first, second, scratch, rate + slope * np.float32(step), step + 1)
@@ -323,6 +425,9 @@ def _sample(parameters, coefficients, labels, noise, scratch, result, time_scale
     """Walk every sample from pure noise to the plane with the combined prediction of several networks."""
     position = np.empty(2 * CHUNK, np.float32)
     combined = np.empty(2 * CHUNK, np.float32)
+    folded = np.empty((coefficients.size, ENTRIES * HIDDEN), np.float32)
+    for network in range(coefficients.size):
+        _fold(parameters[network], folded[network], residual)
     count = noise.shape[0]
     for begin in range(0, count, CHUNK):
         live = min(CHUNK, count - begin)
@@ -338,7 +443,7 @@ def _sample(parameters, coefficients, labels, noise, scratch, result, time_scale
                     scratch[POINT + 4 * row + 1] = position[2 * row + 1]
                     scratch[POINT + 4 * row + 2] = np.float32(time) * time_scale
                     scratch[POINT + 4 * row + 3] = labels[network]
-                _forward(parameters[network], scratch, rows, residual, layer_norm)
+                _forward(parameters[network], folded[network], scratch, rows, residual, layer_norm)
                 for place in range(2 * rows):
                     combined[place] += coefficients[network] * scratch[PREDICTION + place]
             for row in range(live):
