@@ -109,8 +109,8 @@ def test_bad_input_is_told(digits) -> None:
     pool, reference = digits["pool"], digits["reference"]
     for samples, options, words in [
         (pool[:5], {}, "fake: precision and recall with k = 5 need more than 5 images, got 5"),
-        (pool.repeat(1, 3, 1, 1), {}, "samples: needs 1-channel images, got 3 channels"),
-        (pool[..., :4], {}, "samples: 8x4 images against a reference of 8x8"),
+        (pool.repeat(1, 3, 1, 1), {}, "samples: 3x8x8 images against a reference of 1x8x8"),
+        (pool[..., :4], {}, "samples: 1x8x4 images against a reference of 1x8x8"),
         (pool.float(), {}, "samples: expected a uint8 tensor"),
         (pool, {"detector": "fid"}, "no detector 'fid'"),
         (pool, {"classifier": "pixels"}, "'pixels' has no classes"),

@@ -11,14 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import UsageError
 from nomadiff.metrics.frechet import (
     Statistics,
     StatisticsAccumulator,
     frechet_distance,
     frechet_distance_from_features,
-    read_statistics,
-    write_statistics,
 )
 
 
@@ -140,37 +138,6 @@ def test_stream_in_any_cuts_is_the_whole(cuts: list[int], seed: int) -> None:
     assert merged.count == 60
     np.testing.assert_allclose(merged.mean, x.mean(0), rtol=1e-13)
     np.testing.assert_allclose(merged.covariance, np.cov(x.numpy(), rowvar=False), rtol=1e-9, atol=1e-9)
-
-
-def test_file_as_edm_writes_it(tmp_path) -> None:
-    x = features(50, 6, 0)
-    statistics = Statistics.from_features(x)
-    write_statistics(tmp_path / "ref.npz", statistics, detector="digits")
-    back = read_statistics(tmp_path / "ref.npz")
-    assert back.count == 50
-    assert torch.equal(back.covariance, statistics.covariance)
-    np.savez(tmp_path / "edm.npz", mu=x.double().mean(0).numpy(), sigma=np.cov(x.double().numpy(), rowvar=False))
-    edm = read_statistics(tmp_path / "edm.npz")
-    assert edm.count is None
-    assert frechet_distance(edm, statistics) == pytest.approx(0, abs=1e-9)
-
-
-def test_bad_statistics_files_are_named(tmp_path) -> None:
-    write_statistics(tmp_path / "whole.npz", Statistics.from_features(features(50, 6, 0)))
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:300])
-    np.savez(tmp_path / "other.npz", images=np.zeros(3))
-    np.savez(tmp_path / "shapes.npz", mu=np.zeros(3), sigma=np.zeros((2, 2)))
-    np.savez(tmp_path / "nan.npz", mu=np.full(2, np.nan), sigma=np.zeros((2, 2)))
-    for name, words in {
-        "cut": "cannot be read",
-        "other": "needs the arrays mu and sigma",
-        "shapes": "do not belong together",
-        "nan": "not finite",
-        "absent": "no such file",
-    }.items():
-        with pytest.raises(DataError, match=words) as caught:
-            read_statistics(tmp_path / f"{name}.npz")
-        assert f"{name}.npz" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_bad_features_are_told() -> None:

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.errors import DataError, UsageError
-from nomadiff.files import atomic_path
+from nomadiff.errors import UsageError
+from nomadiff.processes import Processes
 
 __all__ = [
     "Statistics",
     "StatisticsAccumulator",
     "frechet_distance",
     "frechet_distance_from_features",
-    "read_statistics",
-    "write_statistics",
 ]
 
 
@@ -109,6 +106,17 @@ class StatisticsAccumulator:
         """
         return self if other.count == 0 else self._add(other.count, other.mean, other.scatter)
 
+    def gathered(self, processes: Processes) -> StatisticsAccumulator:
+        """What the accumulators of all processes have seen together, the same on each (every one must call this)."""
+        # NCCL moves what lies on a GPU only
+        counts = processes.gather(torch.tensor([self.count], device=processes.device)).tolist()
+        means = processes.gather(self.mean[None].to(processes.device)).cpu()
+        scatters = processes.gather(self.scatter[None].to(processes.device)).cpu()
+        whole = StatisticsAccumulator()
+        for count, mean, scatter in zip(counts, means, scatters):
+            whole._add(count, mean, scatter)
+        return whole
+
     def finish(self) -> Statistics:
         """The statistics so far.
 
@@ -161,39 +169,3 @@ def frechet_distance_from_features(a: Tensor | np.ndarray, b: Tensor | np.ndarra
         UsageError: fewer than two features in a set, one that is not finite, or different dimensions.
     """
     return frechet_distance(Statistics.from_features(a), Statistics.from_features(b))
-
-
-def write_statistics(path: str | Path, statistics: Statistics, **notes: str | int) -> None:
-    """Write ``mu`` and ``sigma`` as EDM's ``fid.py`` does, with ``count`` and ``notes`` beside them (atomic).
-
-    EDM and pytorch-fid read the file and ignore the rest.
-    """
-    content: dict[str, np.ndarray] = {"mu": statistics.mean.numpy(), "sigma": statistics.covariance.numpy()}
-    if statistics.count is not None:
-        notes["count"] = statistics.count
-    content |= {name: np.asarray(value) for name, value in notes.items()}
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, **content)  # type: ignore[arg-type]  # numpy's stub wants bool for any keyword
-
-
-def read_statistics(path: str | Path) -> Statistics:
-    """Read an ``npz`` with ``mu`` and ``sigma``: nomadiff's, EDM's or pytorch-fid's.
-
-    Raises:
-        DataError: the file is absent, damaged, or holds something else.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            mean, covariance = archive["mu"], archive["sigma"]
-            count = int(archive["count"]) if "count" in archive else None
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except KeyError as error:
-        raise DataError(f"{path}: not a file of feature statistics (it needs the arrays mu and sigma)") from error
-    except Exception as error:  # zip and numpy each have their own for damaged files
-        raise DataError(f"{path}: cannot be read ({str(error)[:200]})") from error
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise DataError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not belong together")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise DataError(f"{path}: mu or sigma is not finite")
-    return Statistics(torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(covariance.astype(np.float64)), count)

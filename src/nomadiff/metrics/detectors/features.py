@@ -1,29 +1,39 @@
-"""Run a detector over many images, batch by batch."""
+"""Run a detector over many images: batch by batch, on one process or several, once for each image set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.errors import UsageError
+from nomadiff.errors import DataError, UsageError
+from nomadiff.files import atomic_path
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
+from nomadiff.metrics.weights import read_tensors
+from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
 
-__all__ = ["accuracy", "batches_of", "classify", "extract_features"]
+__all__ = ["accuracy", "classify", "extract_features", "images_sha256"]
 
 
-def batches_of(images: Tensor | np.ndarray | Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Cut one tensor or array of images into batches; pass an iterable of batches through."""
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images)
-    yield from images.split(batch_size) if isinstance(images, Tensor) else images
+def images_sha256(images: Tensor) -> str:
+    """SHA-256 of the pixels and shape of uint8 images ``(N, C, H, W)``: the same images give it from any file."""
+    content = hashlib.sha256(repr(tuple(images.shape)).encode())
+    content.update(images.contiguous().cpu().numpy().data)
+    return content.hexdigest()
 
 
 def extract_features(
-    detector: Detector, images: Tensor | np.ndarray | Iterable[Tensor], *, batch_size: int = 256
+    detector: Detector,
+    images: Tensor | Iterable[Tensor],
+    *,
+    batch_size: int = 256,
+    cache: str | Path | None = None,
+    processes: Processes | None = None,
 ) -> Tensor:
     """Features of all images, with a progress bar.
 
@@ -31,6 +41,10 @@ def extract_features(
         detector: what computes the features, on its own device.
         images: uint8 ``(N, C, H, W)``, or an iterable of such batches: a sampler's output needs no file in between.
         batch_size: images to a batch, where ``images`` is one tensor.
+        cache: folder where the features of these images by this detector are kept under the hashes of both. Streams,
+            and detectors without a hash, are not cached. A damaged file is named in a warning and made anew.
+        processes: share one tensor's images out over these processes; every one must call this with the same images,
+            and gets all features.
 
     Returns:
         float32 ``(N, D)`` on the CPU.
@@ -38,26 +52,27 @@ def extract_features(
     Raises:
         UsageError: there are no images, they are not what the detector reads, or a feature is not finite.
     """
-    total = len(images) if isinstance(images, Tensor | np.ndarray) else None
-    if total is None and isinstance(images, Sized):
-        total = len(images) * batch_size
-    parts = []
-    with progress_bar(f"features ({detector.name})", total=total or 0) as advance:
-        for batch in batches_of(images, batch_size):
-            parts.append(detector(batch).float().cpu())
-            advance(len(batch))
-    features = torch.cat(parts) if parts else torch.empty(0)
-    if not len(features):
-        raise UsageError(f"detector {detector.name}: no images given")
+    kept = None
+    if cache is not None and isinstance(images, Tensor) and detector.sha256:
+        identity = "\n".join((detector.name, detector.version, detector.sha256, images_sha256(images)))
+        kept = Path(cache) / f"{detector.name}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
+        if (features := _read(kept, len(images))) is not None:
+            return features
+    if processes is not None and processes.count > 1:
+        if not isinstance(images, Tensor):
+            raise UsageError("features of a stream cannot be shared out over processes: give one tensor")
+        features = _shared_out(detector, images, batch_size, processes)
+    else:
+        features = _computed(detector, images, batch_size)
     if not bool(torch.isfinite(features).all()):
         row = int((~torch.isfinite(features).all(1)).nonzero()[0, 0])
         raise UsageError(f"detector {detector.name}: the features of image {row} are not finite")
+    if kept is not None and (processes is None or processes.is_main):
+        _write(kept, features)
     return features
 
 
-def classify(
-    classifier: Classifier, images: Tensor | np.ndarray | Iterable[Tensor], *, batch_size: int = 256
-) -> Tensor:
+def classify(classifier: Classifier, images: Tensor | Iterable[Tensor], *, batch_size: int = 256) -> Tensor:
     """Classes of all images: int64 ``(N,)`` on the CPU. Arguments and errors as in :func:`extract_features`."""
     return classifier.classes_of_features(extract_features(classifier, images, batch_size=batch_size)).cpu()
 
@@ -71,3 +86,56 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_si
     if labels.shape != (len(images),):
         raise UsageError(f"accuracy: {len(images)} images and labels {tuple(labels.shape)} do not belong together")
     return float((classify(classifier, images, batch_size=batch_size) == labels.cpu()).double().mean())
+
+
+def _computed(detector: Detector, images: Tensor | Iterable[Tensor], batch_size: int, show: bool = True) -> Tensor:
+    total = len(images) if isinstance(images, Tensor) else 0
+    batches: Iterator[Tensor] = iter(images.split(batch_size) if isinstance(images, Tensor) else images)
+    parts = []
+    with progress_bar(f"features ({detector.name})", total=total, show=show) as advance:
+        for batch in batches:
+            parts.append(detector(batch).float().cpu())
+            advance(len(batch))
+    if not sum(len(part) for part in parts):
+        raise UsageError(f"detector {detector.name}: no images given")
+    return torch.cat(parts)
+
+
+def _shared_out(detector: Detector, images: Tensor, batch_size: int, processes: Processes) -> Tensor:
+    """Process ``r`` of ``n`` takes images ``r, r + n, ...``; the last round is filled up with images from the front."""
+    rounds = -(-len(images) // processes.count)
+    mine = (torch.arange(rounds) * processes.count + processes.rank) % len(images)
+    features = _computed(detector, images[mine], batch_size, show=processes.is_main)
+    everything = processes.gather(features.to(processes.device)).cpu()
+    return everything.reshape(processes.count, rounds, -1).transpose(0, 1).flatten(0, 1)[: len(images)].contiguous()
+
+
+def _write(path: Path, features: Tensor) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({"features": features.contiguous()}, temporary, {"sha256": _content_hash(features)})
+
+
+def _read(path: Path, count: int) -> Tensor | None:
+    """The features kept at ``path``; None where there are none or the file is damaged, which is said."""
+    if not path.exists():
+        return None
+    from safetensors import safe_open
+
+    try:
+        features = read_tensors(path)["features"]
+        with safe_open(path, "pt") as handle:
+            expected = (handle.metadata() or {}).get("sha256")
+    except (DataError, KeyError) as error:
+        reason = str(error)
+    else:
+        if features.ndim == 2 and len(features) == count and _content_hash(features) == expected:
+            return features
+        reason = f"{path}: its content does not match its hash"
+    warnings.warn(f"{reason}; the features are computed again", stacklevel=3)
+    return None
+
+
+def _content_hash(features: Tensor) -> str:
+    return hashlib.sha256(features.contiguous().numpy().data).hexdigest()

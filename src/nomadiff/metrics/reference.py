@@ -1,0 +1,324 @@
+"""A reference: held-out real images, and everything about them that scoring many sample sets needs only once."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nomadiff.errors import DataError, UsageError
+from nomadiff.metrics.composition import composition, total_variation
+from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors.features import images_sha256
+from nomadiff.metrics.detectors.inception import WEIGHTS as INCEPTION
+from nomadiff.metrics.detectors.protocol import check_images
+from nomadiff.metrics.frechet import Statistics, frechet_distance
+from nomadiff.metrics.intervals import jackknife
+from nomadiff.metrics.kid import kid
+from nomadiff.metrics.lpips import LPIPS
+from nomadiff.metrics.manifold import prdc, radii
+from nomadiff.metrics.neighbours import nearest_neighbours
+from nomadiff.metrics.pairs import pair_similarity
+from nomadiff.metrics.replication import replication_threshold
+from nomadiff.metrics.statistics_files import read_statistics, write_statistics
+from nomadiff.processes import Processes
+
+__all__ = ["EXTRAS", "ReferenceSet", "distance_name"]
+
+EXTRAS = ("kid", "ssim")
+_RANGES = dict.fromkeys(("precision", "recall", "coverage", "replication", "composition_tv"), (0.0, 1.0))
+_RANGES["density"] = (0.0, math.inf)
+
+
+def distance_name(detector: Detector) -> str:
+    """Field name of the Frechet distance on this detector: ``fd_<detector>``, and ``fid`` for the original alone."""
+    if detector.name == "inception" and detector.sha256 == INCEPTION.sha256:
+        return "fid"
+    return "fd_" + detector.name.replace("-", "_")
+
+
+class ReferenceSet:
+    """Real images to score samples against; what depends on them alone is computed once.
+
+    Args:
+        images: held-out real images, uint8 ``(N, C, H, W)``.
+        train: the real images the generator was trained on, uint8; without them replication is not measured.
+        detector: name of a detector, or one; see :func:`~nomadiff.metrics.detectors.load_detector`.
+        classifier: name of a classifying detector, or one, for the class composition; by default the detector itself
+            where it classifies.
+        k: neighbour of precision, recall, density and coverage.
+        convention: of the same, see :mod:`~nomadiff.metrics.manifold`.
+        quantile: rate of replication that fresh real data scores.
+        device: where detectors named by a word compute.
+        batch_size: images to a detector's batch.
+        cache: folder where features are kept between runs, see
+            :func:`~nomadiff.metrics.detectors.extract_features`; nothing is kept by default.
+        processes: share the detector's work out over these processes.
+
+    Raises:
+        UsageError: the images are not what the detector reads, or there are too few of them.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        *,
+        train: Tensor | None = None,
+        detector: str | Detector = "digits",
+        classifier: str | Detector | None = None,
+        k: int = 5,
+        convention: str = "prdc",
+        quantile: float = 0.05,
+        device: str | torch.device = "cpu",
+        batch_size: int = 256,
+        cache: str | Path | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        check_images(images, "reference")
+        self._settings(detector, classifier, k, convention, quantile, device, batch_size, cache, processes)
+        self.images: Tensor | None = images
+        self.features: Tensor | None = self._features(self.detector, images)
+        self.statistics = Statistics.from_features(self.features)
+        self.radii: Tensor | None = radii(self.features, k, "reference")
+        self.composition = self._composition(self._classes(images, self.features))
+        self.meta |= {"reference_count": len(images), "reference_sha256": images_sha256(images)}
+        if train is not None:
+            self._set_train(train)
+
+    def _settings(
+        self,
+        detector: str | Detector,
+        classifier: str | Detector | None,
+        k: int,
+        convention: str,
+        quantile: float,
+        device: str | torch.device,
+        batch_size: int,
+        cache: str | Path | None,
+        processes: Processes | None,
+    ) -> None:
+        self.detector = load_detector(detector, device=device)
+        self.classifier: Classifier | None = None
+        if classifier is not None:
+            self.classifier = load_classifier(classifier, device=device)
+        elif isinstance(self.detector, Classifier):
+            self.classifier = self.detector
+        self.k, self.convention, self.quantile = k, convention, quantile
+        self.batch_size, self.cache, self.processes = batch_size, cache, processes
+        self.train: Tensor | None = None
+        self.threshold: float | None = None
+        self.meta: dict[str, Any] = {
+            "detector": self.detector.name,
+            "detector_version": self.detector.version,
+            "detector_sha256": self.detector.sha256,
+            "k": k,
+            "convention": convention,
+        }
+        if self.classifier is not None and self.classifier is not self.detector:
+            self.meta |= {"classifier": self.classifier.name, "classifier_sha256": self.classifier.sha256}
+
+    def with_train(self, train: Tensor) -> ReferenceSet:
+        """The same reference for a generator trained on other images: only the replication threshold is computed.
+
+        Raises:
+            UsageError: the images have another size, or this reference was loaded without images.
+        """
+        other = copy.copy(self)
+        other.meta = dict(self.meta)
+        other._set_train(train)
+        return other
+
+    def _set_train(self, train: Tensor) -> None:
+        if self.images is None:
+            raise UsageError("replication needs the held-out images themselves, and this reference holds features only")
+        check_images(train, "train", channels=self.images.shape[1])
+        self.train = train
+        self.threshold = replication_threshold(train, self.images, quantile=self.quantile)
+        self.meta |= {"train_count": len(train), "train_sha256": images_sha256(train), "quantile": self.quantile}
+
+    def evaluate(
+        self,
+        samples: Tensor | Iterable[Tensor],
+        *,
+        interval: float | None = None,
+        extra: Sequence[str] = (),
+        lpips: LPIPS | None = None,
+    ) -> dict[str, Any]:
+        """Score one set of samples, uint8 ``(N, C, H, W)`` or batches of them; see :func:`evaluate`."""
+        if unknown := sorted(set(extra) - set(EXTRAS)):
+            raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRAS)}")
+        if not isinstance(samples, Tensor):
+            samples = torch.cat(list(samples))
+        check_images(samples, "samples")
+        if self.images is not None and samples.shape[1:] != self.images.shape[1:]:
+            (c, h, w), (channels, height, width) = samples.shape[1:], self.images.shape[1:]
+            raise UsageError(f"samples: {c}x{h}x{w} images against a reference of {channels}x{height}x{width}")
+        features = self._features(self.detector, samples)
+        classes = self._classes(samples, features)
+        distance = None if self.train is None else nearest_neighbours(samples, self.train)[1][:, 0]
+        alike = pair_similarity(samples, self.train, lpips=lpips) if "ssim" in extra or lpips is not None else {}
+
+        def metrics(chosen: Tensor) -> dict[str, float]:
+            row = self._of_features(features[chosen])
+            if "kid" in extra and self.features is not None:
+                name = distance_name(self.detector)
+                row["kid" if name == "fid" else name.replace("fd_", "kd_", 1)] = kid(self.features, features[chosen])
+            if distance is not None and self.threshold is not None:
+                row["replication"] = float((distance[chosen] <= self.threshold).double().mean())
+            if classes is not None and self.composition is not None:
+                row["composition_tv"] = total_variation(self._composition(classes[chosen]) or [], self.composition)
+            for name, values in alike.items():
+                # a pair stands or falls with its first sample, so that each is in one group of the jackknife
+                pairs = chosen[chosen % 2 == 0] // 2 if name.endswith("_pairs") else chosen
+                row[name] = float(values[pairs[pairs < len(values)]].double().mean())
+            return row
+
+        result: dict[str, Any] = dict(metrics(torch.arange(len(samples))))
+        if interval is not None:
+            for name, (low, high) in jackknife(metrics, len(samples), level=interval).items():
+                least, most = _RANGES.get(name, (0.0 if name.startswith(("fd_", "fid")) else -math.inf, math.inf))
+                result[f"{name}_low"], result[f"{name}_high"] = max(low, least), min(high, most)
+        result["composition"] = self._composition(classes)
+        result["meta"] = {"count": len(samples), **self.meta}
+        return result
+
+    def floor(self, fresh: Tensor | None = None) -> dict[str, float]:
+        """What fresh real data scores: the best any generator can reach with so many samples, but by chance.
+
+        Args:
+            fresh: real images that are neither in the reference nor trained on. Without them the first half of the
+                reference is judged by the second, which is a floor for half the number of images and so a little high.
+
+        Returns:
+            The metrics of :meth:`evaluate` without intervals; ``replication`` is its quantile by construction.
+
+        Raises:
+            UsageError: too few images, or a reference without images and none given.
+        """
+        against = self
+        if fresh is None:
+            if self.images is None:
+                raise UsageError("a floor needs real images, and this reference holds features only")
+            half = len(self.images) // 2
+            fresh = self.images[:half]
+            against = ReferenceSet(
+                self.images[half:],
+                detector=self.detector,
+                classifier=self.classifier,
+                k=self.k,
+                convention=self.convention,
+                batch_size=self.batch_size,
+            )
+        result = against.evaluate(fresh)
+        row = {name: value for name, value in result.items() if name not in ("composition", "meta")}
+        return row | {"replication": self.quantile}
+
+    def save(self, path: str | Path) -> None:
+        """Write features and statistics to one ``npz``: all metrics but replication can be computed from it.
+
+        It holds ``mu`` and ``sigma`` as EDM's reference files do.
+        """
+        notes: dict[str, Any] = {"meta": json.dumps(self.meta)}
+        if self.features is not None:
+            notes["features"] = self.features.numpy()
+        if self.composition is not None:
+            notes["composition"] = self.composition
+        write_statistics(path, self.statistics, **notes)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        detector: str | Detector,
+        classifier: str | Detector | None = None,
+        k: int = 5,
+        convention: str = "prdc",
+        device: str | torch.device = "cpu",
+        batch_size: int = 256,
+        cache: str | Path | None = None,
+        processes: Processes | None = None,
+    ) -> ReferenceSet:
+        """Read a reference written by :meth:`save`, or one of EDM or EDM2, which gives the Frechet distance alone.
+
+        Args:
+            path: ``npz``, or EDM2's ``pkl``.
+            detector: the detector the features come from; a file of nomadiff is checked for it.
+            classifier, k, convention, device, batch_size, cache, processes: as for the class.
+
+        Raises:
+            DataError: the file is absent, damaged, or holds something else.
+            UsageError: it was made with another detector.
+        """
+        self = cls.__new__(cls)
+        self._settings(detector, classifier, k, convention, 0.05, device, batch_size, cache, processes)
+        metric = "fid" if distance_name(self.detector) == "fid" else distance_name(self.detector)
+        self.statistics = read_statistics(path, metric)
+        self.images = self.features = self.radii = self.composition = None
+        if self.detector.dimension not in (None, len(self.statistics.mean)):
+            raise UsageError(
+                f"{path}: features of dimension {len(self.statistics.mean)}, "
+                f"detector {self.detector.name} gives {self.detector.dimension}"
+            )
+        self.meta |= {"reference_count": self.statistics.count, "reference_sha256": None}
+        if Path(path).suffix != ".pkl":
+            self._read_own(Path(path))
+        return self
+
+    def _read_own(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as archive:
+            if "meta" not in archive:
+                return  # EDM's: mean and covariance only
+            try:
+                meta = json.loads(str(archive["meta"]))
+                made_with = (meta["detector"], meta["detector_version"], meta["detector_sha256"])
+            except (ValueError, KeyError) as error:
+                raise DataError(f"{path}: its description cannot be read") from error
+            here = (self.detector.name, self.detector.version, self.detector.sha256)
+            if made_with != here:
+                raise UsageError(
+                    f"{path}: made with detector {made_with[0]} version {made_with[1]} ({made_with[2][:12]}), "
+                    f"not with {here[0]} version {here[1]} ({here[2][:12]})"
+                )
+            if "features" in archive:
+                self.features = torch.from_numpy(archive["features"])
+                self.statistics = Statistics.from_features(self.features)
+                self.radii = radii(self.features, self.k, "reference")
+            same_classes = meta.get("classifier_sha256") == self.meta.get("classifier_sha256")
+            if "composition" in archive and same_classes:
+                self.composition = archive["composition"].tolist()
+        self.meta |= {name: meta.get(name) for name in ("reference_count", "reference_sha256")}
+
+    def distance(self, features: Tensor) -> float:
+        """Frechet distance of features ``(N, D)`` to the reference."""
+        return frechet_distance(self.statistics, Statistics.from_features(features))
+
+    def _of_features(self, features: Tensor) -> dict[str, float]:
+        row = {distance_name(self.detector): self.distance(features)}
+        if self.features is not None:
+            row |= prdc(self.features, features, self.k, self.convention, real_radii=self.radii)
+        return row
+
+    def _features(self, detector: Detector, images: Tensor) -> Tensor:
+        return extract_features(
+            detector, images, batch_size=self.batch_size, cache=self.cache, processes=self.processes
+        )
+
+    def _classes(self, images: Tensor, features: Tensor) -> Tensor | None:
+        if self.classifier is None:
+            return None
+        if self.classifier is not self.detector:
+            features = self._features(self.classifier, images)
+        return self.classifier.classes_of_features(features).cpu()
+
+    def _composition(self, classes: Tensor | None) -> list[float] | None:
+        if classes is None or self.classifier is None:
+            return None
+        return composition(classes, len(self.classifier.class_names))

@@ -1,0 +1,89 @@
+"""Features: cached under the hash of images and weights, and shared out over processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from nomadiff.metrics.detectors import extract_features
+
+
+class Counting:
+    """A detector that counts the images it has seen."""
+
+    name, version, sha256, dimension = "counting", "1", "a" * 64, 3
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        return images.flatten(1)[:, :3].float()
+
+
+def test_the_same_images_are_computed_once(tmp_path, images) -> None:
+    x, detector = images(10, 1, 8), Counting()
+    first = extract_features(detector, x, cache=tmp_path)
+    assert torch.equal(extract_features(detector, x.clone(), cache=tmp_path), first) and detector.seen == 10
+    extract_features(detector, x.flip(0), cache=tmp_path)
+    assert detector.seen == 20
+    detector.version = "2"
+    extract_features(detector, x, cache=tmp_path)
+    assert detector.seen == 30
+    detector.sha256 = ""  # nothing says whether it is the same detector tomorrow
+    extract_features(detector, x, cache=tmp_path)
+    extract_features(detector, x, cache=tmp_path)
+    assert detector.seen == 50
+    assert len(list(tmp_path.glob("counting-*.safetensors"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_file_is_named_and_made_anew(tmp_path, images, damage: str) -> None:
+    x, detector = images(10, 1, 8), Counting()
+    first = extract_features(detector, x, cache=tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=rf"{path.name}.*the features are computed again"):
+        assert torch.equal(extract_features(detector, x, cache=tmp_path), first)
+    with warnings.catch_warnings(action="error"):
+        assert torch.equal(extract_features(detector, x, cache=tmp_path), first)
+    assert detector.seen == 20
+
+
+SCRIPT = """
+import torch
+from nomadiff.metrics.detectors import extract_features, load_detector
+from nomadiff.metrics.frechet import Statistics, StatisticsAccumulator
+from nomadiff.processes import join_processes
+processes = join_processes("cpu")
+images = torch.arange(11 * 64, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(11, 1, 8, 8)
+detector = load_detector("digits")
+whole = extract_features(detector, images)
+shared = extract_features(detector, images, processes=processes, batch_size=2)
+assert processes.count == 2 and shared.shape == whole.shape
+torch.testing.assert_close(shared, whole, rtol=1e-5, atol=1e-5)
+part = StatisticsAccumulator().update(whole[processes.rank * 4 : 4 + processes.rank * 7])
+merged, expected = part.gathered(processes).finish(), Statistics.from_features(whole)
+assert merged.count == 11
+torch.testing.assert_close(merged.covariance, expected.covariance)
+open(f"agrees-{processes.rank}", "w").close()
+"""
+
+
+def test_two_processes_share_the_work_and_agree(tmp_path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path.name for path in tmp_path.glob("agrees-*")} == {"agrees-0", "agrees-1"}
