@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
 from nomadiff.errors import UsageError
 from nomadiff.networks.build import build_network
+from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.presets import NETWORKS
 
 
@@ -26,6 +27,9 @@ class Recorder(nn.Module):
     def forward(self, x: Tensor, noise_label: Tensor, labels: Tensor | None, augment: Tensor | None) -> Tensor:
         self.seen = {"x": x, "noise_label": noise_label, "labels": labels, "augment": augment}
         return self.factor * x
+
+    def label_scale(self, count: int) -> float:
+        return 10.0 * count
 
 
 def test_preconditioning_is_edms() -> None:
@@ -104,21 +108,52 @@ def test_autocast_computes_in_bfloat16_inside() -> None:
 
 
 def labels_seen(sources: int, classes: int, **condition: Any) -> Tensor:
-    """The label vector as the network's first layer gets it: times the square root of its width."""
     network = Recorder()
     EDMDenoiser(network, sources=sources, classes=classes)(torch.zeros(2, 1), 1.0, **condition)
     labels = network.seen["labels"]
     assert labels.dtype == torch.float32
-    return labels * labels.shape[1] ** 0.5
+    return labels
 
 
-def test_each_label_keeps_the_scale_it_has_alone() -> None:
+def test_labels_are_one_hot_vectors_side_by_side_on_the_scale_the_network_asks_for() -> None:
     source = labels_seen(3, 0, source=torch.tensor([0, 2]))
     label = labels_seen(0, 5, class_label=torch.tensor([4, -1]))
-    assert torch.allclose(source, 3**0.5 * torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
-    assert torch.allclose(label, 5**0.5 * torch.tensor([[0.0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]))
+    assert torch.equal(source, 30 * torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
+    assert torch.equal(label, 50 * torch.tensor([[0.0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]))
     both = labels_seen(3, 5, source=torch.tensor([0, 2]), class_label=torch.tensor([4, -1]))
-    assert torch.allclose(both, torch.cat([source, label], dim=1))
+    assert torch.equal(both, torch.cat([source, label], dim=1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("architecture", "layer", "alone", "beside"),
+    [
+        # EDM: sqrt(number of labels), whatever stands beside it
+        ("ddpmpp", "map_label", 2**0.5, (2**0.5, 1000**0.5)),
+        ("ncsnpp", "map_label", 2**0.5, (2**0.5, 1000**0.5)),
+        # ADM's label weights are of unit variance each
+        ("adm", "map_label", 1.0, (1.0, 1.0)),
+        # EDM2: the whole vector is of norm sqrt(width), which its layer divides by
+        ("edm2", "emb_label", 2**0.5, (501**0.5, 501**0.5)),
+    ],
+)
+def test_a_source_beside_a_thousand_classes(
+    architecture: str, layer: str, alone: float, beside: tuple[float, float]
+) -> None:
+    """What the first label layer of every architecture gets, for a source alone and for a source with a class."""
+    config = NetworkConfig(architecture, 8, 1, 16, (1, 2), 1, (), channels_per_head=16)
+
+    def seen(classes: int, **condition: int) -> Tensor:
+        network = build_network(config, 2 + classes).eval()
+        inputs: list[Tensor] = []
+        network.get_submodule(layer).register_forward_hook(lambda module, given, output: inputs.append(given[0][0]))
+        EDMDenoiser(network, sources=2, classes=classes)(torch.zeros(1, 1, 8, 8), 1.0, **condition)
+        return inputs[0]
+
+    assert torch.allclose(seen(0, source=1), torch.tensor([0.0, alone]))
+    both = seen(1000, source=1, class_label=7)
+    assert both.nonzero().flatten().tolist() == [1, 2 + 7]
+    assert torch.allclose(both[[1, 9]], torch.tensor(beside))
 
 
 def test_one_source_for_the_whole_batch() -> None:

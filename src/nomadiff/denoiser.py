@@ -35,12 +35,13 @@ class EDMDenoiser(nn.Module):
 
     ``D(x, sigma) = c_skip x + c_out F(c_in x, ln(sigma) / 4, labels)``. The source label is what CASD adds: ``source``
     0 is the real data, ``1..K`` the synthetic sources. Labels enter the network as one vector: one-hot source beside
-    one-hot class, each scaled so that the network's own factor ``sqrt(width of the vector)`` leaves it at
-    ``sqrt(number of sources)`` and ``sqrt(number of classes)``, the scales each has when it is alone.
+    one-hot class, each times the factor that the network asks for, so that a source label keeps its scale beside a
+    thousand classes.
 
     Args:
         network: called as ``network(x, noise_label, labels, augment)`` with float32 ``x`` (B, C, H, W), ``noise_label``
-            (B,), ``labels`` (B, sources + classes) or None, ``augment`` (B, 9) or None.
+            (B,), ``labels`` (B, sources + classes) or None, ``augment`` (B, 9) or None. One that takes labels has the
+            method ``label_scale(count)``, see :meth:`nomadiff.networks.unet.UNet.label_scale`.
         sources: number of source labels the network knows (K + 1), or 0 for an unlabelled network.
         classes: number of class labels, or 0.
         sigma_data: standard deviation of the training data in the units of ``x``.
@@ -105,7 +106,6 @@ class EDMDenoiser(nn.Module):
         Raises:
             UsageError: as in :meth:`forward`.
         """
-        width = self.sources + self.classes
         parts = []
         for name, value, count in (("source", source, self.sources), ("class_label", class_label, self.classes)):
             if count == 0:
@@ -127,7 +127,7 @@ class EDMDenoiser(nn.Module):
                     f"{name} must lie in {lowest}..{count - 1}, got {int(index.min())}..{int(index.max())}"
                 )
             one_hot = (index[:, None] == torch.arange(count, device=device)).float()
-            parts.append(one_hot * (count / width) ** 0.5)
+            parts.append(one_hot * self.network.label_scale(count))  # type: ignore[operator]
         return torch.cat(parts, dim=1) if parts else None
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nomadiff.networks.config import NetworkConfig
-from nomadiff.networks.layers import PositionalEmbedding, UNetBlock, check_condition, group_norm, indicators
+from nomadiff.networks.layers import PositionalEmbedding, UNetBlock, check_condition, group_norm
 from nomadiff.networks.unet import Layer, UNet, layout
 
 __all__ = ["ADM"]
@@ -33,8 +33,6 @@ class ADM(UNet):
     normalised activations, attention has heads of 64 channels) and in where the label enters (behind the noise level's
     two layers). Embedding parameters are ``map_*``, the encoder's ``enc.*``, the decoder's ``dec.*`` and ``out_*``;
     names and shapes are those of EDM's published networks.
-
-    A label vector counts by which of its entries are above zero: ADM gives every label the same scale.
 
     Args:
         config: architecture; ``config.architecture`` is "adm".
@@ -95,7 +93,7 @@ class ADM(UNet):
             emb = emb + self.map_augment(augment)
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         if labels is not None:
-            emb = emb + self.map_label(indicators(labels))
+            emb = emb + self.map_label(labels)
         return F.silu(emb)
 
     def _output(self, x: Tensor) -> Tensor:

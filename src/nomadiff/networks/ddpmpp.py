@@ -126,6 +126,10 @@ class DDPMpp(UNet):
         self.dec[f"{size}_aux_conv"] = nn.Conv2d(channels, config.channels, 3, padding=1)
         _xavier(self.dec[f"{size}_aux_conv"], gain=1e-5)
 
+    def label_scale(self, count: int) -> float:
+        """EDM scales its one label by ``sqrt(label_dim)``; this makes it ``sqrt(count)`` for each of several."""
+        return math.sqrt(count / self.label_dim)
+
     def embed(self, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """The embedding ``e``, ``(B, model_channels * channel_mult_embedding)``; arguments as in :meth:`forward`."""
         check_condition(labels, self.label_dim, augment, self.config.augment_dim)

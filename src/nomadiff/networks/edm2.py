@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nomadiff.networks.config import NetworkConfig
-from nomadiff.networks.layers import Resample, attend, check_condition, indicators
+from nomadiff.networks.layers import Resample, attend, check_condition
 from nomadiff.networks.unet import Layer, UNet, layout
 
 __all__ = ["EDM2", "MPConv", "MPFourier", "normalise"]
@@ -162,8 +162,8 @@ class EDM2(UNet):
     and shapes are those of the published networks (there under ``unet.``). ``logvar_*`` is used by the loss alone, see
     :meth:`log_variance`.
 
-    A label vector counts by which of its entries are above zero; it is scaled to the square root of its width, so that
-    one label, or source and class together, are of unit magnitude.
+    The label vector is scaled to the square root of its width, so that one label, or source and class together, are of
+    unit magnitude.
 
     Args:
         config: architecture; ``config.architecture`` is "edm2".
@@ -209,9 +209,8 @@ class EDM2(UNet):
         check_condition(labels, self.label_dim, augment, 0)
         emb = self.emb_noise(self.emb_fourier(noise_label))
         if labels is not None:
-            chosen = indicators(labels)
-            chosen = chosen * (self.label_dim / chosen.sum(dim=1, keepdim=True).clamp(min=1)).sqrt()
-            emb = _sum(emb, self.emb_label(chosen), LABEL_BALANCE)
+            given = (labels > 0).sum(dim=1, keepdim=True).clamp(min=1)
+            emb = _sum(emb, self.emb_label(labels * (self.label_dim / given).sqrt()), LABEL_BALANCE)
         return _silu(emb)
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:

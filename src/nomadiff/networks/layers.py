@@ -22,7 +22,6 @@ __all__ = [
     "check_condition",
     "fir_kernel",
     "group_norm",
-    "indicators",
 ]
 
 Init = Callable[[nn.Module], None]
@@ -83,11 +82,6 @@ def check_condition(labels: Tensor | None, label_dim: int, augment: Tensor | Non
         raise UsageError(f"this network takes a label vector of width {label_dim}, got width {given}")
     if augment is not None and augment.shape[1] != augment_dim:
         raise UsageError(f"this network takes an augmentation label of width {augment_dim}, got {augment.shape[1]}")
-
-
-def indicators(labels: Tensor) -> Tensor:
-    """1 where an entry of ``labels`` is above zero, 0 elsewhere; unlike a comparison, it lets gradients through."""
-    return labels / torch.where(labels > 0, labels, 1).detach()
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:

@@ -94,7 +94,8 @@ class UNet(nn.Module):
         Args:
             x: float32 ``(B, C, H, W)``, scaled to unit variance by the preconditioning.
             noise_label: float32 ``(B,)``, ``ln(sigma) / 4``.
-            labels: float32 ``(B, label_dim)``, one-hot; None exactly if ``label_dim`` is 0.
+            labels: float32 ``(B, label_dim)``, one-hot vectors side by side, each times :meth:`label_scale`; None
+                exactly if ``label_dim`` is 0.
             augment: float32 ``(B, augment_dim)``; None stands for "not augmented" (zeros).
 
         Returns:
@@ -105,6 +106,10 @@ class UNet(nn.Module):
         """
         emb = self.embed(noise_label, labels, augment)
         return self.decode(self.encode(x, emb), emb)
+
+    def label_scale(self, count: int) -> float:
+        """The factor on a one-hot vector of ``count`` labels within the label vector; 1 for a vector alone."""
+        return 1.0
 
     def embed(self, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """What every block reads, ``(B, model_channels * channel_mult_embedding)``; arguments as in :meth:`forward`."""
