@@ -21,8 +21,10 @@ from nomadiff.errors import UsageError
 from nomadiff.experiments.arms import Arm, run_arms, with_seed
 from nomadiff.experiments.findings import findings
 from nomadiff.files import read_json
+from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.evaluate import ReferenceSet, distance_name, evaluate
 from nomadiff.metrics.neighbours import nearest_neighbours
+from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Composition, GridPanel, Neighbours, Report
 from nomadiff.reports.plots import Curve
@@ -55,13 +57,15 @@ class Comparison:
         class_labels: Condition on class labels too.
         count: Samples of every arm.
         detector: Feature space of the distance, precision, recall, density and coverage.
+        detector_weights: Path or URL of the detector's weights, if not its own.
         classifier: Classifier of the composition; by default the detector itself where it classifies.
+        classifier_weights: Path or URL of the classifier's weights.
+        similarity: Measure SSIM between samples and to the nearest training image too (CASD Table 3).
         workers: Arms trained side by side; the default is one a CPU core, and 1 on a GPU.
         device: Where to compute.
         title: Title of the report.
         command: The command line, printed in the report.
         notes: Honest limits, printed in the report.
-        source_sentences: What each synthetic source is, for the report.
     """
 
     mix: MixSpec
@@ -75,7 +79,10 @@ class Comparison:
     class_labels: bool = False
     count: int = 1000
     detector: str = "pixels"
+    detector_weights: str | None = None
     classifier: str | None = None
+    classifier_weights: str | None = None
+    similarity: bool = False
     workers: int | None = None
     device: str | None = None
     title: str = "Does synthetic data help here?"
@@ -173,12 +180,20 @@ def _judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) 
     grids, neighbours, compositions = [GridPanel("real", "held out", reference.images[:64], 8, method="real")], [], []
     curves: list[Curve] = []
     provenance: dict[str, dict[str, Any]] = {}
+    shares_table = Table(meta=table.meta)
+    detector = load_detector(comparison.detector, weights=comparison.detector_weights)
+    classifier = None
+    if comparison.classifier is not None:
+        classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights)
     first: ReferenceSet | None = None
     for seed in comparison.seeds:
         of_seed = [arm for arm in arms if arm.seed == seed]
         train = of_seed[0].mix.open().sources[0].images
         against = ReferenceSet(
-            reference.images, train=train, detector=comparison.detector, classifier=comparison.classifier
+            reference.images,
+            train=train,
+            detector=detector,
+            classifier=classifier,
         )
         first = first or against
         for arm in of_seed:
@@ -187,7 +202,12 @@ def _judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) 
             shares, meta = scores.pop("composition"), scores.pop("meta")
             training = arm.algorithm().training
             row = {"method": arm.method, "source": arm.source, "seed": seed}
+            if comparison.similarity:
+                scores |= _similarity(samples, train)
             table.rows.append({**row, "images_seen": training.steps * training.batch, **scores})
+            if shares is not None:
+                named = _named(against, shares)
+                shares_table.rows += [{**row, "class": name, "share": share} for name, share in named.items()]
             table.meta["evaluation"] = {key: value for key, value in meta.items() if not key.startswith("train_sha")}
             run = RunFolder(arm.out)
             curves.append(Curve(arm.method, run.read_log(), arm.source, seed))
@@ -200,18 +220,23 @@ def _judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) 
     assert first is not None
     if first.composition is not None:
         compositions.insert(0, Composition("real", _named(first, first.composition)))
-    name = distance_name(first.detector)
+    distance = distance_name(first.detector)
+    if first.composition is not None:
+        real = {"method": "real", "source": "", "seed": comparison.seeds[0]}
+        named = _named(first, first.composition)
+        shares_table.rows += [{**real, "class": name, "share": share} for name, share in named.items()]
+        shares_table.write(comparison.out / "composition.json")
     table.write(comparison.out / "metrics.json")
     Report(
         title=comparison.title,
         subtitle=_subtitle(comparison, len(train), len(reference)),
         table=table,
-        metrics=metric_infos(name, _floors(reference.images, first)),
+        metrics=metric_infos(distance, _floors(reference.images, first)),
         grids=grids,
         neighbours=neighbours,
         compositions=compositions,
         curves=curves,
-        findings=findings(table, name),
+        findings=findings(table, distance),
         command=comparison.command,
         versions=versions(),
         notes=comparison.notes,
@@ -252,12 +277,30 @@ def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]
             "lower",
             "Share of samples closer to a training image than 95 % of held-out real images are.",
         ),
+        (
+            "ssim_nearest",
+            "SSIM to training",
+            "lower",
+            "Structural similarity of samples to their nearest training image.",
+        ),
+        ("ssim_pairs", "SSIM of pairs", "lower", "Structural similarity of samples to one another."),
         ("composition_tv", "composition", "lower", "Total variation distance between class shares."),
     ]
     return [
         MetricInfo(field, label, "lower" if better == "lower" else "higher", floors.get(field), text)
         for field, label, better, text in described
     ]
+
+
+def _similarity(samples: torch.Tensor, train: torch.Tensor) -> dict[str, float]:
+    """Mean SSIM of pairs of samples and of samples with their nearest training image.
+
+    Images smaller than SSIM's window of 11 pixels are enlarged by a whole factor (nearest neighbour).
+    """
+    factor = -(-11 // samples.shape[-1])
+    if factor > 1:
+        samples, train = (x.repeat_interleave(factor, -1).repeat_interleave(factor, -2) for x in (samples, train))
+    return {name: float(values.mean()) for name, values in pair_similarity(samples, train).items()}
 
 
 def _neighbours(arm: Arm, samples: torch.Tensor, train: torch.Tensor, replication: float | None) -> Neighbours:

@@ -1,0 +1,68 @@
+"""``nomadiff reproduce``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nomadiff.cli.options import DryRun, Out
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    recipe: Annotated[str | None, Parameter(help="Name of the table or figure; none lists them.")] = None,
+    *,
+    scale: str = "small",
+    out: Out | None = None,
+    data: Path | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    seed: int | None = None,
+    runs: int | None = None,
+    generations: int | None = None,
+    processes: int | None = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Reproduce a table or figure of the papers.
+
+    Example:
+
+    nomadiff reproduce casd-table-2 --scale small --out study/
+
+    Args:
+        recipe: the recipe.
+        scale: smoke (seconds), small (two cores, within an hour) or paper (GPU hours; see --dry-run).
+        out: Folder for tables, plots and report; reproduce-RECIPE-SCALE by default.
+        data: Folder with the image files that the recipe reads.
+        seeds: Seeds of the models, for recipes on images; once for every seed.
+        seed: First seed, for recipes of many runs.
+        runs: Independent runs, for recipes of loops.
+        generations: Generations, for recipes of loops.
+        processes: Processes, for recipes of loops.
+        dry_run: Say what it needs and costs.
+    """
+    from nomadiff.experiments.recipes import describe_recipes
+    from nomadiff.experiments.recipes import reproduce as run
+
+    if recipe is None:
+        print(describe_recipes())
+        return
+    print(
+        run(
+            recipe,
+            out or Path(f"reproduce-{recipe}-{scale}"),
+            scale=scale,
+            data=data,
+            seeds=seeds,
+            dry_run=dry_run,
+            command=shlex.join(["nomadiff", *sys.argv[1:]]),
+            seed=seed,
+            runs=runs,
+            generations=generations,
+            processes=processes,
+        )
+    )

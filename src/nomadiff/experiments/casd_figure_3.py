@@ -1,0 +1,26 @@
+"""CASD Figure 3: which classes the models of Table 2 draw, by a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nomadiff.experiments import casd_table_2
+from nomadiff.experiments.study import Study
+
+__all__ = ["DESCRIPTION", "study"]
+
+DESCRIPTION = "CASD Figure 3: class composition of the models of Table 2 (table composition.json, bars in each report)"
+
+
+def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
+    """The models of Table 2, judged by the classes of their samples: ``composition.json`` has a row a class.
+
+    With ``--data`` the classifier's weights must be at hand (``cifar10-resnet56``).
+    """
+    table = casd_table_2.study(scale, data, seeds)
+    cells = table.cells
+    if data is not None:
+        cells = [replace(cell, comparison=replace(cell.comparison, classifier="cifar10-resnet56")) for cell in cells]
+    return replace(table, name="casd-figure-3", title="CASD Figure 3: class composition under mismatch", cells=cells)

@@ -1,0 +1,92 @@
+"""What a file is, in a few lines: ``nomadiff info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nomadiff.data.sources import ImageSource
+from nomadiff.errors import DataError
+from nomadiff.files import read_json
+from nomadiff.methods.model import Model
+from nomadiff.networks.flops import flops_of
+from nomadiff.training.run_folder import RunFolder
+
+__all__ = ["describe"]
+
+
+def describe(path: str) -> str:
+    """Describe a run folder, a model file or a set of images, one fact a line.
+
+    Args:
+        path: run folder, safetensors file, or anything :meth:`~nomadiff.data.sources.ImageSource.open` opens.
+
+    Raises:
+        DataError: it is none of them, or damaged.
+    """
+    place = Path(path)
+    if (place / "config.json").is_file():
+        return _describe_run(RunFolder(place))
+    if place.suffix == ".safetensors":
+        return _describe_model(Model.load(place, device="cpu"))
+    return _describe_images(path)
+
+
+def _describe_run(folder: RunFolder) -> str:
+    config = folder.config()
+    log = folder.read_log()
+    seen = log[-1]["images_seen"] if log else 0
+    end = config.training.steps * config.training.batch
+    lines = [
+        f"run:         {folder.path}",
+        f"method:      {config.method}",
+        f"trained:     {seen:,} of {end:,} images" + ("" if folder.model_path.exists() else " (unfinished)"),
+        f"snapshots:   {', '.join(f'{images:,}' for images in folder.snapshots()) or 'none'}",
+    ]
+    if log:
+        lines.append(f"loss:        {log[-1]['loss']:.4g} (last)")
+        effects = [record["source_effect"] for record in log if "source_effect" in record]
+        if effects:
+            lines.append(f"source:      its label moves the estimate by {effects[-1]:.2%}")
+    for source in read_json(folder.path / "sources.json"):
+        lines.append(f"images:      {source['name']}: {source['count']:,} from {source['spec']} ({source['kind']})")
+    if folder.model_path.exists():
+        lines.append(_describe_model(Model.load(folder.path, device="cpu")))
+    return "\n".join(lines)
+
+
+def _describe_model(model: Model) -> str:
+    config = model.config
+    network = config.network
+    flops = flops_of(network, config.sources + config.classes)
+    names = ", ".join(f"{index} = {name}" for index, name in enumerate(config.source_names))
+    return "\n".join(
+        [
+            f"network:     {network.architecture}, {sum(p.numel() for p in model.denoiser.parameters()) / 1e6:,.2f} M "
+            f"parameters, {flops / 1e9:,.3g} GFLOP an image",
+            f"images of:   {network.channels} x {network.resolution} x {network.resolution}",
+            f"labels:      {f'sources {names}' if config.sources else 'no sources'}"
+            + (f"; {config.classes} classes" if config.classes else ""),
+            f"sampler:     {config.sampler.solver}, {config.sampler.steps} steps (NFE {config.sampler.nfe})",
+            f"sha256:      {model.sha256}",
+        ]
+    )
+
+
+def _describe_images(path: str) -> str:
+    try:
+        source = ImageSource.open(path, name="images", synthetic=True)
+    except DataError as error:
+        raise DataError(f"{error} (neither a run folder, a model file nor a set of images)") from error
+    manifest = source.provenance.get("manifest")
+    lines = [
+        f"images:      {len(source):,} of {source.channels} x {source.resolution} x {source.resolution}",
+        f"mean:        {', '.join(f'{value:.4f}' for value in source.images.float().mean((0, 2, 3)) / 255)} of 1",
+        f"classes:     {'none' if source.labels is None else len(source.labels.unique())}",
+        f"content:     sha256 {source.content_hash}",
+    ]
+    if manifest:
+        keys = ("generator", "source", "seed", "nfe", "model_sha256")
+        lines.append(f"made by:     {', '.join(f'{key} {manifest[key]}' for key in keys if key in manifest)}")
+    else:
+        lines.append("made by:     no manifest: taken for real images")
+    return "\n".join(lines)

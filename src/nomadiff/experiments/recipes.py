@@ -1,0 +1,83 @@
+"""Every table and figure of the papers by name: ``nomadiff reproduce NAME``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nomadiff.errors import UsageError
+from nomadiff.experiments.study import plan_study, run_study
+
+__all__ = ["RECIPES", "describe_recipes", "reproduce"]
+
+RECIPES = (
+    "casd-table-1",
+    "casd-figure-2",
+    "casd-table-2",
+    "casd-figure-3",
+    "casd-table-3",
+)
+
+
+def _module(name: str) -> Any:
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe '{name}': choose one of {', '.join(RECIPES)}")
+    return importlib.import_module(f"nomadiff.experiments.{name.replace('-', '_')}")
+
+
+def describe_recipes() -> str:
+    """One line a recipe."""
+    return "\n".join(f"{name:<18} {_module(name).DESCRIPTION}" for name in RECIPES)
+
+
+def reproduce(
+    name: str,
+    out: Path,
+    *,
+    scale: str = "small",
+    data: Path | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    dry_run: bool = False,
+    command: str = "",
+    **options: Any,
+) -> str:
+    """Run a recipe, or say what it needs.
+
+    Args:
+        name: one of :data:`RECIPES`.
+        out: where its tables, plots and report go.
+        scale: "smoke", "small" or "paper".
+        data: folder with the files it reads, for recipes on images.
+        seeds: seeds of the models.
+        dry_run: only say what it needs and costs.
+        command: printed in the report.
+        **options: further options of recipes that take them (``runs``, ``generations``, ...).
+
+    Returns:
+        What to tell the user, a few lines.
+
+    Raises:
+        UsageError: no such recipe or scale, or an option that this recipe does not take.
+        DataError: files are missing.
+    """
+    module = _module(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    if hasattr(module, "study"):
+        if given:
+            raise UsageError(f"{name} does not take {', '.join(sorted(given))}")
+        study = module.study(scale, data, tuple(seeds))
+        if dry_run:
+            return plan_study(study, data)
+        run_study(study, out, data=data, command=command)
+    else:
+        known = inspect.signature(module.run).parameters
+        given |= {key: value for key, value in (("data", data), ("seeds", tuple(seeds))) if key in known}
+        if dry_run:
+            given["dry_run"] = True
+        if unknown := sorted(given.keys() - known.keys()):
+            raise UsageError(f"{name} does not take {', '.join(unknown)}")
+        module.run(out, scale=scale, **given)
+    return "\n".join(f"{path.name}: {path}" for path in sorted(out.glob("*")) if path.is_file())

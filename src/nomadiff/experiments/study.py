@@ -1,0 +1,153 @@
+"""A study: a grid of comparisons that makes one table of a paper, the setting of each in every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nomadiff.errors import DataError, UsageError
+from nomadiff.experiments.compare import Comparison, compare, metric_infos
+from nomadiff.networks.flops import flops_of
+from nomadiff.reports.page import Figure, Report
+from nomadiff.reports.plots import metric_lines
+from nomadiff.tables import Table, read_table
+from nomadiff.training.presets import preset_named
+from nomadiff.training.run_folder import versions
+
+__all__ = ["SCALES", "Cell", "NeededFile", "Study", "check_scale", "plan_study", "run_study"]
+
+SCALES = ("smoke", "small", "paper")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a study.
+
+    Attributes:
+        fields: what sets it apart, such as ``{"n": 1000}``; written into every row.
+        comparison: what is trained and scored; its ``out`` is a folder name below the study's.
+    """
+
+    fields: Mapping[str, str | int]
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class NeededFile:
+    """A file a paper-scale study reads, and where it comes from."""
+
+    name: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or figure of the paper.
+
+    Attributes:
+        name: the recipe's name.
+        title: title of the report.
+        cells: the grid.
+        files: what the cells read from ``--data``.
+        line: ``(field, metric)`` to plot as a line over a numeric field, or None.
+        notes: what the figures do and do not show.
+    """
+
+    name: str
+    title: str
+    cells: Sequence[Cell]
+    files: Sequence[NeededFile] = ()
+    line: tuple[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def check_scale(scale: str) -> None:
+    """Refuse a scale that does not exist.
+
+    Raises:
+        UsageError: ``scale`` is not one of :data:`SCALES`.
+    """
+    if scale not in SCALES:
+        raise UsageError(f"unknown scale '{scale}': choose one of {', '.join(SCALES)}")
+
+
+def plan_study(study: Study, data: Path | None) -> str:
+    """What a study needs and costs, one fact a line: files found or missing, models, compute."""
+    lines = [f"{study.name}: {study.title}"]
+    for file in study.files:
+        found = data is not None and (data / file.name).exists()
+        lines.append(f"{'found  ' if found else 'missing'}  {file.name}: {file.origin}")
+    models, operations = 0, 0.0
+    for cell in study.cells:
+        comparison = cell.comparison
+        preset = preset_named(comparison.preset)
+        training = replace(preset.training, **comparison.changes)
+        arms = len(comparison.arms())
+        forward = flops_of(preset.network, 0)
+        sampling = forward * preset.sampler.nfe * comparison.count
+        models += arms
+        operations += arms * (3 * forward * training.budget + sampling)
+    # the same assumption as in `nomadiff train --dry-run`
+    hours = operations / (312e12 * 0.3) / 3600
+    lines.append(f"models:   {models} in {len(study.cells)} settings")
+    lines.append(
+        f"compute:  {operations / 1e18:,.3g} EFLOP, {hours:,.3g} hours on an A100 at 30% of 312 TFLOP/s (assumed)"
+    )
+    return "\n".join(lines)
+
+
+def run_study(study: Study, out: Path, *, data: Path | None = None, command: str = "") -> Table:
+    """Run every cell and write ``table.json``, ``table.csv``, ``composition.json`` and ``report.html`` into ``out``.
+
+    Interrupted, the same call continues.
+
+    Raises:
+        DataError: a file is missing; found before anything is trained.
+    """
+    missing = [file.name for file in study.files if data is None or not (data / file.name).exists()]
+    if missing:
+        where = data if data is not None else "--data FOLDER"
+        raise DataError(f"{study.name} needs {', '.join(missing)} in {where}; --dry-run says where they come from")
+    table = Table(meta={"recipe": study.name, "command": command, "versions": versions(), "notes": list(study.notes)})
+    compositions = Table(meta=table.meta)
+    for cell in study.cells:
+        folder = out / "cells" / "-".join(str(value) for value in cell.fields.values())
+        result = compare(replace(cell.comparison, out=folder, command=command))
+        table.rows += [{**cell.fields, **row} for row in result.rows]
+        table.meta["evaluation"] = result.meta["evaluation"]
+        if (folder / "composition.json").exists():
+            compositions.rows += [{**cell.fields, **row} for row in read_table(folder / "composition.json").rows]
+    table.write(out / "table.json")
+    if compositions.rows:
+        compositions.write(out / "composition.json")
+    _report(study, table, command).write(out / "report.html")
+    return table
+
+
+def _report(study: Study, table: Table, command: str) -> Report:
+    distance = next(name for name in table.fields if name.startswith(("fd_", "fid")))
+    figures = []
+    if study.line is not None:
+        field, metric = study.line
+        metric = distance if metric == "distance" else metric
+        rows = [{**row, "arm": _arm(row)} for row in table.rows]
+        svg = metric_lines(rows, field, metric, by="arm", label=metric, x_label=field)
+        figures.append(Figure(f"{metric} against {field}", svg, "Mean over seeds."))
+    keys = [name for name in table.fields if name in {key for cell in study.cells for key in cell.fields}]
+    return Report(
+        title=study.title,
+        subtitle=f"Recipe {study.name}",
+        table=table,
+        metrics=metric_infos(distance, {}),
+        by=(*keys, "method"),
+        figures=figures,
+        command=command,
+        versions=versions(),
+        notes=study.notes,
+    )
+
+
+def _arm(row: Mapping[str, Any]) -> str:
+    return f"{row['method']} {row['source']}".strip()
