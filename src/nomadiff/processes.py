@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 
@@ -60,6 +61,12 @@ class Processes:
         return torch.cat(parts)
 
 
+def _leave() -> None:
+    """Close the group at exit: without this gloo aborts a process, now and then, whose partner has left before."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def join_processes(device: str | torch.device | None = None) -> Processes:
     """Find this process' place: alone unless a launcher set ``WORLD_SIZE`` (then through ``accelerate``).
 
@@ -84,4 +91,5 @@ def join_processes(device: str | torch.device | None = None) -> Processes:
     from accelerate import PartialState
 
     state = PartialState(cpu=place.type == "cpu")
+    atexit.register(_leave)
     return Processes(rank=state.process_index, count=state.num_processes, device=state.device)
