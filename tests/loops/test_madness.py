@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nomadiff.errors import UsageError
-from nomadiff.loops.madness import bootstrap_interval, converged_from, madness
+from nomadiff.loops.madness import bootstrap_ratio, converged_from, madness
 
 
 def curves(ends: list[float], runs: int = 40, spread: float = 0.1) -> np.ndarray:
@@ -51,8 +51,10 @@ def test_the_interval_covers() -> None:
     generator = np.random.default_rng(1)
     covered = 0
     for _ in range(200):
-        low, high = bootstrap_interval(generator.normal(5, 2, size=30))
-        covered += low <= 5 <= high
+        base = generator.uniform(1, 3, size=30)
+        ratio, low, high = bootstrap_ratio(1.5 * base + generator.normal(0, 1, size=30), base)
+        assert low < ratio < high
+        covered += low <= 1.5 <= high
     assert 165 <= covered <= 195  # 90 % asked; the bootstrap of 30 runs covers a little less
 
 

@@ -1,39 +1,28 @@
-"""Many loops in the two-dimensional world: cells x runs over all cores, in one table that survives being killed."""
+"""Many loops in the two-dimensional world: cells x runs over all cores, in one table."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.metadata import version
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.errors import UsageError
 from nomadiff.loops.distances import bures_wasserstein, sliced_wasserstein
+from nomadiff.loops.jobs import Key, computed_with, run_jobs
 from nomadiff.loops.learner import Learner, learner_config
 from nomadiff.loops.loop import AutophagousLoop
 from nomadiff.loops.madness import madness
 from nomadiff.loops.plane import plane_algorithm
 from nomadiff.loops.worlds import World, world
-from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
 
 __all__ = ["Cell", "Grid", "GridResult"]
 
-_Unit = tuple[int, int]
-"""Index of a cell and of the first run of a block."""
 _Curves = dict[str, list[list[float | None]]]
 """Name of a distance to a list a run of a number a generation."""
 
@@ -123,56 +112,33 @@ class Grid:
 
         Args:
             folder: where the tables go.
-            processes: worker processes; None takes one for each core.
+            processes: worker processes; None takes one for each core, or a single one for a GPU.
             name: of the tables.
 
         Raises:
             UsageError: the folder holds another grid's journal.
         """
         folder = Path(folder)
-        about = json.loads(json.dumps(self._about()))  # as the journal reads it back
-        units = [(cell, start) for cell in range(len(self.cells)) for start in range(0, self.runs, self.block)]
-        with _Journal(folder / f"{name}.journal.jsonl", about) as journal:
-            missing = [unit for unit in units if unit not in journal.curves]
-            with progress_bar(name, total=len(units), unit="loops", done=len(units) - len(missing)) as advance:
-                for unit, curves in self._compute(missing, processes or os.cpu_count() or 1):
-                    journal.append(unit, curves)
-                    advance(1, note=_label(self.cells[unit[0]]))
-            result = GridResult(self, self._assembled(journal.curves))
+        about = self._about()
+        keys = [(cell, start) for cell in range(len(self.cells)) for start in range(0, self.runs, self.block)]
+        curves = run_jobs(
+            partial(_run_unit, self),
+            keys,
+            folder / f"{name}.journal.jsonl",
+            about,
+            processes=processes or (None if self.device == "cpu" else 1),
+            warm_up=lambda: _run_unit(self._smallest(), 0, 0),
+            label=lambda key: _label(self.cells[key[0]]),
+        )
+        result = GridResult(self, self._assembled(curves))
         Table(rows=result.rows(), meta=about).write(folder / f"{name}.json")
         return result
-
-    def _compute(self, units: Sequence[_Unit], processes: int) -> Iterator[tuple[_Unit, _Curves]]:
-        """Finished units in whatever order they finish."""
-        if processes == 1 or len(units) < 2:
-            yield from ((unit, _run_unit(self, *unit)) for unit in units)
-            return
-        _run_unit(self._smallest(), 0, 0)  # compiles into numba's cache, so that not every worker does
-        workers = min(processes, len(units))
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker)
-        waiting: dict[Future, _Unit] = {}
-        queue = iter(units)
-        try:
-            while True:
-                # a few units ahead of the workers: a large grid does not sit in the queue, and Ctrl-C is soon obeyed
-                while len(waiting) < 2 * workers and (unit := next(queue, None)) is not None:
-                    waiting[pool.submit(_run_unit, self, *unit)] = unit
-                if not waiting:
-                    return
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    yield waiting.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise NomadiffError(
-                "a worker process was killed (out of memory?); run the command again, with fewer processes, to continue"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _smallest(self) -> Grid:
         """The smallest grid that compiles everything this one needs."""
         return Grid(self.cells[:1], runs=1, generations=1, seed=0, evaluation_count=4, device=self.device)
 
-    def _assembled(self, curves: Mapping[_Unit, _Curves]) -> dict[str, np.ndarray]:
+    def _assembled(self, curves: Mapping[Key, _Curves]) -> dict[str, np.ndarray]:
         arrays = {
             name: np.empty((len(self.cells), self.runs, self.generations)) for name in next(iter(curves.values()))
         }
@@ -193,7 +159,7 @@ class Grid:
             "device": self.device,
             "block": self.block,
             "learners": learners,
-            "computed_with": _computed_with(self.device),
+            "computed_with": computed_with(self.device),
         }
 
 
@@ -258,79 +224,3 @@ def _learner(name: str, device: str) -> Learner:
 
 def _label(cell: Cell) -> str:
     return f"{cell.learner} {cell.method} w={cell.weight:g} n_s={cell.n_s}"
-
-
-def _computed_with(device: str) -> dict[str, str]:
-    """What rounding depends on."""
-    if device != "cpu":
-        return {"numpy": np.__version__, "torch": version("torch")}
-    from llvmlite import binding  # type: ignore[import-untyped]
-
-    versions = {name: version(name) for name in ("numpy", "numba", "llvmlite")}
-    return versions | {"processor": binding.get_host_cpu_name()}
-
-
-def _begin_worker() -> None:
-    """One thread a worker; Ctrl-C is the parent's to handle; a worker whose parent is gone (killed) ends too."""
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-class _Journal:
-    """Finished units, one line of JSON each, appended and flushed to disk; a torn last line is cut off."""
-
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        self.curves: dict[_Unit, _Curves] = {}
-        self._path = path
-        self._about = about
-
-    def __enter__(self) -> _Journal:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self._read() if self._path.exists() else 0
-        self._handle = open(self._path, "ab")
-        self._handle.truncate(whole)
-        if whole == 0:
-            self._write({"grid": self._about})
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handle.close()
-
-    def append(self, unit: _Unit, curves: _Curves) -> None:
-        """Keep a finished unit."""
-        self._write({"unit": list(unit), "curves": curves})
-        self.curves[unit] = curves
-
-    def _write(self, value: dict[str, Any]) -> None:
-        self._handle.write(json.dumps(value, allow_nan=False).encode() + b"\n")
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
-
-    def _read(self) -> int:
-        """Read the whole lines; returns their length in bytes."""
-        content = self._path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        try:
-            entries = [json.loads(line) for line in content[:whole].splitlines()]
-            about = entries[0]["grid"] if entries else self._about
-            curves = {(entry["unit"][0], entry["unit"][1]): entry["curves"] for entry in entries[1:]}
-        except (ValueError, LookupError, TypeError) as error:
-            raise DataError(f"{self._path} is damaged ({error}); delete it to begin again") from error
-        if changed := sorted(
-            key for key in about.keys() | self._about.keys() if about.get(key) != self._about.get(key)
-        ):
-            raise UsageError(
-                f"{self._path} was begun with other settings ({', '.join(changed)}): choose another folder or delete it"
-            )
-        self.curves = curves
-        return whole

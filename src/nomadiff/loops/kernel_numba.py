@@ -230,7 +230,7 @@ def _backward_output(parameters, scratch, rows):
 
 @inlined
 def _backward_activation(parameters, scratch, rows, layer, residual, layer_norm):
-    """From the gradient at what leaves a hidden layer (BACK) to the one at its sums (DELTA) and of its row parameters."""
+    """From the gradient at what leaves a layer (BACK) to the one at its sums (DELTA), and of its rows of weights."""
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
     gain, shift = load(parameters, start + GAIN), load(parameters, start + SHIFT)
     place = GRADIENT + start

@@ -8,12 +8,10 @@ import numpy as np
 
 from nomadiff.errors import UsageError
 
-__all__ = ["LEVEL", "Madness", "bootstrap_interval", "converged_from", "madness"]
+__all__ = ["LEVEL", "Madness", "bootstrap_ratio", "converged_from", "madness"]
 
 LEVEL = 0.9
 """Probability of the intervals: 5 to 95 %."""
-
-_DRAWS = 4000
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,11 @@ def madness(distances: np.ndarray) -> Madness:
     first = distances[:, 0]
     late = distances[:, converged_from(generations) - 1 :]
     last = late.mean(axis=1)
-    chosen = np.random.default_rng(0).integers(runs, size=(_DRAWS, runs))
-    ratio = float(last.mean() / first.mean())
+    ratio, low, high = bootstrap_ratio(last, first)
+    half = late.shape[1] // 2
     with np.errstate(invalid="ignore"):
-        low, high = _interval(last[chosen].mean(axis=1) / first[chosen].mean(axis=1))
-        half = late.shape[1] // 2
         rise = late[:, -half:].mean(axis=1) - late[:, :half].mean(axis=1) if half > 1 else np.zeros(runs)
-        rising = np.quantile(rise[chosen].mean(axis=1), 1 - (1 + LEVEL) / 2) > 0
+        rising = np.quantile(rise[_draws(runs)].mean(axis=1), 1 - (1 + LEVEL) / 2) > 0
     return Madness(
         g1_mean=float(first.mean()),
         g1_median=float(np.median(first)),
@@ -89,12 +85,24 @@ def madness(distances: np.ndarray) -> Madness:
     )
 
 
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """Bootstrap interval (:data:`LEVEL`) of the mean of ``values`` (one a run)."""
-    chosen = np.random.default_rng(0).integers(len(values), size=(_DRAWS, len(values)))
-    return _interval(np.asarray(values, dtype=np.float64)[chosen].mean(axis=1))
+def bootstrap_ratio(values: np.ndarray, base: np.ndarray) -> tuple[float, float, float]:
+    """Ratio of two means over the same runs, and its interval (:data:`LEVEL`) when runs are drawn with replacement.
+
+    Args:
+        values: float ``(runs,)``.
+        base: float ``(runs,)``, positive; entry ``r`` of both belongs to run ``r``.
+
+    Returns:
+        ``mean(values) / mean(base)``, lower and upper end.
+    """
+    chosen = _draws(len(values))
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(
+            values[chosen].mean(axis=1) / base[chosen].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        )
+    return float(values.mean() / base.mean()), float(low), float(high)
 
 
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def _draws(runs: int) -> np.ndarray:
+    """The same draws every time: a table made twice is the same table."""
+    return np.random.default_rng(0).integers(runs, size=(4000, runs))

@@ -1,0 +1,174 @@
+"""Many independent jobs over all cores, kept as they finish: what was done survives being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.progress import progress_bar
+
+__all__ = ["Key", "computed_with", "run_jobs"]
+
+Key = tuple[int, ...]
+"""Names a job; its result is a function of it alone."""
+
+
+def run_jobs(
+    work: Callable[..., Any],
+    keys: Sequence[Key],
+    journal: str | Path,
+    about: dict[str, Any],
+    *,
+    processes: int | None = None,
+    warm_up: Callable[[], Any] | None = None,
+    label: Callable[[Key], str] = str,
+) -> dict[Key, Any]:
+    """Do ``work(*key)`` for every key that the journal does not hold yet.
+
+    Each result is appended to ``journal`` (a line of JSON) and flushed to disk as it comes in, in whatever order.
+    Killed and called again, the work goes on with what is missing; a torn last line is cut off. A result passes through
+    JSON unchanged (floats keep all their digits), so it does not matter when and by which process it was computed.
+
+    Args:
+        work: a function that can be pickled; returns what JSON can hold, with no NaN or infinity.
+        keys: the jobs.
+        journal: where results are kept.
+        about: all that the results depend on; a journal begun with anything else is refused.
+        processes: worker processes of one thread each; None takes one for each core, 1 works in this process.
+        warm_up: called before workers are started, to compile for all of them.
+        label: what the progress bar says of a job.
+
+    Returns:
+        The result of every key, in the order of ``keys``.
+
+    Raises:
+        UsageError: the journal was begun with other settings.
+        DataError: the journal is damaged.
+        NomadiffError: a worker was killed.
+    """
+    about = json.loads(json.dumps(about))  # as the journal reads it back
+    with _Journal(Path(journal), about) as kept:
+        missing = [key for key in keys if key not in kept.results]
+        name = Path(journal).name.split(".")[0]
+        with progress_bar(name, total=len(keys), unit="jobs", done=len(keys) - len(missing)) as advance:
+            for key, result in _compute(work, missing, processes or os.cpu_count() or 1, warm_up):
+                kept.append(key, result)
+                advance(1, note=label(key))
+        return {key: kept.results[key] for key in keys}
+
+
+def computed_with(device: str = "cpu") -> dict[str, str]:
+    """What the rounding of the two-dimensional world depends on: versions and kind of processor."""
+    if device != "cpu":
+        return {"numpy": version("numpy"), "torch": version("torch")}
+    from llvmlite import binding  # type: ignore[import-untyped]
+
+    versions = {name: version(name) for name in ("numpy", "numba", "llvmlite")}
+    return versions | {"processor": binding.get_host_cpu_name()}
+
+
+def _compute(
+    work: Callable[..., Any], keys: Sequence[Key], processes: int, warm_up: Callable[[], Any] | None
+) -> Iterator[tuple[Key, Any]]:
+    """Finished jobs in whatever order they finish."""
+    if processes == 1 or len(keys) < 2:
+        yield from ((key, work(*key)) for key in keys)
+        return
+    if warm_up is not None:
+        warm_up()
+    workers = min(processes, len(keys))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker)
+    waiting: dict[Future, Key] = {}
+    queue = iter(keys)
+    try:
+        while True:
+            # a few jobs ahead of the workers: millions of them do not sit in the queue, and Ctrl-C is soon obeyed
+            while len(waiting) < 2 * workers and (key := next(queue, None)) is not None:
+                waiting[pool.submit(work, *key)] = key
+            if not waiting:
+                return
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise NomadiffError(
+            "a worker process was killed (out of memory?); run the command again, with fewer processes, to continue"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """One thread a worker; Ctrl-C is the parent's to handle; a worker whose parent is gone (killed) ends too."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Journal:
+    """Finished jobs, one line of JSON each, appended and flushed to disk; a torn last line is cut off."""
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.results: dict[Key, Any] = {}
+        self._path = path
+        self._about = about
+
+    def __enter__(self) -> _Journal:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._read() if self._path.exists() else 0
+        self._handle = open(self._path, "ab")
+        self._handle.truncate(whole)
+        if whole == 0:
+            self._write({"about": self._about})
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._handle.close()
+
+    def append(self, key: Key, result: Any) -> None:
+        """Keep a finished job."""
+        self._write({"key": list(key), "result": result})
+        self.results[key] = result
+
+    def _write(self, value: dict[str, Any]) -> None:
+        self._handle.write(json.dumps(value, allow_nan=False).encode() + b"\n")
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+
+    def _read(self) -> int:
+        """Read the whole lines; returns their length in bytes."""
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        try:
+            entries = [json.loads(line) for line in content[:whole].splitlines()]
+            about = entries[0]["about"] if entries else self._about
+            results = {tuple(entry["key"]): entry["result"] for entry in entries[1:]}
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(f"{self._path} is damaged ({error}); delete it to begin again") from error
+        if changed := sorted(
+            key for key in about.keys() | self._about.keys() if about.get(key) != self._about.get(key)
+        ):
+            raise UsageError(
+                f"{self._path} was begun with other settings ({', '.join(changed)}): choose another folder or delete it"
+            )
+        self.results = results
+        return whole
