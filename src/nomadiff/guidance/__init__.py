@@ -1,0 +1,1 @@
+"""Denoisers made of denoisers: extrapolation, label guidance, gradients, perturbed attention, merged weights."""
