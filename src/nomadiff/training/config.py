@@ -10,6 +10,7 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.training.phema import exponent_of_std
 
 __all__ = ["RunConfig", "TrainingConfig"]
 
@@ -27,8 +28,14 @@ class TrainingConfig:
             less memory; the gradient is the same up to the randomness drawn per pass.
         learning_rate: Adam's, after warm-up.
         warmup: images over which the learning rate rises linearly from 0.
+        lr_decay: images after which the learning rate falls as one over the square root of the images seen (Karras et
+            al. 2024); None keeps it constant.
+        adam_beta2: decay of Adam's second moment; the first moment's is 0.9.
         ema_half_life: images after which an old weight counts half in the exponential moving average.
         ema_rampup: the half-life is at most this share of the images seen so far; None switches the ramp off.
+        ema_stds: relative widths of power-function averages (Karras et al. 2024) to keep in place of the one with a
+            half-life. The last is the model; every snapshot holds all, so that
+            :func:`~nomadiff.training.post_hoc.rebuild_average` can make any other.
         augment: probability of each non-leaky augmentation (0 switches them off); the network needs ``augment_dim``.
         class_dropout: share of images whose class label is hidden, for classifier-free guidance.
         precision: "fp32", "bf16" or "fp16" autocast of the network; weights and everything else stay fp32.
@@ -43,8 +50,11 @@ class TrainingConfig:
     microbatch: int | None = None
     learning_rate: float = 1e-3
     warmup: int = 10_000_000
+    lr_decay: int | None = None
+    adam_beta2: float = 0.999
     ema_half_life: int = 500_000
     ema_rampup: float | None = 0.05
+    ema_stds: tuple[float, ...] = ()
     augment: float = 0.0
     class_dropout: float = 0.0
     precision: str = "fp32"
@@ -58,14 +68,28 @@ class TrainingConfig:
         for name in ("budget", "batch", "snapshot_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.microbatch is not None and self.microbatch < 1:
-            raise UsageError(f"microbatch must be at least 1, got {self.microbatch}")
+        for name in ("microbatch", "lr_decay"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
         if not self.learning_rate > 0 or self.warmup < 0 or self.ema_half_life < 0 or self.seed < 0:
             raise UsageError("learning_rate must be positive; warmup, ema_half_life and seed must not be negative")
+        if not 0 < self.adam_beta2 < 1:
+            raise UsageError(f"adam_beta2 must lie in 0..1 (both excluded), got {self.adam_beta2}")
+        for std in self.ema_stds:
+            exponent_of_std(std)
+        if len(set(self.ema_stds)) < len(self.ema_stds):
+            raise UsageError(f"ema_stds must differ, got {', '.join(map(str, self.ema_stds))}")
         if not 0 <= self.augment <= 1 or not 0 <= self.class_dropout < 1:
             raise UsageError("augment must lie in 0..1 and class_dropout in 0..1 (1 excluded)")
         if self.precision not in PRECISIONS:
             raise UsageError(f"unknown precision '{self.precision}': choose one of {', '.join(PRECISIONS)}")
+
+    def learning_rate_after(self, images_seen: int) -> float:
+        """The learning rate of the step that follows ``images_seen`` images: the ramp, the plateau, the decay."""
+        ramp = min(images_seen / self.warmup, 1.0) if self.warmup else 1.0
+        decay = max(images_seen / self.lr_decay, 1.0) ** -0.5 if self.lr_decay else 1.0
+        return self.learning_rate * ramp * decay
 
     @property
     def steps(self) -> int:
@@ -123,11 +147,13 @@ class RunConfig:
             DataError: a field is missing or unknown.
         """
         try:
+            training = dict(values["training"])
+            training["ema_stds"] = tuple(training.get("ema_stds", ()))
             return cls(
                 **{
                     **values,
                     "network": NetworkConfig.from_dict(values["network"]),
-                    "training": TrainingConfig(**values["training"]),
+                    "training": TrainingConfig(**training),
                     "sampler": SamplerConfig.from_dict(values["sampler"]),
                     "source_names": tuple(values["source_names"]),
                     "shares": tuple(values["shares"]),

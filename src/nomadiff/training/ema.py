@@ -19,6 +19,8 @@ class ModuleEMA(Generic[M]):
     After each step ``ema <- beta ema + (1 - beta) weights`` with ``beta = 0.5^(batch / half_life)`` and
     ``half_life = min(ema_half_life, ema_rampup * images_seen)`` (Karras et al. 2022, appendix F.2).
 
+    Like :class:`~nomadiff.training.phema.PowerEMA` it has ``modules``, all its averages, and ``module``, the model.
+
     Args:
         module: the module to follow; it is copied.
         half_life: images after which an old weight counts half; 0 makes the average the weights themselves.
@@ -27,6 +29,7 @@ class ModuleEMA(Generic[M]):
 
     def __init__(self, module: M, half_life: float, rampup: float | None) -> None:
         self.module: M = copy.deepcopy(module).eval().requires_grad_(False)
+        self.modules = (self.module,)
         self.half_life = half_life
         self.rampup = rampup
         self._averages = [parameter.data for parameter in self.module.parameters()]

@@ -27,7 +27,8 @@ from nomadiff.seeding import mixed_seed
 from nomadiff.training.augment import Augment
 from nomadiff.training.config import RunConfig
 from nomadiff.training.ema import ModuleEMA
-from nomadiff.training.loss import edm_loss, training_levels
+from nomadiff.training.loss import edm_loss, training_levels, with_uncertainty
+from nomadiff.training.phema import PowerEMA
 from nomadiff.training.probe import check_source_reaches_output, source_effect
 from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
 
@@ -118,12 +119,16 @@ class _Training:
         self.denoiser = config.build_denoiser()
         if start_from is not None:
             self.denoiser.load_state_dict(start_from)
-        self.denoiser.to(device, memory_format=_LAYOUT).train()
+        self.denoiser.to(device, memory_format=_LAYOUT).train()  # type: ignore[call-overload]
         self.denoiser.autocast = _AUTOCAST[self.options.precision]
-        self.ema = ModuleEMA(self.denoiser, self.options.ema_half_life, self.options.ema_rampup)
-        self.optimizer = torch.optim.Adam(
-            self.denoiser.parameters(), lr=self.options.learning_rate, fused=device.type != "mps"
-        )
+        self.log_variance = getattr(self.denoiser.network, "log_variance", None)
+        self.ema: ModuleEMA[EDMDenoiser] | PowerEMA[EDMDenoiser]
+        if self.options.ema_stds:
+            self.ema = PowerEMA(self.denoiser, self.options.ema_stds)
+        else:
+            self.ema = ModuleEMA(self.denoiser, self.options.ema_half_life, self.options.ema_rampup)
+        betas = (0.9, self.options.adam_beta2)
+        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), betas=betas, fused=device.type != "mps")
         self.augment = Augment(self.options.augment) if self.options.augment > 0 else None
         self.generator = torch.Generator(device)
         self.motions = torch.Generator()
@@ -174,7 +179,7 @@ class _Training:
         share = options.batch // self.processes.count
         size = min(options.microbatch or share, share)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = options.learning_rate_after(self.images_seen)
         batch = self.mix.batch(self.images_seen + self.processes.rank * share, share, options.seed)
         for start in range(0, share, size):
             step_seed = mixed_seed(options.seed, 1, self.processes.rank, self.images_seen, start)
@@ -185,7 +190,8 @@ class _Training:
                 self._loss(batch, slice(start, start + size), meter).div(share).backward()
         for parameter in self.denoiser.parameters():
             if parameter.grad is not None:
-                torch.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+                # EDM2's rule; EDM turns infinity into 1e5, which Adam's second moment would remember for long
+                torch.nan_to_num(parameter.grad, nan=0, posinf=0, neginf=0, out=parameter.grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.denoiser, self.images_seen, options.batch)
@@ -212,12 +218,9 @@ class _Training:
         noise = torch.randn(images.shape, generator=generator, device=device)
         loss = edm_loss(self.parallel, images, sigma, noise, sigma_data=self.config.sigma_data, **condition)
         meter.add(loss.detach().flatten(1).mean(1), source)
+        if self.log_variance is not None:
+            loss = with_uncertainty(loss, self.log_variance(sigma.log() / 4))
         return loss.sum()
-
-    def _learning_rate(self) -> float:
-        """EDM's schedule: a linear ramp from 0 in images seen before the step, then constant."""
-        ramp = self.images_seen / self.options.warmup if self.options.warmup else 1.0
-        return self.options.learning_rate * min(ramp, 1.0)
 
     @contextmanager
     def _synchronised_if(self, last: bool) -> Iterator[None]:
@@ -262,15 +265,19 @@ class _Training:
         self._save_state()
         if self.processes.is_main:
             metadata = {"recipe": self.config.to_dict(), "images_seen": self.images_seen}
-            save_tensors(self.folder.snapshot_path(self.images_seen), self.ema.module.state_dict(), metadata)
-            if last:
-                save_tensors(self.folder.model_path, self.ema.module.state_dict(), metadata)
+            for std, average in zip(self.options.ema_stds or (None,), self.ema.modules):
+                described = metadata if std is None else {**metadata, "ema_std": std}
+                path = self.folder.snapshot_path(self.images_seen, None if average is self.ema.module else std)
+                save_tensors(path, average.state_dict(), described)
+                if last and average is self.ema.module:
+                    save_tensors(self.folder.model_path, average.state_dict(), described)
         self.processes.barrier()
 
     def _save_state(self) -> None:
         if self.processes.is_main:
             tensors = {f"weights.{name}": value for name, value in self.denoiser.state_dict().items()}
-            tensors |= {f"ema.{name}": value for name, value in self.ema.module.state_dict().items()}
+            for index, average in enumerate(self.ema.modules):
+                tensors |= {f"ema{index}.{name}": value for name, value in average.state_dict().items()}
             for index, values in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
             save_tensors(self.folder.state_path, tensors, {"images_seen": self.images_seen})
@@ -278,12 +285,13 @@ class _Training:
 
     def _load_state(self) -> None:
         tensors, metadata = load_tensors(self.folder.state_path)
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "ema": {}, "adam": {}}
+        groups: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             group, _, rest = name.partition(".")
-            groups[group][rest] = value
+            groups.setdefault(group, {})[rest] = value
         self.denoiser.load_state_dict(groups["weights"])
-        self.ema.module.load_state_dict(groups["ema"])
+        for number, average in enumerate(self.ema.modules):
+            average.load_state_dict(groups[f"ema{number}"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in groups["adam"].items():
             index, _, field_name = name.partition(".")

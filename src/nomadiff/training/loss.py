@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nomadiff.denoiser import Denoiser
 
-__all__ = ["edm_loss", "training_levels"]
+__all__ = ["edm_loss", "training_levels", "with_uncertainty"]
 
 
 def training_levels(count: int, p_mean: float, p_std: float, generator: torch.Generator) -> Tensor:
@@ -39,3 +39,19 @@ def edm_loss(
     level = sigma.reshape(-1, *[1] * (clean.ndim - 1))
     weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
     return weight * (denoiser(clean + level * noise, sigma, **condition) - clean) ** 2
+
+
+def with_uncertainty(loss: Tensor, log_variance: Tensor) -> Tensor:
+    """EDM2's objective: ``loss / e^u + u``, least where ``e^u`` is the loss to be expected at that noise level.
+
+    All noise levels then pull on the network with equal force (Karras et al. 2024, eq. 21).
+
+    Args:
+        loss: of :func:`edm_loss`, ``(B, ...)``.
+        log_variance: the network's ``u(sigma)`` for each image, ``(B,)``.
+
+    Returns:
+        float32, the shape of ``loss``.
+    """
+    u = log_variance.reshape(-1, *[1] * (loss.ndim - 1))
+    return loss / u.exp() + u

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from nomadiff.errors import UsageError
 
 __all__ = ["PowerEMA", "combine", "exponent_of_std", "post_hoc_factors", "std_of_exponent"]
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def std_of_exponent(exponent: float) -> float:
@@ -36,7 +40,7 @@ def exponent_of_std(std: float) -> float:
     return float(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real.max())
 
 
-class PowerEMA:
+class PowerEMA(Generic[M]):
     """Power-function averages of a module's weights, one for each width.
 
     After a step that ends at t images seen, each average takes in the weights with ``1 - beta``, where ``beta = (1 -
@@ -48,11 +52,13 @@ class PowerEMA:
 
     Attributes:
         modules: the averages, in the order of ``stds``.
+        module: the last of them, the one to sample from.
     """
 
-    def __init__(self, module: nn.Module, stds: Sequence[float] = (0.05, 0.10)) -> None:
+    def __init__(self, module: M, stds: Sequence[float] = (0.05, 0.10)) -> None:
         self.stds = tuple(stds)
-        self.modules = [copy.deepcopy(module).eval().requires_grad_(False) for _ in self.stds]
+        self.modules = tuple(copy.deepcopy(module).eval().requires_grad_(False) for _ in self.stds)
+        self.module: M = self.modules[-1]
         self._exponents = [exponent_of_std(std) for std in self.stds]
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 """The run folder: the only thing passed between verbs, whole at every moment.
 
 ``config.json`` (recipe and versions), ``sources.json`` (provenance), ``log.jsonl``, ``snapshots/<images>.safetensors``
-(EMA weights), ``state/training.safetensors`` (what resume needs), ``model.safetensors`` (EMA weights at the end).
+(EMA weights; ``<images>-std<width>`` the other averages of a run that keeps several), ``state/training.safetensors``
+(what resume needs), ``model.safetensors`` (EMA weights at the end).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.files import atomic_path, read_json, write_json
 from nomadiff.training.config import RunConfig
 
-__all__ = ["RunFolder", "load_tensors", "save_tensors", "versions"]
+__all__ = ["RunFolder", "load_metadata", "load_tensors", "save_tensors", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -50,10 +51,24 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DataError: the file is absent, torn or not safetensors; the message names it.
     """
+    with _named_if_damaged(path):
+        return load_file(path), load_metadata(path)
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of such a file alone.
+
+    Raises:
+        DataError: as :func:`load_tensors`.
+    """
+    with _named_if_damaged(path), safe_open(path, framework="pt") as handle:
+        return json.loads((handle.metadata() or {}).get("nomadiff", "{}"))
+
+
+@contextmanager
+def _named_if_damaged(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-        return load_file(path), json.loads(metadata.get("nomadiff", "{}"))
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
@@ -86,8 +101,8 @@ class RunFolder:
         recipe = {**config.to_dict(), "data": [source.get("content_hash") for source in provenance]}
         file = self.path / "config.json"
         if file.exists():
-            found = read_json(file)
-            different = _differences(_comparable(found.get("recipe", {})), _comparable(recipe))
+            found = {**self.config().to_dict(), "data": read_json(file)["recipe"].get("data")}
+            different = _differences(_comparable(found), _comparable(recipe))
             if different:
                 raise UsageError(
                     f"{self.path} holds another run (differs in {', '.join(different)}); choose another --out"
@@ -148,12 +163,13 @@ class RunFolder:
             with atomic_path(self.log_path) as temporary:
                 temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
-    def snapshot_path(self, images_seen: int) -> Path:
-        """Where the EMA weights after ``images_seen`` images lie."""
-        return self.path / "snapshots" / f"{images_seen:012d}.safetensors"
+    def snapshot_path(self, images_seen: int, std: float | None = None) -> Path:
+        """Where the EMA weights after ``images_seen`` images lie; ``std`` names an average that is not the model."""
+        which = "" if std is None else f"-std{std:g}"
+        return self.path / "snapshots" / f"{images_seen:012d}{which}.safetensors"
 
     def snapshots(self) -> list[int]:
-        """Images seen of every snapshot, ascending."""
+        """Images seen of every snapshot of the model, ascending."""
         folder = self.path / "snapshots"
         return sorted(int(file.stem) for file in folder.glob("*.safetensors") if file.stem.isdigit())
 
