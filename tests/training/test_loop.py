@@ -166,7 +166,8 @@ def test_images_seen_decide_not_the_log_or_snapshot_rhythm(mix, tmp_path):
 def test_nan_loss_is_one_clear_error(mix, tmp_path):
     config = recipe(mix, learning_rate=1e30, warmup=0)
     with pytest.raises(NomadiffError, match="not finite.*learning-rate"):
-        train(replace(config, training=replace(config.training, budget=3200)), mix, RunFolder(tmp_path / "run"), ALONE)
+        train(config, mix, RunFolder(tmp_path / "run"), ALONE)
+    assert not RunFolder(tmp_path / "run").model_path.exists()
 
 
 def test_memory_error_says_what_to_change(mix, tmp_path, monkeypatch):

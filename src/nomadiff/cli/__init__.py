@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead.
     """
-    from cyclopts import App, CycloptsError
+    from cyclopts import App, CycloptsError, Parameter
     from rich.console import Console
 
     import nomadiff
@@ -27,7 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    app = App(name="nomadiff", help=_HELP, version=nomadiff.__version__, result_action="return_value")
+    app = App(
+        name="nomadiff",
+        help=_HELP,
+        version=nomadiff.__version__,
+        result_action="return_value",
+        default_parameter=Parameter(negative=()),
+    )
     for verb in ("train", "sample", "evaluate", "compare", "demo", "reproduce", "info"):
         app.command(f"nomadiff.cli.{verb}:{verb}", name=verb)
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)

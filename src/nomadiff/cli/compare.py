@@ -30,7 +30,7 @@ def compare(
 ) -> None:
     """Train dm, sda and casd at equal budget over several seeds and write one report.
 
-    Example:
+    An example:
 
     nomadiff compare --real photos/ --synthetic sdxl=generated/ --reference held-out/ --preset tiny --out study/
 

@@ -18,7 +18,7 @@ def demo(
 ) -> None:
     """The whole journey in minutes: few real digits, many synthetic ones, three methods, an honest report.
 
-    Example:
+    An example:
 
     nomadiff demo --out demo-run
 
@@ -31,7 +31,8 @@ def demo(
         budget: Images each model sees, if not the demo's own.
         workers: Models trained side by side; by default one a CPU core.
     """
-    from nomadiff.experiments.demo import run_demo
+    from nomadiff.experiments.compare import compare
+    from nomadiff.experiments.demo import demo_comparison
 
-    run_demo(out, seeds=seeds, budget=budget, workers=workers)
+    compare(demo_comparison(out, seeds=seeds, budget=budget, workers=workers))
     print(f"report:  {out / 'report.html'}\nmetrics: {out / 'metrics.json'}")

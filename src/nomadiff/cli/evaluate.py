@@ -28,7 +28,7 @@ def evaluate(
 ) -> None:
     """Score generated images against held-out real ones: distance, precision, recall, coverage, replication.
 
-    Example:
+    An example:
 
     nomadiff evaluate samples.zip --reference held-out/ --train photos/ --out metrics.json
 

@@ -12,7 +12,7 @@ __all__ = ["info"]
 def info(path: Annotated[str, Parameter(help="Run folder, model file, or images (folder, zip, npz, npy).")]) -> None:
     """Say what a run, a model or a set of images is.
 
-    Example:
+    An example:
 
     nomadiff info run/
 

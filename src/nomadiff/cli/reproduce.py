@@ -29,7 +29,7 @@ def reproduce(
 ) -> None:
     """Reproduce a table or figure of the papers.
 
-    Example:
+    An example:
 
     nomadiff reproduce casd-table-2 --scale small --out study/
 

@@ -30,7 +30,7 @@ def sample(
 ) -> None:
     """Draw images from a model into a folder or an EDM-layout zip, with a manifest and a PNG grid.
 
-    Example:
+    An example:
 
     nomadiff sample run/ --count 50k --seed 7 --out samples.zip
 

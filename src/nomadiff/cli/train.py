@@ -20,7 +20,7 @@ def train(
 ) -> None:
     """Train a model of the real images, with or without the help of synthetic ones.
 
-    Example:
+    An example:
 
     nomadiff train --real photos/ --synthetic sdxl=generated/ --method casd --preset small32 --budget 5Mi --out run/
 

@@ -15,7 +15,7 @@ class MixSpec:
     """Which images to train on, by name. Opening it reads them.
 
     Attributes:
-        real: Real images: a folder, .zip, .npz or .npy file, hf:<dataset>, or digits:pool.
+        real: Real images: a folder, .zip, .npz or .npy file, hf:NAME of a hub data set, or digits:pool.
         synthetic: Synthetic images, [name=]path; once for every source. The name is the path's stem unless given.
         resolution: Crop to a square and resize to this many pixels (Lanczos). Needed only if sizes differ.
         real_subset: Part of the real images: first:1000, range:0:1000, random:1000:SEED or each:125 (of every class).

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.experiments.compare import Comparison, compare
-from nomadiff.tables import Table
+from nomadiff.experiments.compare import Comparison
 
-__all__ = ["DEMO_MIX", "run_demo"]
+__all__ = ["DEMO_MIX", "demo_comparison"]
 
 DEMO_MIX = MixSpec(
     real="digits:pool",
@@ -29,35 +28,29 @@ _NOTES = (
 )
 
 
-def run_demo(
+def demo_comparison(
     out: Path, *, seeds: Sequence[int] = (0, 1, 2), budget: int | None = None, workers: int | None = None
-) -> Table:
-    """Run the demo into ``out``; interrupted, it continues.
+) -> Comparison:
+    """What the demo compares.
 
     Args:
         out: folder for runs, ``metrics.json`` and ``report.html``.
         seeds: one set of five models for each.
         budget: images each model sees; None takes the demo's.
         workers: models trained side by side; None takes one a CPU core.
-
-    Returns:
-        The table of :func:`~nomadiff.experiments.compare.compare`.
     """
-    changes = {"budget": budget or 100_000}
-    return compare(
-        Comparison(
-            mix=DEMO_MIX,
-            reference="digits:reference",
-            out=out,
-            preset="digits",
-            seeds=tuple(seeds),
-            changes=changes,
-            count=1000,
-            detector="digits",
-            workers=workers,
-            device="cpu",
-            title="Few real digits, many synthetic ones",
-            command=f"nomadiff demo --out {out}",
-            notes=_NOTES,
-        )
+    return Comparison(
+        mix=DEMO_MIX,
+        reference="digits:reference",
+        out=out,
+        preset="digits",
+        seeds=tuple(seeds),
+        changes={"budget": budget or 100_000},
+        count=1000,
+        detector="digits",
+        workers=workers,
+        device="cpu",
+        title="Few real digits, many synthetic ones",
+        command=f"nomadiff demo --out {out}",
+        notes=_NOTES,
     )

@@ -236,10 +236,11 @@ class _Training:
 
     def _log(self, meter: _Meter, probe: bool) -> None:
         loss, count, nonfinite = (self.processes.total(value) for value in (meter.loss, meter.count, meter.nonfinite))
-        if float(count.sum()) == 0:
+        # fp16 overflows now and then and Adam goes on; a loss that is mostly not a number will not come back
+        if float(nonfinite) > float(count.sum()):
             raise NomadiffError(
-                f"the loss is not finite since {self.images_seen - meter.images:,} images; the last snapshot in "
-                f"{self.folder.path} is good: use a lower --learning-rate or --precision fp32 in a new --out"
+                f"the loss is not finite since about {self.images_seen - meter.images:,} images; snapshots before that "
+                f"in {self.folder.path} are good: use a lower --learning-rate or --precision fp32 in a new --out"
             )
         seconds = time.perf_counter() - meter.started
         record: dict[str, Any] = {

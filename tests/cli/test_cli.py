@@ -1,0 +1,163 @@
+import re
+
+import pytest
+import torch
+
+from nomadiff.cli import main
+from nomadiff.cli.options import parse_images
+from nomadiff.data.writing import write_images
+from nomadiff.files import read_json
+
+VERBS = ("train", "sample", "evaluate", "compare", "demo", "reproduce", "info")
+SMALL = ["--preset", "digits", "--budget", "256", "--batch", "32", "--warmup", "64", "--device", "cpu"]
+
+
+def images(count, seed):
+    return torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A folder of "photos" and one of "generated" images, as a user has them."""
+    write_images(tmp_path / "photos", [images(30, 0)], 30, manifest={"kind": "real"})
+    write_images(tmp_path / "held-out", [images(30, 1)], 30, manifest={"kind": "real"})
+    write_images(tmp_path / "generated", [images(50, 2)], 50, manifest={"generator": "other"})
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_teaches_by_example(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"nomadiff {verb}" in text
+    assert "An example" in text
+
+
+def test_help_without_arguments_lists_the_verbs(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+
+
+def test_the_whole_journey(folders, capsys):
+    """Two folders in, a model, samples and figures out, each verb taking what the one before made."""
+    run, samples = folders / "run", folders / "samples.zip"
+    train = ["train", "--real", str(folders / "photos"), "--synthetic", f"made={folders / 'generated'}"]
+    assert main([*train, *SMALL, "--out", str(run)]) == 0
+    assert main(["sample", str(run), "--count", "40", "--steps", "3", "--device", "cpu", "--out", str(samples)]) == 0
+    assert (folders / "samples-grid.png").stat().st_size > 100
+    metrics = folders / "metrics.json"
+    arguments = ["--reference", str(folders / "held-out"), "--train", str(folders / "photos"), "--detector", "digits"]
+    assert main(["evaluate", str(samples), *arguments, "--device", "cpu", "--out", str(metrics)]) == 0
+    rows = {row["metric"]: row for row in read_json(metrics)["rows"]}
+    assert {"fd_digits", "precision", "recall", "density", "coverage", "replication", "composition_tv"} <= rows.keys()
+    assert rows["fd_digits"]["low"] <= rows["fd_digits"]["value"] <= rows["fd_digits"]["high"]
+    assert main(["info", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert "0 = real, 1 = made" in text
+    assert "256 of 256 images" in text
+
+
+def test_same_command_again_is_done_at_once(folders, capsys):
+    command = ["train", "--real", str(folders / "photos"), "--method", "dm", *SMALL, "--out", str(folders / "run")]
+    assert main(command) == 0
+    model = folders / "run" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    assert main(command) == 0
+    assert model.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train"], "--real"),
+        (["tarin"], "train"),
+        (["train", "--real", "x", "--out", "y", "--bugdet", "5"], "--bugdet"),
+        (["train", "--real", "x", "--out", "y", "--budget", "many"], "5Mi"),
+        (["train", "--real", "digits:pool", "--out", "y", "--method", "gan"], "dm, sda, casd"),
+        (["train", "--real", "digits:pool", "--out", "y", "--preset", "digit"], "digits"),
+        (["train", "--real", "digits:close", "--out", "y", "--preset", "digits"], "--allow-synthetic-as-real"),
+        (["train", "--real", "digits:pool", "--out", "y", "--preset", "digits", "--lr", "-1"], "learning_rate"),
+        (["train", "--real", "digits:pool", "--out", "y", "--preset", "digits", "--device", "abacus"], "abacus"),
+        (["compare", "--real", "digits:pool", "--reference", "digits:reference", "--out", "y"], "--synthetic"),
+        (["reproduce", "casd-table-9"], "casd-table-1"),
+        (["reproduce", "casd-table-1", "--scale", "huge"], "smoke, small, paper"),
+        (["reproduce", "casd-table-1", "--scale", "smoke", "--runs", "3"], "runs"),
+    ],
+)
+def test_wrong_use_is_one_line_and_2(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert errors.startswith("nomadiff: ")
+    assert errors.count("\n") == 1
+    assert "Traceback" not in errors
+    assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--real", "absent", "--out", "y"], "absent"),
+        (["sample", "absent", "--out", "y"], "absent"),
+        (["evaluate", "absent.zip", "--reference", "digits:reference"], "absent.zip"),
+        (["info", "absent"], "absent"),
+        (["reproduce", "casd-table-1", "--scale", "paper"], "--dry-run"),
+    ],
+)
+def test_failure_is_one_line_and_1(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert errors.count("\n") == 1
+    assert "Traceback" not in errors
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(Exception, match="absent"):
+        main(["--debug", "info", str(tmp_path / "absent")])
+
+
+def test_dry_run_plans_and_starts_nothing(folders, capsys):
+    out = folders / "run"
+    command = ["--real", str(folders / "photos"), "--synthetic", str(folders / "generated"), *SMALL, "--out", str(out)]
+    assert main(["train", *command, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"parameters: +0\.1\d M", text)
+    assert "8 steps of 32" in text
+    assert "real 37.5%, generated 62.5%" in text
+    assert main(["compare", *command, "--reference", str(folders / "held-out"), "--dry-run"]) == 0
+    assert "9 like this one" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_sampling_never_overwrites(folders, capsys):
+    command = ["train", "--real", str(folders / "photos"), "--method", "dm", *SMALL, "--out", str(folders / "run")]
+    assert main(command) == 0
+    out = folders / "photos"
+    assert main(["sample", str(folders / "run"), "--count", "4", "--device", "cpu", "--out", str(out)]) == 2
+    assert "photos" in capsys.readouterr().err
+    assert len(list(out.rglob("*.png"))) == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("150000", 150_000),
+        ("150_000", 150_000),
+        ("5Mi", 5_000_000),
+        ("1.5M", 1_500_000),
+        ("200k", 200_000),
+        ("2 ki", 2_000),
+    ],
+)
+def test_numbers_of_images(text, count):
+    assert parse_images(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "Mi", "five", "5 Gi", "-5k", "5e6"])
+def test_no_numbers_of_images(text):
+    with pytest.raises(ValueError, match="5Mi"):
+        parse_images(text)

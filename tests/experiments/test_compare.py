@@ -1,0 +1,153 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nomadiff.data.mix_spec import MixSpec
+from nomadiff.errors import UsageError
+from nomadiff.experiments import arms as arms_module
+from nomadiff.experiments.arms import Arm
+from nomadiff.experiments.compare import Comparison, compare
+from nomadiff.experiments.demo import demo_comparison
+from nomadiff.experiments.findings import findings
+from nomadiff.files import read_json
+from nomadiff.tables import Table
+
+
+def comparison(out, **changes):
+    base = Comparison(
+        mix=MixSpec(
+            real="digits:pool",
+            synthetic=("close=digits:close", "style=digits:style"),
+            real_subset="random:30:{seed}",
+            real_fraction=0.3,
+        ),
+        reference="digits:reference",
+        out=Path(out),
+        preset="digits",
+        seeds=(0, 1),
+        changes={"budget": 512, "batch": 64, "warmup": 64},
+        count=60,
+        detector="digits",
+        workers=1,
+        device="cpu",
+    )
+    return replace(base, **changes)
+
+
+def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
+    compare(comparison(tmp_path))
+    content = read_json(tmp_path / "metrics.json")
+    rows = content["rows"]
+    assert [(row["method"], row["source"]) for row in rows if row["seed"] == 0] == [
+        *(("dm", ""), ("sda", "close"), ("sda", "style"), ("casd", "close"), ("casd", "style"))
+    ]
+    assert len(rows) == 10
+    metrics = ("fd_digits", "precision", "recall", "density", "coverage", "replication", "composition_tv")
+    assert all(isinstance(row[name], float) for row in rows for name in metrics)
+    assert all(row["images_seen"] == 512 for row in rows)
+    assert content["meta"]["evaluation"]["detector"] == "digits"
+    shares = read_json(tmp_path / "composition.json")["rows"]
+    per_arm = sum(row["share"] for row in shares if (row["method"], row["source"], row["seed"]) == ("casd", "style", 1))
+    assert per_arm == pytest.approx(1)
+    page = (tmp_path / "report.html").read_text()
+    assert "casd" in page
+    assert "fd_digits" in page
+    # each seed draws its own real images, and arms of one seed share them
+    data = {path.name: read_json(path / "sources.json")[0]["content_hash"] for path in (tmp_path / "runs").iterdir()}
+    assert data["dm-seed0"] == data["casd-close-seed0"] != data["dm-seed1"]
+
+    # again: nothing is trained or drawn a second time
+    monkeypatch.setattr(arms_module.Model, "write_samples", lambda *a, **k: pytest.fail("drew again"))
+    monkeypatch.setattr("nomadiff.training.loop._Training._step", lambda *a: pytest.fail("trained again"))
+    again = compare(comparison(tmp_path))
+    assert again.rows == rows
+
+
+def test_arms_in_processes_equal_arms_in_turn(tmp_path):
+    """The number of processes must not matter: one thread each, the same bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    options = {
+        "seeds": (3,),
+        "methods": ("dm", "casd"),
+        "mix": MixSpec(real="digits:pool", synthetic=("digits:close",)),
+    }
+    try:
+        alone = compare(comparison(tmp_path / "a", workers=1, **options))
+    finally:
+        torch.set_num_threads(threads)
+    together = compare(comparison(tmp_path / "b", workers=2, **options))
+    assert alone.rows == together.rows
+
+
+def test_together_trains_one_model_on_all_sources(tmp_path):
+    arms = comparison(tmp_path, together=True, seeds=(0,)).arms()
+    assert [(arm.method, arm.source) for arm in arms] == [("dm", ""), ("sda", "close+style"), ("casd", "close+style")]
+    recipe = arms[-1].algorithm().recipe(arms[-1].mix.open())
+    assert recipe.sources == 3
+    assert recipe.shares == pytest.approx((0.3, 0.35, 0.35))
+
+
+def test_failing_arm_is_reported_and_the_others_stop(tmp_path):
+    bad = comparison(tmp_path, seeds=(0,), workers=2, changes={"budget": 512, "learning_rate": 1e30, "warmup": 0})
+    with pytest.raises(Exception, match="not finite"):
+        compare(bad)
+
+
+def test_wrong_sizes_are_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(Arm, "run", lambda self: pytest.fail("trained"))
+    with pytest.raises(UsageError, match="digits:reference.*8, 8.*16, 16"):
+        mix = MixSpec(real="digits:pool", synthetic=("digits:close",), resolution=16)
+        monkeypatch.setattr(
+            "nomadiff.experiments.compare._reference", lambda c: MixSpec(real="digits:reference").open().sources[0]
+        )
+        compare(comparison(tmp_path, mix=mix))
+    with pytest.raises(UsageError, match="at least one --synthetic"):
+        compare(comparison(tmp_path, mix=MixSpec(real="digits:pool")))
+
+
+def test_similarity_of_small_images(tmp_path):
+    table = compare(comparison(tmp_path, seeds=(0,), methods=("dm",), similarity=True))
+    assert -1 <= table.rows[0]["ssim_pairs"] < table.rows[0]["ssim_nearest"] <= 1
+
+
+def test_demo_has_the_rows_it_promises(tmp_path):
+    table = compare(replace(demo_comparison(tmp_path, seeds=(7,), budget=512, workers=1), count=60))
+    assert {(row["method"], row["source"]) for row in table.rows} == {
+        *(("dm", ""), ("sda", "close"), ("sda", "style"), ("casd", "close"), ("casd", "style"))
+    }
+    assert {row["images_seen"] for row in table.rows} == {512}
+    assert (tmp_path / "report.html").exists()
+
+
+def rows(**distances):
+    result = []
+    for arm, values in distances.items():
+        method, _, source = arm.partition("_")
+        for seed, value in enumerate(values):
+            result.append({"method": method, "source": source, "seed": seed, "fd": value, "replication": 0.1})
+    return Table(result)
+
+
+def test_findings_can_say_no():
+    verdicts = {
+        finding.text.split(":")[1].split(" is ")[0].strip(): finding.verdict
+        for finding in findings(rows(dm=[10, 11], sda_b=[30, 31], casd_b=[12, 13]), "fd")
+        if " is " in finding.text
+    }
+    assert verdicts == {"CASD": "bad", "SDA": "bad"}
+
+
+def test_findings_are_neutral_where_seeds_disagree():
+    first = findings(rows(dm=[10, 11], casd_b=[9, 13]), "fd")[0]
+    assert first.verdict == "neutral"
+    assert "1 of 2 seeds" in first.text
+
+
+def test_findings_are_good_where_all_seeds_agree():
+    first = findings(rows(dm=[10, 11], casd_b=[5, 5.5]), "fd")[0]
+    assert first.verdict == "good"
+    assert "50% closer" in first.text
