@@ -1,21 +1,83 @@
-"""Jackknife intervals: right for a mean, and they cover as often as they say."""
+"""Jackknife intervals: the left-out values are those of the smaller sets, and intervals cover as often as they say."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nomadiff.metrics.intervals import jackknife
+from nomadiff.errors import UsageError
+from nomadiff.metrics import intervals, manifold
+from nomadiff.metrics.frechet import Statistics, frechet_distance_from_features, frechet_left_out
+from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
+from nomadiff.metrics.kid import kid, kid_left_out
+from nomadiff.metrics.manifold import prdc, prdc_left_out
+
+
+def draw(count: int, dimension: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, dimension, generator=torch.Generator().manual_seed(seed))
+
+
+def test_groups_are_even_and_a_function_of_the_seed() -> None:
+    member = deal(90)
+    assert sorted(torch.bincount(member).tolist()) == [4] * 10 + [5] * 10
+    assert torch.equal(member, deal(90)) and not torch.equal(member, deal(90, seed=1))
+    with pytest.raises(UsageError, match="at least 40 samples, got 39"):
+        deal(39)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(8, 40),
+    m=st.integers(40, 80),
+    d=st.integers(1, 5),
+    k=st.integers(1, 6),
+    seed=st.integers(0, 10_000),
+    kind=st.sampled_from(["normal", "grid", "copies"]),
+    convention=st.sampled_from(manifold.CONVENTIONS),
+)
+def test_left_out_is_the_metric_without_the_group(n, m, d, k, seed, kind, convention) -> None:
+    """Also where points coincide, and where a group holds most of a point's neighbours."""
+    real, fake, member = draw(n, d, seed), draw(m, d, seed + 1), deal(m)
+    if kind == "grid":
+        real, fake = (2 * real).round(), (2 * fake).round()
+    elif kind == "copies":
+        fake = real[:20].repeat(4, 1)[:m] if n >= 20 else real[:8].repeat(10, 1)[:m]
+        member = torch.arange(m) // 2 % GROUPS  # neighbours share a group
+    if float(manifold.radii(real, k).max()) == 0:
+        return
+    values, left_out = prdc_left_out(real, fake, member, k, convention)
+    assert values == prdc(real, fake, k, convention)
+    distances = frechet_left_out(Statistics.from_features(real), fake, member)
+    kernel, kernels = kid_left_out(real, fake, member)
+    assert kernel == pytest.approx(kid(real, fake), rel=1e-9, abs=1e-12)
+    for group in (0, 7, 19):
+        rest = fake[member != group]
+        expected = prdc(real, rest, k, convention)
+        assert {name: float(column[group]) for name, column in left_out.items()} == pytest.approx(expected, abs=1e-12)
+        expected = frechet_distance_from_features(real, rest)
+        assert distances[group] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        assert kernels[group] == pytest.approx(kid(real, rest), rel=1e-9, abs=1e-9)
+
+
+def test_too_small_for_intervals_is_told() -> None:
+    with pytest.raises(UsageError, match="fake without a twentieth: .* more than 40 images, got 38"):
+        prdc_left_out(draw(50, 2, 0), draw(40, 2, 1), deal(40), 40)
+    with pytest.raises(UsageError, match=r"between 0 and 1 \(0.95 for 95 %\), got 95"):
+        jackknife_interval(0.0, [0.0, 1.0], 95)
 
 
 def test_standard_error_of_a_mean() -> None:
     """For a mean with groups of one, the jackknife is the textbook standard error exactly."""
     from scipy.stats import t
 
-    x = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    low, high = jackknife(lambda chosen: {"mean": float(x[chosen].mean())}, 40, groups=20)["mean"]
-    groups = x[torch.from_numpy(np.random.default_rng(0).permutation(40))].reshape(2, 20).mean(0)
-    error = float(groups.std()) / 20**0.5
+    x = draw(40, 1, 0)[:, 0].double()
+    member = deal(40)
+    low, high = jackknife_interval(float(x.mean()), means_left_out(x, member), 0.95)
+    groups = torch.stack([x[member == group].mean() for group in range(GROUPS)])
+    error = float(groups.std()) / GROUPS**0.5
     np.testing.assert_allclose([low, high], float(x.mean()) + np.array([-1, 1]) * t.ppf(0.975, 19) * error, rtol=1e-9)
 
 
@@ -23,7 +85,8 @@ def test_covers_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     hits = 0
     for _ in range(200):
-        x = torch.from_numpy(random.exponential(size=200))
-        low, high = jackknife(lambda chosen, x=x: {"sd": float(x[chosen].std())}, len(x), level=0.9)["sd"]
+        x = random.exponential(size=200)
+        member = intervals.deal(200).numpy()
+        low, high = jackknife_interval(x.std(), [x[member != group].std() for group in range(GROUPS)], 0.9)
         hits += low <= 1 <= high
     assert 160 <= hits <= 195  # 180 expected; skewed data costs some

@@ -52,7 +52,7 @@ def evaluate(
         convention: ``"prdc"`` or ``"kynkaanniemi"``, see :mod:`~nomadiff.metrics.manifold`.
         quantile: rate of replication that fresh real data scores.
         interval: level of confidence intervals, 0.95 for instance: every metric then has ``<metric>_low`` and
-            ``<metric>_high``, which costs about twenty times the metrics (not the features).
+            ``<metric>_high``, see :mod:`~nomadiff.metrics.intervals`.
         extra: further metrics, of :data:`~nomadiff.metrics.reference.EXTRAS`: ``"kid"`` (``kid`` on the original
             Inception, else ``kd_<detector>``) and ``"ssim"`` (see :mod:`~nomadiff.metrics.pairs`).
         lpips: the network for LPIPS over the same pairs as SSIM.

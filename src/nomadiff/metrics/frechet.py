@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
+from nomadiff.metrics.intervals import GROUPS
 from nomadiff.processes import Processes
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "StatisticsAccumulator",
     "frechet_distance",
     "frechet_distance_from_features",
+    "frechet_left_out",
 ]
 
 
@@ -158,6 +160,30 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
         shared = torch.linalg.svdvals(a.root @ b.root.T).sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * shared
     return max(float(distance), 0.0)
+
+
+def frechet_left_out(reference: Statistics, features: Tensor | np.ndarray, member: Tensor) -> np.ndarray:
+    """Frechet distance of ``features`` without each group in turn, from sums kept by group.
+
+    Args:
+        reference: what is compared with.
+        features: float ``(N, D)``.
+        member: group of each, int64 ``(N,)``, see :func:`~nomadiff.metrics.intervals.deal`.
+
+    Returns:
+        float64 ``(GROUPS,)``.
+    """
+    x = torch.as_tensor(features)
+    parts = [StatisticsAccumulator().update(x[member == group]) for group in range(GROUPS)]
+    before, after = StatisticsAccumulator(), [StatisticsAccumulator()]
+    for part in reversed(parts[1:]):
+        after.append(StatisticsAccumulator().merge(after[-1]).merge(part))
+    distances = []
+    for part in parts:  # everything before the group and everything after it
+        rest = StatisticsAccumulator().merge(before).merge(after.pop())
+        distances.append(frechet_distance(reference, rest.finish()))
+        before.merge(part)
+    return np.array(distances)
 
 
 def frechet_distance_from_features(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float:

@@ -1,12 +1,16 @@
 """How far a metric would move with other samples of the same generator: the delete-a-group jackknife.
 
-A bootstrap draws some samples twice, and twins are what the neighbour metrics count: it would bias every one of them.
-Leaving out one group at a time keeps the samples distinct and their number nearly the same.
+The samples are dealt into twenty groups at random, and every metric is computed once without each group. A bootstrap
+would draw some samples twice, and twins are what the neighbour metrics count: it would bias every one of them. Leaving
+out a group keeps the samples distinct and their number nearly the same.
+
+An interval covers the value that infinitely many sets of this size would have on average. The reference is held fixed,
+and a bias that depends on the number of samples (the Frechet distance has one) is not removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,48 +18,51 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 
-__all__ = ["jackknife"]
+__all__ = ["GROUPS", "deal", "jackknife_interval", "means_left_out"]
+
+GROUPS = 20
 
 
-def jackknife(
-    metrics: Callable[[Tensor], Mapping[str, float]],
-    count: int,
-    *,
-    level: float = 0.95,
-    groups: int = 20,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Half-open view of the sampling error of several metrics at once.
-
-    Args:
-        metrics: computes the metrics of the samples whose indices (int64) it is given.
-        count: number of samples.
-        level: probability that an interval shall cover the value at infinitely many samples drawn alike, between 0
-            and 1. The reference is held fixed, and a bias that depends on the number of samples is not removed.
-        groups: how many groups the samples are dealt into at random; the metrics are computed once without each.
-        seed: of the dealing.
-
-    Returns:
-        For each metric the half width ``t * standard error`` below and above: ``(low, high)`` around its value.
+def deal(count: int, seed: int = 0) -> Tensor:
+    """Deal ``count`` samples into :data:`GROUPS` equal groups at random: int64 ``(count,)``.
 
     Raises:
-        UsageError: a level outside (0, 1), or fewer samples than two to a group.
+        UsageError: fewer than two samples to a group.
+    """
+    if count < 2 * GROUPS:
+        raise UsageError(f"an interval needs at least {2 * GROUPS} samples, got {count}")
+    member = torch.empty(count, dtype=torch.int64)
+    member[torch.from_numpy(np.random.default_rng(seed).permutation(count))] = torch.arange(count) % GROUPS
+    return member
+
+
+def means_left_out(values: Tensor, member: Tensor) -> np.ndarray:
+    """Mean of ``values`` ``(N,)`` without each group in turn: float64 ``(GROUPS,)``."""
+    values = values.double()
+    sums = torch.zeros(GROUPS, dtype=torch.float64).index_add_(0, member, values)
+    counts = torch.bincount(member, minlength=GROUPS)
+    return ((values.sum() - sums) / (len(values) - counts)).numpy()
+
+
+def jackknife_interval(value: float, left_out: Sequence[float] | np.ndarray, level: float) -> tuple[float, float]:
+    """Confidence interval around ``value`` from the metric's values without each group.
+
+    Args:
+        value: the metric of all samples.
+        left_out: the metric without each group.
+        level: between 0 and 1, 0.95 for instance.
+
+    Returns:
+        ``value`` minus and plus ``t * standard error``, t of Student's distribution with ``groups - 1`` degrees.
+
+    Raises:
+        UsageError: a level outside (0, 1).
     """
     if not 0 < level < 1:
         raise UsageError(f"interval must lie between 0 and 1 (0.95 for 95 %), got {level}")
-    if count < 2 * groups:
-        raise UsageError(f"an interval needs at least {2 * groups} samples, got {count}")
     from scipy.stats import t
 
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
-    member = torch.empty(count, dtype=torch.int64)
-    member[order] = torch.arange(count) % groups
-    whole = metrics(torch.arange(count))
-    partial = [metrics(torch.nonzero(member != group)[:, 0]) for group in range(groups)]
-    quantile = float(t.ppf((1 + level) / 2, groups - 1))
-    result = {}
-    for name, value in whole.items():
-        left_out = np.array([row[name] for row in partial])
-        error = np.sqrt((groups - 1) / groups * np.square(left_out - left_out.mean()).sum())
-        result[name] = (value - quantile * float(error), value + quantile * float(error))
-    return result
+    values = np.asarray(left_out, np.float64)
+    error = float(np.sqrt((len(values) - 1) * np.square(values - values.mean()).mean()))
+    width = float(t.ppf((1 + level) / 2, len(values) - 1)) * error
+    return value - width, value + width

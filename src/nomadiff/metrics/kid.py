@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.neighbours import BLOCK, as_points
+from nomadiff.metrics.neighbours import BLOCK, LONG, as_points
+from nomadiff.progress import progress_bar
 
-__all__ = ["kid"]
+__all__ = ["kid", "kid_left_out"]
 
 
 def kid(real: Tensor | np.ndarray, fake: Tensor | np.ndarray) -> float:
@@ -28,26 +29,56 @@ def kid(real: Tensor | np.ndarray, fake: Tensor | np.ndarray) -> float:
     Raises:
         UsageError: too few features, different dimensions, or a value that is not finite.
     """
+    return kid_left_out(real, fake, torch.zeros(len(fake), dtype=torch.int64))[0]
+
+
+def kid_left_out(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, member: Tensor) -> tuple[float, np.ndarray]:
+    """As :func:`kid`, and the same without each group of ``fake`` in turn, in one pass.
+
+    Args:
+        real, fake: as for :func:`kid`.
+        member: group of each generated feature, int64 ``(M,)``, see :func:`~nomadiff.metrics.intervals.deal`.
+
+    Returns:
+        The value, and float64 ``(groups,)``.
+    """
     x, y = as_points(real, "real"), as_points(fake, "fake")
     if x.shape[1] != y.shape[1]:
         raise UsageError(f"features of dimension {x.shape[1]} and {y.shape[1]} cannot be compared: two detectors?")
     n, m = len(x), len(y)
     if min(n, m) < 2:
         raise UsageError(f"KID needs at least 2 images on either side, got {n} and {m}")
-    within_x = (_kernel_sum(x, x) - _diagonal_sum(x)) / (n * (n - 1))
-    within_y = (_kernel_sum(y, y) - _diagonal_sum(y)) / (m * (m - 1))
-    return within_x + within_y - 2 * _kernel_sum(x, y) / (n * m)
+    everything = torch.zeros(n, dtype=torch.int64)
+    within_x = (float(_kernel_sums(x, x, everything, everything)) - float(_diagonal(x).sum())) / (n * (n - 1))
+    between = _kernel_sums(x, y, everything, member)[0]
+    within = _kernel_sums(y, y, member, member)
+    diagonal = torch.zeros(len(between), dtype=torch.float64).index_add_(0, member, _diagonal(y))
+    count = torch.bincount(member, minlength=len(between))
+
+    def value(of_between: Tensor, of_within: Tensor, left: Tensor) -> Tensor:
+        return within_x + of_within / (left * (left - 1)) - 2 * of_between / (n * left)
+
+    # what a group takes with it: its pairs with everybody, either way round, but its own pairs once
+    taken = within.sum(0) + within.sum(1) - within.diagonal() - diagonal
+    rest = within.sum() - diagonal.sum()
+    left_out = value(between.sum() - between, rest - taken, m - count)
+    return float(value(between.sum(), rest, torch.tensor(m))), left_out.numpy()
 
 
-def _kernel_sum(x: Tensor, y: Tensor) -> float:
-    """Sum of the kernel over all pairs, in float64: the distance is what is left after the sums cancel."""
-    total = 0.0
-    for rows in x.split(BLOCK):
-        left = rows.double() / x.shape[1]
-        for columns in y.split(BLOCK):
-            total += float(torch.addmm(torch.ones(1, dtype=torch.float64), left, columns.double().T).pow_(3).sum())
+def _kernel_sums(x: Tensor, y: Tensor, group_x: Tensor, group_y: Tensor) -> Tensor:
+    """Sums of the kernel over all pairs, by groups, in float64: the distance is what is left after the sums cancel."""
+    total = torch.zeros(int(group_x.max()) + 1, int(group_y.max()) + 1, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    with progress_bar("kernel distance", total=len(x), unit="points", show=len(x) * len(y) > LONG) as advance:
+        for rows, of_rows in zip(x.split(BLOCK), group_x.split(BLOCK)):
+            left = rows.double() / x.shape[1]
+            for columns, of_columns in zip(y.split(BLOCK), group_y.split(BLOCK)):
+                kernel = torch.addmm(one, left, columns.double().T).pow_(3)
+                by_row = torch.zeros(len(total), len(columns), dtype=torch.float64).index_add_(0, of_rows, kernel)
+                total.index_add_(1, of_columns, by_row)
+            advance(len(rows))
     return total
 
 
-def _diagonal_sum(x: Tensor) -> float:
-    return float((x.double().square().sum(1) / x.shape[1] + 1).pow(3).sum())
+def _diagonal(x: Tensor) -> Tensor:
+    return (x.double().square().sum(1) / x.shape[1] + 1).pow(3)

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.neighbours import BLOCK, as_points, nearest_neighbours
+from nomadiff.metrics.intervals import GROUPS, means_left_out
+from nomadiff.metrics.neighbours import BLOCK, LONG, as_points, nearest_neighbours
 from nomadiff.progress import progress_bar
 
-__all__ = ["CONVENTIONS", "prdc", "radii"]
+__all__ = ["CONVENTIONS", "prdc", "prdc_left_out", "radii"]
 
 CONVENTIONS = ("prdc", "kynkaanniemi")
 ROUNDING = 8 * torch.finfo(torch.float32).eps  # of |x|^2 + |y|^2 - 2 x.y, relative to |x|^2 + |y|^2, with room
@@ -33,10 +34,7 @@ def radii(features: Tensor | np.ndarray, k: int = 5, what: str = "features") -> 
     Raises:
         UsageError: not more than k features, or a value that is not finite.
     """
-    if k < 1:
-        raise UsageError(f"k must be at least 1, got {k}")
-    if len(features) <= k:
-        raise UsageError(f"{what}: precision and recall with k = {k} need more than {k} images, got {len(features)}")
+    _check_count(len(features), k, what)
     return nearest_neighbours(features, features, k, itself=True)[1][:, -1]
 
 
@@ -64,54 +62,172 @@ def prdc(
         UsageError: an unknown convention, too few features, different dimensions, values that are not finite, or real
             features that are all the same.
     """
+    x, y = _checked(real, fake, convention)
+    count = _Count(x, y, k, convention, _real_balls(x, k, real_radii), radii(y, k, "fake"))
+    return count.values()
+
+
+def prdc_left_out(
+    real: Tensor | np.ndarray,
+    fake: Tensor | np.ndarray,
+    member: Tensor,
+    k: int = 5,
+    convention: str = "prdc",
+    *,
+    real_radii: Tensor | None = None,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """As :func:`prdc`, and the same four without each group of generated features in turn, in one pass over the pairs.
+
+    Args:
+        real, fake, k, convention, real_radii: as for :func:`prdc`.
+        member: group of each generated feature, int64 ``(M,)``, see :func:`~nomadiff.metrics.intervals.deal`.
+
+    Returns:
+        The values of :func:`prdc`, and for each of the four float64 ``(GROUPS,)``.
+
+    Raises:
+        UsageError: as in :func:`prdc`, or not more than k features outside of some group.
+    """
+    x, y = _checked(real, fake, convention)
+    _check_count(len(y) - int(torch.bincount(member).max()), k, "fake without a twentieth")
+    radius, left_out = _radii_left_out(y, member, k)
+    count = _Count(x, y, k, convention, _real_balls(x, k, real_radii), radius, member, left_out)
+    return count.values(), count.left_out()
+
+
+def _checked(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, convention: str) -> tuple[Tensor, Tensor]:
     if convention not in CONVENTIONS:
         raise UsageError(f"no convention {convention!r}: choose one of {', '.join(CONVENTIONS)}")
     x, y = as_points(real, "real"), as_points(fake, "fake")
     if x.shape[1] != y.shape[1]:
         raise UsageError(f"features of dimension {x.shape[1]} and {y.shape[1]} cannot be compared: two detectors?")
-    real_ball = radii(x, k, "real") if real_radii is None else real_radii
-    if not bool((real_ball > 0).any()):
+    return x, y
+
+
+def _check_count(count: int, k: int, what: str) -> None:
+    if k < 1:
+        raise UsageError(f"k must be at least 1, got {k}")
+    if count <= k:
+        raise UsageError(f"{what}: precision and recall with k = {k} need more than {k} images, got {count}")
+
+
+def _real_balls(x: Tensor, k: int, known: Tensor | None) -> Tensor:
+    balls = radii(x, k, "real") if known is None else known
+    if not bool((balls > 0).any()):  # of the generated ones they may all be 0: then recall is 0
         raise UsageError(f"real: every feature has {k} exact copies (constant features): there is nothing to cover")
-    fake_ball = radii(y, k, "fake")  # all 0 for a generator that repeats itself: then recall is 0
-    strict = convention == "prdc"
-    centre = x.mean(0)
-    a, b = x - centre, y - centre
-    a_norm, b_norm = a.square().sum(1), b.square().sum(1)
-    inside = torch.zeros(len(y), dtype=torch.int64)  # how many real balls hold each generated feature
-    recalled = torch.zeros(len(x), dtype=torch.bool)
-    covered = torch.zeros(len(x), dtype=torch.bool)
-    with progress_bar("precision and recall", total=len(x), unit="points") as advance:
-        for start in range(0, len(x), BLOCK):
-            rows = slice(start, start + BLOCK)
-            for first in range(0, len(y), BLOCK):
-                columns = slice(first, first + BLOCK)
-                size = a_norm[rows, None] + b_norm[columns]
-                square = torch.addmm(size, a[rows], b[columns].T, alpha=-2)
-                doubt = size.mul_(ROUNDING)
-                in_real = _inside(square, real_ball[rows, None], x[rows], y[columns], doubt, strict)
-                in_fake = _inside(square, fake_ball[None, columns], x[rows], y[columns], doubt, strict)
-                inside[columns] += in_real.sum(0)
-                covered[rows] |= in_real.any(1)
-                recalled[rows] |= in_fake.any(1)
-            advance(len(a[rows]))
-    return {
-        "precision": float((inside > 0).double().mean()),
-        "recall": float(recalled.double().mean()),
-        "density": float(inside.double().mean()) / k,
-        "coverage": float(covered.double().mean()),
-    }
+    return balls
 
 
-def _inside(square: Tensor, ball: Tensor, x: Tensor, y: Tensor, doubt: Tensor, strict: bool) -> Tensor:
-    """Which squared distances ``(n, m)`` lie inside the radii ``ball``.
+def _radii_left_out(y: Tensor, member: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Radii ``(M,)``, and ``(M, GROUPS)`` without each group: the k-th neighbour among those that are left."""
+    listed = min(3 * k + 6, len(y) - 1)
+    index, distance = nearest_neighbours(y, y, listed, itself=True)
+    group = member[index]
+    result = torch.empty(len(y), GROUPS, dtype=torch.float64)
+    for left in range(GROUPS):
+        rank = (group != left).cumsum(1)
+        place = (rank < k).sum(1)  # of the k-th that is left
+        result[:, left] = distance.gather(1, place.clamp(max=listed - 1)[:, None])[:, 0]
+        short = torch.nonzero(place >= listed)[:, 0]  # too many of the listed ones are in that group
+        if len(short):
+            others = torch.nonzero(member != left)[:, 0]
+            own = (member[short] != left).long()  # the point itself is among the others: one neighbour further
+            result[short, left] = nearest_neighbours(y[short], y[others], k + 1)[1].gather(1, (k - 1 + own)[:, None])[
+                :, 0
+            ]
+    return distance[:, k - 1], result
 
-    float32 decides where it is clear; within its rounding error ``doubt`` the pair is measured again in float64.
+
+class _Count:
+    """One pass over all pairs of real and generated features: who lies in whose ball.
+
+    With groups it also keeps which groups reach a real feature, so that each can be left out afterwards. Leaving out a
+    group makes some generated balls larger; a pair that only such a larger ball holds is noted for that group alone.
     """
-    gap = square - ball.float().square()
-    result = gap < 0
-    row, column = torch.nonzero(gap.abs_() <= doubt, as_tuple=True)
-    limit = ball.expand(square.shape)
-    for i, j in zip(row.split(BLOCK), column.split(BLOCK)):
-        exact = (x[i].double() - y[j].double()).square().sum(1).sqrt()
-        result[i, j] = exact < limit[i, j] if strict else exact <= limit[i, j]
-    return result
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        k: int,
+        convention: str,
+        real_balls: Tensor,
+        fake_balls: Tensor,
+        member: Tensor | None = None,
+        fake_left_out: Tensor | None = None,
+    ) -> None:
+        self.x, self.y, self.k, self.strict = x, y, k, convention == "prdc"
+        self.member = torch.zeros(len(y), dtype=torch.int64) if member is None else member
+        groups = 1 if member is None else GROUPS
+        one_hot = torch.nn.functional.one_hot(self.member, groups).float()
+        self.inside = torch.zeros(len(y), dtype=torch.int64)  # how many real balls hold each generated feature
+        self.covering = torch.zeros(len(x), groups)  # how many generated features of a group each real ball holds
+        self.recalling = torch.zeros(len(x), groups)  # how many generated balls of a group hold each real feature
+        self.recalled_only_without = torch.zeros(len(x), groups, dtype=torch.bool)
+        widest = None if fake_left_out is None else fake_left_out.max(1).values
+        centre = x.mean(0)
+        a, b = x - centre, y - centre
+        a_norm, b_norm = a.square().sum(1), b.square().sum(1)
+        show = len(x) * len(y) > LONG
+        with progress_bar("precision and recall", total=len(x), unit="points", show=show) as advance:
+            for start in range(0, len(x), BLOCK):
+                rows = slice(start, start + BLOCK)
+                for first in range(0, len(y), BLOCK):
+                    columns = slice(first, first + BLOCK)
+                    size = a_norm[rows, None] + b_norm[columns]
+                    square = torch.addmm(size, a[rows], b[columns].T, alpha=-2)
+                    doubt = size.mul_(ROUNDING)
+                    in_real = self._within(square, real_balls[rows, None], doubt, start, first)
+                    in_fake = self._within(square, fake_balls[None, columns], doubt, start, first)
+                    self.inside[columns] += in_real.sum(0)
+                    self.covering[rows] += in_real.float() @ one_hot[columns]
+                    self.recalling[rows] += in_fake.float() @ one_hot[columns]
+                    if widest is not None and fake_left_out is not None:
+                        in_wide = self._within(square, widest[None, columns], doubt, start, first)
+                        self._note(in_wide & ~in_fake, fake_left_out, start, first)
+                advance(len(a[rows]))
+
+    def _within(self, square: Tensor, ball: Tensor, doubt: Tensor, start: int, first: int) -> Tensor:
+        """Which squared distances ``(n, m)`` lie inside the radii ``ball``.
+
+        float32 decides where it is clear; within its rounding error ``doubt`` the pair is measured again in float64.
+        """
+        gap = square - ball.float().square()
+        result = gap < 0
+        row, column = torch.nonzero(gap.abs_() <= doubt, as_tuple=True)
+        limit = ball.expand(square.shape)
+        for i, j in zip(row.split(BLOCK), column.split(BLOCK)):
+            exact = self._exact(start + i, first + j)
+            result[i, j] = exact < limit[i, j] if self.strict else exact <= limit[i, j]
+        return result
+
+    def _exact(self, i: Tensor, j: Tensor) -> Tensor:
+        return (self.x[i].double() - self.y[j].double()).square().sum(1).sqrt()
+
+    def _note(self, pairs: Tensor, fake_left_out: Tensor, start: int, first: int) -> None:
+        """Pairs that lie between a ball and its widest form: for which groups left out is the real feature reached?"""
+        row, column = torch.nonzero(pairs, as_tuple=True)
+        for i, j in zip((start + row).split(BLOCK), (first + column).split(BLOCK)):
+            exact = self._exact(i, j)[:, None]
+            reached = exact < fake_left_out[j] if self.strict else exact <= fake_left_out[j]
+            reached[torch.arange(len(j)), self.member[j]] = False  # a ball that is left out reaches nobody
+            pair, group = torch.nonzero(reached, as_tuple=True)
+            self.recalled_only_without[i[pair], group] = True
+
+    def values(self) -> dict[str, float]:
+        return {
+            "precision": float((self.inside > 0).double().mean()),
+            "recall": float((self.recalling.sum(1) > 0).double().mean()),
+            "density": float(self.inside.double().mean()) / self.k,
+            "coverage": float((self.covering.sum(1) > 0).double().mean()),
+        }
+
+    def left_out(self) -> dict[str, np.ndarray]:
+        covered = self.covering.sum(1, keepdim=True) > self.covering
+        recalled = (self.recalling.sum(1, keepdim=True) > self.recalling) | self.recalled_only_without
+        return {
+            "precision": means_left_out((self.inside > 0).double(), self.member),
+            "recall": recalled.double().mean(0).numpy(),
+            "density": means_left_out(self.inside, self.member) / self.k,
+            "coverage": covered.double().mean(0).numpy(),
+        }

@@ -18,6 +18,7 @@ __all__ = ["as_points", "nearest_neighbours"]
 
 BLOCK = 1024
 SPARE = 4  # candidates beyond k, so that float32 rounding cannot push a true neighbour out of the list
+LONG = 3e8  # pairs from which on the work takes seconds and shows a bar
 
 
 def as_points(points: Tensor | np.ndarray, what: str = "points") -> Tensor:
@@ -45,7 +46,7 @@ def nearest_neighbours(
         queries: float ``(N, D)``, or uint8 images ``(N, C, H, W)``, which are scaled to [0, 1].
         points: what is searched, ``(M, D)`` or images of the same size, M at least k (k + 1 with ``itself``).
         k: how many.
-        itself: the queries *are* the points, and a point is not its own neighbour.
+        itself: the queries *are* the points, and a point is not its own neighbour (each pair is then computed once).
 
     Returns:
         Index int64 ``(N, k)`` and Euclidean distance float64 ``(N, k)``, on the CPU.
@@ -53,34 +54,52 @@ def nearest_neighbours(
     Raises:
         UsageError: too few points, different dimensions, or a value that is not finite.
     """
-    x, y = as_points(queries, "queries"), as_points(points, "points")
+    x = as_points(queries, "queries")
+    y = x if itself else as_points(points, "points")
     if x.shape[1] != y.shape[1]:
         raise UsageError(f"queries of dimension {x.shape[1]} cannot be compared with points of {y.shape[1]}")
     if len(y) < k + itself:
         raise UsageError(f"{k} nearest neighbours need at least {k + itself} points, got {len(y)}")
+    found = _candidates(x, y, min(k + itself + SPARE, len(y)), itself)
+    own = torch.arange(len(x))[:, None]
+    distances = torch.empty(found.shape, dtype=torch.float64)
+    for rows in torch.arange(len(x)).split(BLOCK):
+        for column in range(found.shape[1]):
+            gap = x[rows].double() - y[found[rows, column]].double()
+            distances[rows, column] = gap.square().sum(1).sqrt()
+    if itself:
+        distances[found == own] = torch.inf
+    distances, order = distances.sort(dim=1, stable=True)
+    return found.gather(1, order)[:, :k], distances[:, :k]
+
+
+def _candidates(x: Tensor, y: Tensor, keep: int, itself: bool) -> Tensor:
+    """Indices int64 ``(N, keep)`` of the points nearest to each query by float32 distances, in no certain order."""
     centre = y.mean(0)
-    x_centred, y_centred = x - centre, y - centre
-    y_norm = y_centred.square().sum(1)
-    keep = min(k + itself + SPARE, len(y))
-    indices = torch.empty(len(x), k, dtype=torch.int64)
-    distances = torch.empty(len(x), k, dtype=torch.float64)
-    with progress_bar("nearest neighbours", total=len(x), unit="points") as advance:
-        for start in range(0, len(x), BLOCK):
-            rows = x_centred[start : start + BLOCK]
-            values = torch.empty(len(rows), 0)
-            found = torch.empty(len(rows), 0, dtype=torch.int64)
-            for first in range(0, len(y), BLOCK):
-                # |x|^2 is the same along a row and does not change the order
-                part = torch.addmm(y_norm[first : first + BLOCK], rows, y_centred[first : first + BLOCK].T, alpha=-2)
-                near, at = part.topk(min(keep, part.shape[1]), dim=1, largest=False)
-                values, found = torch.cat([values, near], 1), torch.cat([found, at + first], 1)
-                values, order = values.topk(min(keep, values.shape[1]), dim=1, largest=False)
-                found = found.gather(1, order)
-            own = torch.arange(start, start + len(rows))
-            exact = torch.stack([(x[own].double() - y[column].double()).square().sum(1) for column in found.T], 1)
-            if itself:
-                exact[found == own[:, None]] = torch.inf
-            near, order = exact.sort(dim=1, stable=True)
-            indices[own], distances[own] = found.gather(1, order)[:, :k], near[:, :k].sqrt()
+    b = y - centre
+    a = b if itself else x - centre
+    a_norm, b_norm = a.square().sum(1), b.square().sum(1)
+    values = torch.full((len(a), keep), torch.inf)
+    found = torch.zeros(len(a), keep, dtype=torch.int64)
+
+    def offer(start: int, part: Tensor, first: int) -> None:
+        """Merge the distances of a block into the lists of its queries."""
+        near, at = part.topk(min(keep, part.shape[1]), dim=1, largest=False, sorted=False)
+        rows = slice(start, start + len(part))
+        everything = torch.cat([values[rows], near], 1)
+        values[rows], order = everything.topk(keep, dim=1, largest=False, sorted=False)
+        found[rows] = torch.cat([found[rows], at + first], 1).gather(1, order)
+
+    pairs = len(a) * len(b)
+    with progress_bar("nearest neighbours", total=len(a), unit="points", show=pairs > LONG) as advance:
+        for start in range(0, len(a), BLOCK):
+            rows = a[start : start + BLOCK]
+            for first in range(start if itself else 0, len(b), BLOCK):
+                columns = b[first : first + BLOCK]
+                size = a_norm[start : start + BLOCK, None] + b_norm[first : first + BLOCK]
+                part = torch.addmm(size, rows, columns.T, alpha=-2)
+                offer(start, part, first)
+                if itself and first > start:
+                    offer(first, part.T, start)
             advance(len(rows))
-    return indices, distances
+    return found

@@ -19,11 +19,11 @@ from nomadiff.metrics.detectors import Classifier, Detector, extract_features, l
 from nomadiff.metrics.detectors.features import images_sha256
 from nomadiff.metrics.detectors.inception import WEIGHTS as INCEPTION
 from nomadiff.metrics.detectors.protocol import check_images
-from nomadiff.metrics.frechet import Statistics, frechet_distance
-from nomadiff.metrics.intervals import jackknife
-from nomadiff.metrics.kid import kid
+from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
+from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
+from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.lpips import LPIPS
-from nomadiff.metrics.manifold import prdc, radii
+from nomadiff.metrics.manifold import prdc, prdc_left_out, radii
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.metrics.replication import replication_threshold
@@ -165,24 +165,27 @@ class ReferenceSet:
         distance = None if self.train is None else nearest_neighbours(samples, self.train)[1][:, 0]
         alike = pair_similarity(samples, self.train, lpips=lpips) if "ssim" in extra or lpips is not None else {}
 
-        def metrics(chosen: Tensor) -> dict[str, float]:
-            row = self._of_features(features[chosen])
-            if "kid" in extra and self.features is not None:
-                name = distance_name(self.detector)
-                row["kid" if name == "fid" else name.replace("fd_", "kd_", 1)] = kid(self.features, features[chosen])
-            if distance is not None and self.threshold is not None:
-                row["replication"] = float((distance[chosen] <= self.threshold).double().mean())
-            if classes is not None and self.composition is not None:
-                row["composition_tv"] = total_variation(self._composition(classes[chosen]) or [], self.composition)
-            for name, values in alike.items():
-                # a pair stands or falls with its first sample, so that each is in one group of the jackknife
-                pairs = chosen[chosen % 2 == 0] // 2 if name.endswith("_pairs") else chosen
-                row[name] = float(values[pairs[pairs < len(values)]].double().mean())
-            return row
-
-        result: dict[str, Any] = dict(metrics(torch.arange(len(samples))))
+        member = None if interval is None else deal(len(samples))
+        row, left_out = self._of_features(features, member, "kid" in extra)
+        means = {name: values for name, values in alike.items() if not name.endswith("_pairs")}
+        if distance is not None and self.threshold is not None:
+            means["replication"] = distance <= self.threshold
+        for name, values in means.items():
+            row[name] = float(values.double().mean())
+            if member is not None:
+                left_out[name] = means_left_out(values, member)
+        for name in alike.keys() - means.keys():
+            row[name] = float(alike[name].double().mean())
+            if member is not None:  # a pair stands or falls with its first sample, so that each is in one group
+                left_out[name] = means_left_out(alike[name], member[::2][: len(alike[name])])
+        if classes is not None and self.composition is not None:
+            row["composition_tv"] = self._variation(classes)
+            if member is not None:
+                left_out["composition_tv"] = np.array([self._variation(classes[member != g]) for g in range(GROUPS)])
+        result: dict[str, Any] = dict(row)
         if interval is not None:
-            for name, (low, high) in jackknife(metrics, len(samples), level=interval).items():
+            for name, without in left_out.items():
+                low, high = jackknife_interval(row[name], without, interval)
                 least, most = _RANGES.get(name, (0.0 if name.startswith(("fd_", "fid")) else -math.inf, math.inf))
                 result[f"{name}_low"], result[f"{name}_high"] = max(low, least), min(high, most)
         result["composition"] = self._composition(classes)
@@ -300,11 +303,34 @@ class ReferenceSet:
         """Frechet distance of features ``(N, D)`` to the reference."""
         return frechet_distance(self.statistics, Statistics.from_features(features))
 
-    def _of_features(self, features: Tensor) -> dict[str, float]:
-        row = {distance_name(self.detector): self.distance(features)}
-        if self.features is not None:
+    def _of_features(
+        self, features: Tensor, member: Tensor | None, with_kid: bool
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """The metrics that look at features only, and with groups also their values without each."""
+        name = distance_name(self.detector)
+        row = {name: self.distance(features)}
+        left_out: dict[str, np.ndarray] = {}
+        if member is not None:
+            left_out[name] = frechet_left_out(self.statistics, features, member)
+        if self.features is None:
+            return row, left_out
+        if member is None:
             row |= prdc(self.features, features, self.k, self.convention, real_radii=self.radii)
-        return row
+        else:
+            values, without = prdc_left_out(
+                self.features, features, member, self.k, self.convention, real_radii=self.radii
+            )
+            row, left_out = row | values, left_out | without
+        if with_kid:
+            name = "kid" if name == "fid" else name.replace("fd_", "kd_", 1)
+            if member is None:
+                row[name] = kid(self.features, features)
+            else:
+                row[name], left_out[name] = kid_left_out(self.features, features, member)
+        return row, left_out
+
+    def _variation(self, classes: Tensor) -> float:
+        return total_variation(self._composition(classes) or [], self.composition or [])
 
     def _features(self, detector: Detector, images: Tensor) -> Tensor:
         return extract_features(
