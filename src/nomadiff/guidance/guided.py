@@ -69,8 +69,11 @@ class Guided:
         The part of a network that is run for an auxiliary counts by its share of the network's operations, as the SIMS
         paper counts (appendix A). Gradients of classifiers and discriminators are not network evaluations.
         """
-        active = self.weight != 0 and bool(self._inside(torch.tensor(sigma, dtype=torch.float32)))
-        return self.guided_evaluations(sigma) if active else evaluations_of(self.base, sigma)
+        return self.guided_evaluations(sigma) if self.is_active(sigma) else evaluations_of(self.base, sigma)
+
+    def is_active(self, sigma: float) -> bool:
+        """Whether the correction is computed at this noise level."""
+        return self.weight != 0 and bool(self._inside(torch.tensor(sigma, dtype=torch.float32)))
 
     def _inside(self, level: Tensor) -> Tensor:
         if self.interval is None:

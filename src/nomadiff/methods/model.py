@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,35 +17,64 @@ from nomadiff.data.writing import write_images
 from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import sha256_of_file
+from nomadiff.guidance.guided import evaluations_of
+from nomadiff.methods.cost import solver_levels
+from nomadiff.methods.discriminator import Discriminator
+from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
 from nomadiff.processes import Processes, join_processes
 from nomadiff.progress import progress_bar
 from nomadiff.sampling.sampler import SamplerConfig, draw, to_uint8
+from nomadiff.seeding import SampleNoise
 from nomadiff.training.config import RunConfig
 from nomadiff.training.run_folder import RunFolder, load_tensors, versions
 
 __all__ = ["Model"]
 
 
+class Part(Protocol):
+    """Something a guided model is made of: a model, a discriminator."""
+
+    @property
+    def sha256(self) -> str: ...
+
+
 class Model:
     """A model that can be sampled: what ``method.fit`` returns and what a run folder holds.
 
+    It is one network or, if it is guided, a denoiser made of several models; every verb takes both.
+
     Args:
-        denoiser: the trained denoiser, on the device it is to run on.
-        config: its recipe.
-        path: the safetensors file its weights came from.
+        denoiser: the denoiser, on the device it is to run on.
+        config: its recipe; a guided model goes by its base's, under its own method name.
+        path: the file it was loaded from: weights, or ``guidance.json``.
+        device: where it lives; None asks the denoiser's parameters.
+        guidance: how a guided model is made, None for a single network.
+        parts: what a guided model is made of, the base first.
     """
 
-    def __init__(self, denoiser: EDMDenoiser, config: RunConfig, path: Path) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        config: RunConfig,
+        path: Path,
+        *,
+        device: torch.device | None = None,
+        guidance: GuidanceConfig | None = None,
+        parts: Sequence[Part] = (),
+    ) -> None:
         self.denoiser = denoiser
         self.config = config
         self.path = path
+        self.device = device or _device_of(denoiser)
+        self.guidance = guidance
+        self.parts = tuple(parts)
 
     @classmethod
     def load(cls, path: str | Path, *, snapshot: int | None = None, device: str | torch.device | None = None) -> Model:
-        """Load a run folder, or one of its safetensors files (each carries its recipe).
+        """Load a run folder, one of its safetensors files (each carries its recipe), or a guided model's folder.
 
         Args:
-            path: run folder, ``model.safetensors`` or a snapshot file.
+            path: run folder, ``model.safetensors``, a snapshot file, or a folder with ``guidance.json``.
             snapshot: images seen of the snapshot to take instead of the final weights.
             device: None takes a GPU if there is one.
 
@@ -53,6 +84,10 @@ class Model:
         """
         place = join_processes(device).device
         file = Path(path)
+        if (file / GUIDANCE_NAME).exists():
+            if snapshot is not None:
+                raise UsageError(f"{path} is a guided model: it has no snapshots of its own")
+            return cls._load_guided(file, place)
         if file.is_dir():
             folder = RunFolder(file)
             available = folder.snapshots()
@@ -75,12 +110,21 @@ class Model:
             denoiser.load_state_dict(tensors)
         except RuntimeError as error:
             raise DataError(f"{file}: its weights do not fit its recipe ({str(error).splitlines()[0]})") from error
-        return cls(denoiser.to(place).eval().requires_grad_(False), config, file)
+        return cls(denoiser.to(place).eval().requires_grad_(False), config, file, device=place)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return next(self.denoiser.parameters()).device
+    @classmethod
+    def _load_guided(cls, folder: Path, device: torch.device) -> Model:
+        guidance = GuidanceConfig.read(folder)
+        base = cls.load(folder / guidance.base, device=device)
+        auxiliary: Model | Discriminator | None = None
+        if guidance.auxiliary is not None:
+            if guidance.kind == "discriminator":
+                auxiliary = Discriminator.load(folder / guidance.auxiliary, device=device)
+            else:
+                auxiliary = cls.load(folder / guidance.auxiliary, device=device)
+        denoiser, config = combine(guidance, base, auxiliary)
+        parts = (base,) if auxiliary is None else (base, auxiliary)
+        return cls(denoiser, config, folder / GUIDANCE_NAME, device=device, guidance=guidance, parts=parts)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,8 +134,29 @@ class Model:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the weights file."""
-        return sha256_of_file(self.path)
+        """SHA-256 of the weights file; for a guided model of everything it is made of, wherever that lies."""
+        if self.guidance is None:
+            return sha256_of_file(self.path)
+        content = [self.guidance.facts(), [part.sha256 for part in self.parts]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def network(self) -> EDMDenoiser:
+        """The single network this model is, to fine-tune or to convert.
+
+        Raises:
+            UsageError: it is a guided model of several.
+        """
+        if not isinstance(self.denoiser, EDMDenoiser):
+            raise UsageError(
+                f"{self.path} is guided and has no single network: merge its parts (--space parameters) or distil it"
+            )
+        return self.denoiser
+
+    def nfe(self, sampler: SamplerConfig | None = None) -> float:
+        """Network evaluations for one image: the solver's calls, each counted by what it costs."""
+        total = sum(evaluations_of(self.denoiser, sigma) for sigma in solver_levels(sampler or self.config.sampler))
+        return int(total) if total == int(total) else round(total, 2)
 
     def source_index(self, source: int | str) -> int:
         """The label of a source given by name or number.
@@ -168,7 +233,7 @@ class Model:
             raise UsageError(f"class {class_label} is unknown: this model has {self.config.classes} classes")
         denoiser = self.sampling_denoiser(source)
         group = processes or Processes(0, 1, self.device)
-        size = batch_size or self._comfortable_batch()
+        size = batch_size or self.comfortable_batch
         with progress_bar(f"sample {self.config.method}", total=count, show=show and group.is_main) as advance:
             for start in range(0, count, size * group.count):
                 stop = min(start + size * group.count, count)
@@ -190,7 +255,27 @@ class Model:
                 yield group.gather(to_uint8(batch)).cpu()[: stop - start]
                 advance(stop - start)
 
-    def _comfortable_batch(self) -> int:
+    def drawn_classes(self, indices: Sequence[int], seed: int, class_label: int | None = None) -> Tensor | None:
+        """The class of each image that :meth:`sample` draws for these indices; None without class labels.
+
+        Args:
+            indices: which images of the set.
+            seed: seed of the set.
+            class_label: the class asked for, or None for uniform ones.
+
+        Returns:
+            int64 ``(len(indices),)``.
+        """
+        if not self.config.classes:
+            return None
+        if class_label is not None:
+            return torch.full((len(indices),), class_label)
+        noise = SampleNoise(seed, indices)
+        noise.normal(self.shape)  # the latent comes first in every stream
+        return noise.integers(self.config.classes)
+
+    @property
+    def comfortable_batch(self) -> int:
         """Images that make good use of a device without filling it: a fixed number of pixels."""
         pixels = math.prod(self.shape)
         budget = 1 << (18 if self.device.type == "cpu" else 21)
@@ -209,8 +294,9 @@ class Model:
             "seed": seed,
             "count": count,
             "sampler": used.to_dict(),
-            "nfe": used.nfe,
+            "nfe": self.nfe(used),
             "trained_on": list(self.config.source_names),
+            **({"guidance": self.guidance.facts()} if self.guidance is not None else {}),
             "versions": versions(),
         }
 
@@ -238,7 +324,8 @@ class Model:
         batches = (_noted(batch, first) for batch in drawn)
         if group.is_main:
             manifest = self.manifest(count, seed, options.get("source", 0), options.get("sampler"))
-            write_images(path, batches, count, manifest=manifest)
+            labels = self.drawn_classes(range(count), seed, options.get("class_label"))
+            write_images(path, batches, count, labels=labels, manifest=manifest)
         else:
             for _ in batches:
                 pass
@@ -251,3 +338,9 @@ def _noted(batch: Tensor, first: list[Tensor]) -> Tensor:
     if sum(map(len, first)) < 64:
         first.append(batch)
     return batch
+
+
+def _device_of(denoiser: Denoiser) -> torch.device:
+    if not isinstance(denoiser, torch.nn.Module):
+        raise UsageError(f"a {type(denoiser).__name__} does not say where it lives: pass device=")
+    return next(denoiser.parameters()).device

@@ -1,0 +1,76 @@
+"""The auxiliary model: a copy of a base, fine-tuned on other images (SIMS Algorithm 1, step 3)."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nomadiff.denoiser import EDMDenoiser
+from nomadiff.guidance.shared_encoder import decoder_end
+from nomadiff.networks.edm2 import normalise
+from nomadiff.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from nomadiff.methods.model import Model
+
+__all__ = ["TRAIN_PARTS", "AuxiliaryConfig", "with_frozen_part_of"]
+
+TRAIN_PARTS = {"all": "auxiliary", "decoder": "auxiliary-decoder"}
+"""What of the copy is trained, and the method name that records it in the recipe."""
+
+
+class AuxiliaryConfig(RunConfig):
+    """A recipe whose denoiser has the parts frozen that its method name says are not trained."""
+
+    def build_denoiser(self) -> EDMDenoiser:
+        """A denoiser with fresh weights, of which only those to train require gradients."""
+        denoiser = super().build_denoiser()
+        trained = _trained(self)
+        for name, parameter in denoiser.network.named_parameters():
+            parameter.requires_grad_(name.startswith(trained))
+        return denoiser
+
+
+def _trained(config: RunConfig) -> tuple[str, ...]:
+    """Prefixes of the network's parameters that such an auxiliary trains."""
+    if config.method != TRAIN_PARTS["decoder"]:
+        return ("",)
+    end = decoder_end(config.network, config.sources + config.classes)
+    # "dec.8x8_block1" must not take "dec.8x8_block10" with it; single parameters (EDM2's out_gain) have no dot
+    return tuple(f"{name}." for name in end) + tuple(name for name in end if name.startswith("out_"))
+
+
+@torch.no_grad()
+def with_frozen_part_of(base: EDMDenoiser, auxiliary: Model) -> EDMDenoiser:
+    """The auxiliary's denoiser with the part that was not trained taken from the base, so that it can be shared.
+
+    It is the base's already, except that EDM2 rescales stored weights whenever it trains, the frozen ones too: their
+    function is the base's, and now their numbers are. An auxiliary of another base is left as it is.
+    """
+    denoiser = auxiliary.network
+    if auxiliary.config.method != TRAIN_PARTS["decoder"] or auxiliary.config.network.architecture != "edm2":
+        return denoiser
+    trained = _trained(auxiliary.config)
+    ours, theirs = denoiser.network.state_dict(), base.network.state_dict()
+    frozen = [name for name in ours if not name.startswith(trained)]
+    if not all(name in theirs and _same_function(ours[name], theirs[name]) for name in frozen):
+        return denoiser
+    denoiser = copy.deepcopy(denoiser)
+    ours = denoiser.network.state_dict()
+    for name in frozen:
+        ours[name].copy_(theirs[name])
+    return denoiser
+
+
+def _same_function(one: Tensor, other: Tensor) -> bool:
+    """Whether two of EDM2's tensors count the same: weights up to the scale of each output channel."""
+    if one.shape != other.shape:
+        return False
+    other = other.to(one.device)
+    if one.ndim < 2:
+        return torch.equal(one, other)
+    dims = tuple(range(1, one.ndim))
+    return torch.allclose(normalise(one, dims), normalise(other, dims), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,95 @@
+"""What one image of a model costs: network evaluations and operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from nomadiff.denoiser import BoundDenoiser
+from nomadiff.guidance.guided import Guided, evaluations_of
+from nomadiff.sampling.sampler import SamplerConfig
+
+if TYPE_CHECKING:
+    from nomadiff.methods.model import Model
+
+__all__ = ["SamplingCost", "sampling_cost", "solver_levels"]
+
+
+@dataclass(frozen=True)
+class SamplingCost:
+    """The cost of one image.
+
+    Attributes:
+        nfe: network evaluations, as the papers count them: two a step for two networks, the part that runs twice for a
+            shared encoder.
+        gflop: operations in 10^9; a multiplication and an addition are two.
+    """
+
+    nfe: float
+    gflop: float
+
+
+def solver_levels(sampler: SamplerConfig) -> list[float]:
+    """The noise level of every call of the denoiser in one sampling run."""
+    levels = sampler.levels().tolist()
+    called = []
+    for sigma, following in pairwise(levels):
+        called.append(sigma * (1 + sampler.churn.gamma(sigma, sampler.steps)))
+        if sampler.solver == "heun" and following > 0:
+            called.append(following)
+    return called
+
+
+def sampling_cost(model: Model, sampler: SamplerConfig | None = None) -> SamplingCost:
+    """Count the cost of one image: calls at equal cost are run once, on one image, under torch's operation counter.
+
+    Args:
+        model: any model.
+        sampler: solver and steps; None takes the model's own.
+    """
+    denoiser = model.sampling_denoiser()
+    if model.config.classes:
+        denoiser = BoundDenoiser(denoiser, class_label=0)
+    x = torch.zeros(1, *model.shape, device=model.device)
+    nfe, total = 0.0, 0
+    operations: dict[Any, int] = {}
+    for sigma in solver_levels(sampler or model.config.sampler):
+        nfe += evaluations_of(denoiser, sigma)
+        state = _state(denoiser, sigma)
+        if state not in operations:
+            # attention is known by its matrix products, not by every fused kernel
+            with _Operations() as counted, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+                denoiser(x, torch.tensor([sigma], device=x.device))
+            operations[state] = counted.total
+        total += operations[state]
+    return SamplingCost(nfe, total / 1e9)
+
+
+class _Operations(TorchDispatchMode):
+    """Counts as torch's FlopCounterMode does, which cannot follow a gradient taken inside (it tracks modules)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _state(denoiser: Any, sigma: float) -> Any:
+    """Which guidances within a denoiser act at a noise level: calls with equal states cost the same."""
+    if isinstance(denoiser, BoundDenoiser):
+        return _state(denoiser.denoiser, sigma)
+    if not isinstance(denoiser, Guided):
+        return None
+    parts = (denoiser.base, getattr(denoiser, "auxiliary", None))
+    return denoiser.is_active(sigma), *(_state(part, sigma) for part in parts)
