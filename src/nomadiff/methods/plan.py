@@ -2,43 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import RunConfig
 
-__all__ = ["activation_bytes", "plan_sampling", "plan_training"]
+__all__ = ["Activations", "activations_of", "plan_sampling", "plan_training"]
 
-# dense bf16 peak of one A100 (NVIDIA's data sheet) and the share of it that EDM-like U-Nets are assumed to reach
-_A100_FLOPS = 312e12
+# dense peak of one A100 (NVIDIA's data sheet; TF32 for fp32, torch's default for convolutions) and the share of it that
+# EDM-like U-Nets are assumed to reach
+_A100_FLOPS = {"fp32": 156e12, "bf16": 312e12, "fp16": 312e12}
 _ASSUMED_SHARE = 0.3
+_A100_BYTES = 80 << 30
 
 
-def activation_bytes(config: RunConfig) -> float:
-    """Bytes that one image's forward pass keeps for the backward pass, in the run's precision.
+@dataclass(frozen=True)
+class Activations:
+    """What the forward pass keeps for the backward pass.
 
-    Counted on shapes alone (torch's meta device): every tensor autograd saves, weights left out, once.
+    Attributes:
+        per_image: bytes for each image of the batch.
+        fixed: bytes for the batch whatever its size: weights as the network computes with them (half-precision copies,
+            EDM2's normalised weights).
     """
-    kept: dict[int, int] = {}
-    with torch.device("meta"):
-        denoiser = config.build_denoiser()
-        weights = {parameter.data_ptr() for parameter in denoiser.parameters()} | {id(p) for p in denoiser.parameters()}
 
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            if id(tensor) not in weights and not tensor.is_leaf:
-                kept[id(tensor)] = tensor.numel() * tensor.element_size()
-                alive.append(tensor)  # so that no id is used twice
-            return tensor
+    per_image: int
+    fixed: int
 
-        alive: list[torch.Tensor] = []
-        network = config.network
-        x = torch.empty(1, network.channels, network.resolution, network.resolution)
-        labels = torch.empty(1, config.sources + config.classes) if config.sources + config.classes else None
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            denoiser.network(x, torch.empty(1), labels, None)
-    share = 1.0 if config.training.precision == "fp32" else 0.5
-    return sum(kept.values()) * share
+
+class _LikeCUDA(TorchFunctionMode):
+    """CUDA's autocast normalises groups in float32, a CPU's does not."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.group_norm and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def activations_of(config: RunConfig) -> Activations:
+    """What one training pass keeps in memory on a GPU, in the run's precision.
+
+    Every block of memory that autograd saves is counted once, weights left out, on shapes alone (nothing is computed).
+    In fp32 the count is what a process grows by; the allocator's rounding and the kernels' scratch memory come on top.
+    """
+    one, two = _kept_bytes(config, 1), _kept_bytes(config, 2)
+    return Activations(per_image=two - one, fixed=2 * one - two)
+
+
+def _kept_bytes(config: RunConfig, batch: int) -> int:
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.training.precision]
+    kept: dict[int, Any] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()  # views share one; kept alive, so that no address is used twice
+        kept[storage._cdata] = storage
+        return tensor
+
+    with FakeTensorMode():
+        network = config.build_denoiser().network.train()
+        shape = config.network.channels, config.network.resolution, config.network.resolution
+        labels = torch.empty(batch, config.sources + config.classes) if config.sources + config.classes else None
+        autocast = torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+        with autocast, _LikeCUDA(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            # the output is alive while the backward pass runs
+            output = network(torch.empty(batch, *shape), torch.empty(batch), labels, None)
+        weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    del output
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 
 def _parameters(config: RunConfig) -> int:
@@ -52,21 +93,19 @@ def plan_training(config: RunConfig) -> str:
     parameters = _parameters(config)
     forward = flops_of(config.network, config.sources + config.classes)
     total = 3 * forward * options.steps * options.batch
-    microbatch = options.microbatch or options.batch
-    # weights, gradients, two Adam moments and the moving average, fp32
-    memory = 5 * 4 * parameters + microbatch * activation_bytes(config)
     labels = f"{config.sources or 'no'} source labels, {config.classes or 'no'} class labels"
     shares = ", ".join(f"{name} {share:.1%}" for name, share in zip(config.source_names, config.shares))
-    hours = total / (_A100_FLOPS * _ASSUMED_SHARE) / 3600
+    peak = _A100_FLOPS[options.precision]
+    hours = total / (peak * _ASSUMED_SHARE) / 3600
     return "\n".join(
         [
             f"method:      {config.method} ({labels})",
             f"batches:     {shares}",
             f"parameters:  {parameters / 1e6:,.2f} M ({config.network.architecture})",
             f"budget:      {options.budget / 1e6:g} Mi = {options.steps:,} steps of {options.batch}",
-            f"compute:     {forward / 1e9:,.3g} GFLOP an image forward, {total / 1e15:,.3g} PFLOP in all",
-            f"GPU hours:   {hours:,.2g} on an A100 at {_ASSUMED_SHARE:.0%} of {_A100_FLOPS / 1e12:g} TFLOP/s (assumed)",
-            f"memory:      about {memory / 2**30:,.2f} GiB for {microbatch} images at once ({options.precision})",
+            f"compute:     {_count(forward / 1e9)} GFLOP an image forward, {_count(total / 1e15)} PFLOP in all",
+            f"GPU hours:   {_count(hours)} on an A100 at {_ASSUMED_SHARE:.0%} of {peak / 1e12:g} TFLOP/s (assumed)",
+            f"memory:      {_memory_line(config, parameters)}",
             f"sampling:    {_sampling_line(config.sampler, forward)}",
         ]
     )
@@ -81,12 +120,30 @@ def plan_sampling(config: RunConfig, sampler: SamplerConfig, count: int) -> str:
             f"model:       {config.method}, {_parameters(config) / 1e6:,.2f} M parameters",
             f"samples:     {count:,}",
             f"sampling:    {_sampling_line(sampler, forward)}",
-            f"compute:     {total / 1e15:,.3g} PFLOP in all",
+            f"compute:     {_count(total / 1e15)} PFLOP in all",
         ]
     )
 
 
+def _memory_line(config: RunConfig, parameters: int) -> str:
+    options = config.training
+    activations = activations_of(config)
+    # weights, gradients, two Adam moments and the moving averages, fp32
+    tensors = 4 + max(1, len(options.ema_stds))
+    base = tensors * 4 * parameters + activations.fixed
+    at_once = options.microbatch or options.batch
+    need = base + at_once * activations.per_image
+    line = f"about {need / 2**30:,.2f} GiB for {at_once} images at once ({options.precision})"
+    if need > _A100_BYTES > base + activations.per_image:
+        line += f"; 80 GiB hold --microbatch {(_A100_BYTES - base) // activations.per_image}"
+    return line
+
+
 def _sampling_line(sampler: SamplerConfig, forward: float) -> str:
-    return (
-        f"{sampler.solver}, {sampler.steps} steps, NFE {sampler.nfe}, {forward * sampler.nfe / 1e9:,.3g} GFLOP an image"
-    )
+    flops = _count(forward * sampler.nfe / 1e9)
+    return f"{sampler.solver}, {sampler.steps} steps, NFE {sampler.nfe}, {flops} GFLOP an image"
+
+
+def _count(value: float) -> str:
+    """Three digits, or all digits before the point: 0.00941, 42.4, 7,635."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
