@@ -1,0 +1,159 @@
+"""What every importer gives: a network's plan and weights in nomadiff's terms, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from nomadiff.errors import DataError
+from nomadiff.interop.safe_pickle import printable
+from nomadiff.networks.config import NetworkConfig
+from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.sampling.solvers import Churn
+
+__all__ = ["Imported", "Settings", "default_sampler"]
+
+# a file's numbers are its maker's: nothing is built before they are known to be of this world
+_LARGEST = {"resolution": 4096, "channels": 64, "model_channels": 8192, "blocks": 64, "channel_mult_embedding": 64}
+_MOST_LEVELS = 12
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network read from somebody's file.
+
+    Attributes:
+        network: its architecture.
+        weights: its tensors, under EDM's parameter names (which are nomadiff's).
+        classes: width of its label vector, 0 without labels.
+        sigma_data: standard deviation its preconditioning assumes.
+        sampler: how its makers sample it.
+        training: what is known of its training, as fields of :class:`~nomadiff.training.config.TrainingConfig`.
+        facts: what else the file says, plain values fit for JSON.
+    """
+
+    network: NetworkConfig
+    weights: dict[str, Tensor]
+    classes: int
+    sigma_data: float
+    sampler: SamplerConfig
+    training: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, largest in _LARGEST.items():
+            if getattr(self.network, name) > largest:
+                raise DataError(f"{name} of this network is {getattr(self.network, name):,}, more than {largest:,}")
+        if len(self.network.channel_mult) > _MOST_LEVELS or max(self.network.channel_mult, default=0) > 64:
+            raise DataError("this network has levels no U-Net has")
+        if not 0 <= self.classes <= 1_000_000 or not 0 < self.sigma_data < 1e6:
+            raise DataError(f"this network has {self.classes} labels and sigma_data {self.sigma_data}")
+
+
+class Settings:
+    """A constructor's keyword arguments as found in a file, taken one by one so that none is overlooked.
+
+    Args:
+        values: the arguments.
+        owner: whose they are, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, Any], owner: str) -> None:
+        self._values = dict(values)
+        self._owner = owner
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """An integer argument.
+
+        Raises:
+            DataError: it is absent and has no default, or is no integer.
+        """
+        value = self._values.pop(name, default)
+        if type(value) is not int:
+            raise DataError(f"{self._owner}: {name} must be an integer, got {printable(value)}")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """A float argument.
+
+        Raises:
+            DataError: it is no number.
+        """
+        value = self._values.pop(name, default)
+        if type(value) not in (int, float):
+            raise DataError(f"{self._owner}: {name} must be a number, got {printable(value)}")
+        return float(value)
+
+    def integers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A list of integers.
+
+        Raises:
+            DataError: it is something else.
+        """
+        value = self._values.pop(name, default)
+        if type(value) not in (list, tuple) or any(type(item) is not int for item in value):
+            raise DataError(f"{self._owner}: {name} must be a list of integers, got {printable(value)}")
+        return tuple(value)
+
+    def text(self, name: str, default: str) -> str:
+        """A text argument.
+
+        Raises:
+            DataError: it is something else.
+        """
+        value = self._values.pop(name, default)
+        if type(value) is not str:
+            raise DataError(f"{self._owner}: {name} must be a text, got {printable(value)}")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A true or false argument."""
+        return bool(self._values.pop(name, default))
+
+    def require(self, name: str, needed: Any, default: Any) -> None:
+        """Accept an argument only with the value that nomadiff's network has.
+
+        Args:
+            name: the argument.
+            needed: the value.
+            default: what its absence means.
+
+        Raises:
+            DataError: it has another value.
+        """
+        value = self._values.pop(name, default)
+        value = list(value) if type(value) is tuple else value
+        if type(value) not in (str, int, float, list, type(None)) or value != needed:
+            raise DataError(f"{self._owner}: {name} is {printable(value)}; nomadiff's network has {needed}")
+
+    def drop_none(self, *names: str) -> None:
+        """Treat arguments that are None as absent."""
+        for name in names:
+            if self._values.get(name, 0) is None:
+                del self._values[name]
+
+    def ignore(self, *names: str) -> None:
+        """Drop arguments that do not change what the network computes."""
+        for name in names:
+            self._values.pop(name, None)
+
+    def finish(self) -> None:
+        """Make sure that every argument was looked at.
+
+        Raises:
+            DataError: one was not: the network would compute something else than its maker's.
+        """
+        if self._values:
+            raise DataError(f"{self._owner}: has the argument {', '.join(map(printable, self._values))}, unknown here")
+
+
+def default_sampler(architecture: str, resolution: int) -> SamplerConfig:
+    """The steps that EDM's and EDM2's authors use for a network of this kind (read-me files of both)."""
+    if architecture == "edm2":
+        return SamplerConfig(steps=32)
+    if architecture == "adm" and resolution >= 64:
+        return SamplerConfig(steps=256, churn=Churn(40, 0.05, 50, 1.003))
+    return SamplerConfig(steps=18 if resolution <= 32 else 40)

@@ -1,0 +1,122 @@
+"""From a file, a folder, an address or a card to a model: which importer it is for and what the file says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nomadiff.data.writing import refuse_existing
+from nomadiff.errors import DataError, UsageError
+from nomadiff.files import sha256_of_file
+from nomadiff.interop.cards import CARDS, Card
+from nomadiff.interop.download import download
+from nomadiff.interop.edm import ema_of, from_edm
+from nomadiff.interop.edm2 import from_edm2, images_in_name, reconstruct
+from nomadiff.interop.imported import Imported
+from nomadiff.interop.model_folder import write_model
+from nomadiff.interop.safe_pickle import printable
+from nomadiff.interop.torch_files import read_torch_file
+from nomadiff.methods.model import Model
+
+__all__ = ["import_model"]
+
+
+def import_model(
+    spec: str | Path,
+    out: str | Path,
+    *,
+    std: float | None = None,
+    at: int | None = None,
+    sources: tuple[str, ...] = (),
+    sha256: str | None = None,
+) -> Model:
+    """Make a nomadiff model of somebody's weights. Nothing in them is run.
+
+    Args:
+        spec: a card's name (:data:`~nomadiff.interop.cards.CARDS`), an ``http(s)`` or ``file`` address, a file (a
+            snapshot of EDM or EDM2, an EDM training state), or a folder of EDM2 snapshots.
+        out: the model folder; must be new.
+        std: relative width of the average to rebuild from a folder of EDM2 snapshots.
+        at: images seen at the end of that average; the last snapshot's by default.
+        sources: names of the sources that the network's labels stand for, "real" first, for a network that was trained
+            with the source as its class label; without them labels are classes.
+        sha256: what the file must hash to.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        UsageError: ``out`` is taken, or an option does not belong to this kind of file.
+        DataError: the file cannot be read, would have to run code, holds a network nomadiff does not have, or fails the
+            self-check.
+    """
+    refuse_existing(Path(out))
+    text = str(spec)
+    card = CARDS.get(text)
+    if "://" in text or card is not None:
+        url = card.url if card is not None else text
+        path = download(url, sha256=sha256)
+        origin: dict[str, Any] = {"url": url}
+    else:
+        path = Path(spec)
+        origin = {"file": path.resolve().name}
+        if not path.exists():
+            raise DataError(f"{spec}: no such file, and no card of that name (nomadiff import --list shows them)")
+    if path.is_dir():
+        if std is None:
+            raise UsageError(f"{path} is a folder of snapshots: say which average to rebuild (--std 0.1)")
+        return write_model(reconstruct(path, std, at=at), out, origin, method="edm2", source_names=sources)
+    if std is not None or at is not None:
+        raise UsageError("an average is rebuilt from a folder of snapshots; this is a single file")
+    digest = sha256_of_file(path)
+    if sha256 is not None and digest != sha256:
+        raise DataError(f"{path}: its SHA-256 is {digest}, expected {sha256}")
+    origin["sha256"] = digest
+    method, imported = _read(path)
+    if card is not None:
+        imported = _checked(imported, card)
+        origin.update(card=text, licence=card.licence)
+    return write_model(imported, out, origin, method=method, source_names=sources)
+
+
+def _read(path: Path) -> tuple[str, Imported]:
+    """What makes such networks, and the network of this file."""
+    contents = read_torch_file(path)
+    module = ema_of(contents)
+    if module is None:
+        raise DataError(f"{path}: holds no network (neither a snapshot of EDM or EDM2 nor a training state)")
+    beside = contents if type(contents) is dict else {}
+    try:
+        if module.class_name == "Precond":
+            method, imported = "edm2", from_edm2(module, beside)
+        elif module.class_name.endswith("Precond"):
+            method, imported = "edm", from_edm(module, beside)
+        else:
+            raise DataError(f"holds a {printable(module.class_name)}; nomadiff reads networks of EDM and EDM2")
+    except (DataError, UsageError) as error:
+        raise DataError(f"{path}: {error}") from error
+    facts = dict(imported.facts)
+    if "ema" not in beside:
+        facts["weights"] = "of the training state, not averaged"
+    training = dict(imported.training)
+    if seen := images_in_name(path):
+        training["budget"] = seen
+    return method, replace(imported, facts=facts, training=training)
+
+
+def _checked(imported: Imported, card: Card) -> Imported:
+    """The network with its card's sampler, if it is the card's.
+
+    Raises:
+        DataError: it has another number of parameters.
+    """
+    count = sum(value.numel() for name, value in imported.weights.items() if not _constant(name))
+    if count != card.parameters:
+        raise DataError(f"{card.url}: {count:,} parameters, the card says {card.parameters:,}: another file?")
+    return replace(imported, sampler=card.sampler, training={**imported.training, **card.training})
+
+
+def _constant(name: str) -> bool:
+    """Whether a stored tensor is no parameter: filters and random frequencies."""
+    return name.endswith(("resample_filter", "freqs", "phases"))

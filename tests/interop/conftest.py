@@ -1,0 +1,232 @@
+"""What the interop tests share: files of the layout that NVIDIA's code writes, made without any of that code.
+
+Pickles name the functions and classes they need by module; here these modules are empty stand-ins, present only while
+a file is written. Networks are nomadiff's own, whose parameters have the original names.
+"""
+
+from __future__ import annotations
+
+import encodings.cp437  # noqa: F401 - names in a zip are in it; imported late it would look like an import by the file
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nomadiff.networks.build import build_network
+from nomadiff.networks.config import NetworkConfig
+
+# what NVIDIA's reader would run on loading
+SOURCE = "import pathlib; pathlib.Path('{canary}').write_text('was run')"
+
+
+def _reconstruct_persistent_obj(meta: Any) -> Any:
+    raise AssertionError("a stand-in was called")
+
+
+class EasyDict(dict):
+    """Stands for dnnlib.util.EasyDict."""
+
+
+_reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+EasyDict.__module__, EasyDict.__qualname__ = "dnnlib.util", "EasyDict"
+
+
+class Persistent(nn.Module):
+    """Pickles as an object of ``torch_utils.persistence`` does: class name, source text and ``__dict__``."""
+
+    def __init__(self, class_name: str, arguments: dict[str, Any], source: str = "") -> None:
+        super().__init__()
+        self._init_args = ()
+        self._init_kwargs = EasyDict(arguments)
+        object.__setattr__(self, "identity", (class_name, source))
+
+    def __reduce__(self) -> Any:
+        class_name, source = self.identity
+        state = {name: value for name, value in self.__dict__.items() if name != "identity"}
+        meta = EasyDict(type="class", version=6, module_src=source, class_name=class_name, state=state)
+        return _reconstruct_persistent_obj, (meta,)
+
+
+def nested(tensors: dict[str, Tensor], class_name: str, arguments: dict[str, Any], source: str = "") -> Persistent:
+    """A tree of persistent objects, and of torch's own ModuleDict, that holds these tensors by their full names."""
+    module = Persistent(class_name, arguments, source)
+    children: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        head, dot, rest = name.partition(".")
+        if dot:
+            children.setdefault(head, {})[rest] = value
+        elif name in ("freqs", "phases", "resample_filter"):
+            module.register_buffer(name, value)
+        else:
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    for name, inner in children.items():
+        child: nn.Module = nested(inner, "Layer", {})
+        if name in ("enc", "dec"):
+            child = nn.ModuleDict(child.named_children())
+        module.add_module(name, child)
+    return module
+
+
+def scrambled(config: NetworkConfig, classes: int = 0, seed: int = 0) -> nn.Module:
+    """A network whose every weight matters (fresh ones start at zero in places)."""
+    network = build_network(config, classes).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+class Lookalikes:
+    """Writes files as EDM's and EDM2's training loops do, around networks of nomadiff.
+
+    Args:
+        canary: a file that would exist if source text in a pickle was run.
+    """
+
+    def __init__(self, canary: Path) -> None:
+        self.source = SOURCE.format(canary=canary)
+
+    def edm(self, network: nn.Module, **arguments: Any) -> dict[str, Any]:
+        """The contents of an EDM snapshot."""
+        weights = {f"model.{name}": value for name, value in network.state_dict().items()}
+        weights["model.enc.resample_filter"] = torch.ones(1, 1, 2, 2)  # constants that nomadiff does not store
+        loss = Persistent("EDMLoss", {})
+        loss.P_mean, loss.P_std = -1.1, 1.3
+        augment = Persistent("AugmentPipe", {"p": 0.12})
+        augment.p = 0.12
+        return {
+            "ema": nested(weights, "EDMPrecond", arguments, self.source),
+            "loss_fn": loss,
+            "augment_pipe": augment,
+            "dataset_kwargs": {"path": "data.zip", "use_labels": False, "max_size": 100},
+        }
+
+    def edm2(self, network: nn.Module, half: bool = True, **arguments: Any) -> dict[str, Any]:
+        """The contents of an EDM2 snapshot."""
+        weights = {
+            name if name.startswith("logvar_") else f"unet.{name}": value.half() if half else value
+            for name, value in network.state_dict().items()
+        }
+        encoder = Persistent("StandardRGBEncoder", {})
+        loss = Persistent("EDM2Loss", {})
+        loss.P_mean, loss.P_std = -0.8, 1.6
+        module = nested(weights, "Precond", arguments, self.source)
+        return EasyDict(encoder=encoder, dataset_kwargs=EasyDict(path="data.zip"), loss_fn=loss, ema=module)
+
+    def pickle(self, contents: Any, protocol: int = 4) -> bytes:
+        """The bytes of a snapshot."""
+        with stand_ins():
+            return pickle.dumps(contents, protocol)
+
+    def save(self, contents: Any, path: Path, zipped: bool = True) -> None:
+        """``torch.save``, of today or of before 1.6."""
+        with stand_ins():
+            torch.save(contents, path, _use_new_zipfile_serialization=zipped)
+
+
+class stand_ins:
+    """While inside, the modules that NVIDIA's pickles name can be imported: empty but for the names."""
+
+    def __enter__(self) -> None:
+        contents = {
+            "torch_utils": {},
+            "torch_utils.persistence": {"_reconstruct_persistent_obj": _reconstruct_persistent_obj},
+            "dnnlib": {},
+            "dnnlib.util": {"EasyDict": EasyDict},
+        }
+        for name, values in contents.items():
+            module = types.ModuleType(name)
+            vars(module).update(values)
+            sys.modules[name] = module
+        self.names = list(contents)
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.names:
+            del sys.modules[name]
+
+
+TINY = {
+    "ddpmpp": NetworkConfig("ddpmpp", 8, 3, 16, (1, 2), 1, (4,), augment_dim=9),
+    "ncsnpp": NetworkConfig("ncsnpp", 8, 3, 16, (1, 2), 1, (4,)),
+    "adm": NetworkConfig("adm", 8, 3, 64, (1, 1), 1, (4,)),
+    "edm2": NetworkConfig("edm2", 8, 3, 16, (1, 2), 1, (4,), channels_per_head=16, channel_mult_embedding=2),
+}
+_SONG = {"model_type": "SongUNet", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "ddpmpp": {**_SONG, "embedding_type": "positional", "augment_dim": 9, "dropout": 0.0},
+    "ncsnpp": {
+        **_SONG,
+        "embedding_type": "fourier",
+        "encoder_type": "residual",
+        "channel_mult_noise": 2,
+        "resample_filter": [1, 3, 3, 1],
+        "dropout": 0.0,
+    },
+    "adm": {
+        "model_type": "DhariwalUNet",
+        "model_channels": 64,
+        "channel_mult": [1, 1],
+        "num_blocks": 1,
+        "dropout": 0.0,
+    },
+    "edm2": {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "channels_per_head": 16},
+}
+for _arguments in ARGUMENTS.values():
+    _arguments.update(img_resolution=8, img_channels=3, attn_resolutions=[4])
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A file that exists if something in a file was run."""
+    return tmp_path / "canary"
+
+
+@pytest.fixture
+def lookalikes(canary: Path) -> Lookalikes:
+    return Lookalikes(canary)
+
+
+@pytest.fixture
+def tiny_network() -> Callable[..., tuple[nn.Module, dict[str, Any]]]:
+    """Makes a small network of an architecture, and the arguments its original constructor would have had."""
+
+    def make(architecture: str, classes: int = 0, seed: int = 0) -> tuple[nn.Module, dict[str, Any]]:
+        network = scrambled(TINY[architecture], classes, seed)
+        return network, {**ARGUMENTS[architecture], "label_dim": classes}
+
+    return make
+
+
+class Watch:
+    """Notes what Python's audit hooks tell while it is on."""
+
+    LOUD = frozenset({
+        "compile", "ctypes.dlopen", "exec", "import", "marshal.loads", "os.exec", "os.posix_spawn", "os.remove",
+        "os.spawn", "os.system", "pickle.find_class", "shutil.rmtree", "socket.connect", "subprocess.Popen",
+    })  # fmt: skip
+
+    def __init__(self) -> None:
+        self.on = False
+        self.events: list[str] = []
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.on and (event in self.LOUD or (event == "open" and arguments[1] not in (None, "r", "rb"))):
+            self.events.append(f"{event} {arguments!r}"[:200])
+
+
+_watch = Watch()
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """On within the test: :attr:`Watch.events` must stay empty while a hostile file is read."""
+    _watch.events.clear()
+    yield _watch
+    _watch.on = False
