@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.intervals import GROUPS, means_left_out
-from nomadiff.metrics.neighbours import BLOCK, LONG, as_points, nearest_neighbours
+from nomadiff.metrics.neighbours import BLOCK, LONG, Squares, as_points, nearest_neighbours
 from nomadiff.progress import progress_bar
 
 __all__ = ["CONVENTIONS", "prdc", "prdc_left_out", "radii"]
@@ -165,17 +165,14 @@ class _Count:
         self.recalling = torch.zeros(len(x), groups)  # how many generated balls of a group hold each real feature
         self.recalled_only_without = torch.zeros(len(x), groups, dtype=torch.bool)
         widest = None if fake_left_out is None else fake_left_out.max(1).values
-        centre = x.mean(0)
-        a, b = x - centre, y - centre
-        a_norm, b_norm = a.square().sum(1), b.square().sum(1)
+        squares = Squares(x, y)
         show = len(x) * len(y) > LONG
         with progress_bar("precision and recall", total=len(x), unit="points", show=show) as advance:
-            for start in range(0, len(x), BLOCK):
-                rows = slice(start, start + BLOCK)
+            for rows, centred in squares.rows():
+                start = rows.start
                 for first in range(0, len(y), BLOCK):
-                    columns = slice(first, first + BLOCK)
-                    size = a_norm[rows, None] + b_norm[columns]
-                    square = torch.addmm(size, a[rows], b[columns].T, alpha=-2)
+                    columns = slice(first, min(first + BLOCK, len(y)))
+                    square, size = squares.block(rows, centred, columns)
                     doubt = size.mul_(ROUNDING)
                     in_real = self._within(square, real_balls[rows, None], doubt, start, first)
                     in_fake = self._within(square, fake_balls[None, columns], doubt, start, first)
@@ -185,7 +182,7 @@ class _Count:
                     if widest is not None and fake_left_out is not None:
                         in_wide = self._within(square, widest[None, columns], doubt, start, first)
                         self._note(in_wide & ~in_fake, fake_left_out, start, first)
-                advance(len(a[rows]))
+                advance(len(centred))
 
     def _within(self, square: Tensor, ball: Tensor, doubt: Tensor, start: int, first: int) -> Tensor:
         """Which squared distances ``(n, m)`` lie inside the radii ``ball``.

@@ -7,6 +7,8 @@ exactly 0, and results do not depend on the block size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch import Tensor
 from nomadiff.errors import UsageError
 from nomadiff.progress import progress_bar
 
-__all__ = ["as_points", "nearest_neighbours"]
+__all__ = ["Squares", "as_points", "nearest_neighbours"]
 
 BLOCK = 1024
 SPARE = 4  # candidates beyond k, so that float32 rounding cannot push a true neighbour out of the list
@@ -31,9 +33,10 @@ def as_points(points: Tensor | np.ndarray, what: str = "points") -> Tensor:
     if x.ndim < 2 or x.numel() == 0:
         raise UsageError(f"{what}: expected at least one point (N, D) or image (N, C, H, W), got {tuple(x.shape)}")
     x = x.flatten(1).float() / 255 if x.dtype == torch.uint8 else x.flatten(1).float()
-    if not bool(torch.isfinite(x).all()):
-        row = int((~torch.isfinite(x).all(1)).nonzero()[0, 0])
-        raise UsageError(f"{what}: row {row} is not finite (NaN or infinity)")
+    for start in range(0, len(x), BLOCK):  # in blocks: the check makes copies
+        wrong = ~torch.isfinite(x[start : start + BLOCK]).all(1)
+        if bool(wrong.any()):
+            raise UsageError(f"{what}: row {start + int(wrong.nonzero()[0, 0])} is not finite (NaN or infinity)")
     return x
 
 
@@ -61,45 +64,69 @@ def nearest_neighbours(
     if len(y) < k + itself:
         raise UsageError(f"{k} nearest neighbours need at least {k + itself} points, got {len(y)}")
     found = _candidates(x, y, min(k + itself + SPARE, len(y)), itself)
-    own = torch.arange(len(x))[:, None]
+    own = torch.arange(len(x))
     distances = torch.empty(found.shape, dtype=torch.float64)
-    for rows in torch.arange(len(x)).split(BLOCK):
+    for rows in own.split(BLOCK):
+        here = x[rows].double()
         for column in range(found.shape[1]):
-            gap = x[rows].double() - y[found[rows, column]].double()
-            distances[rows, column] = gap.square().sum(1).sqrt()
+            gap = y[found[rows, column]].double().sub_(here)
+            distances[rows, column] = torch.linalg.vector_norm(gap, dim=1)
     if itself:
-        distances[found == own] = torch.inf
+        distances[found == own[:, None]] = torch.inf
     distances, order = distances.sort(dim=1, stable=True)
     return found.gather(1, order)[:, :k], distances[:, :k]
 
 
+class Squares:
+    """Squared distances of blocks of points in float32: ``|x|^2 + |y|^2 - 2 x.y`` on points centred block by block.
+
+    Args:
+        x: float32 ``(N, D)``.
+        y: float32 ``(M, D)``.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+        self.centre = y.mean(0)
+        self.x_norm = self._norms(x)
+        self.y_norm = self.x_norm if y is x else self._norms(y)
+
+    def _norms(self, points: Tensor) -> Tensor:
+        return torch.cat([(part - self.centre).square_().sum(1) for part in points.split(BLOCK)])
+
+    def rows(self) -> Iterator[tuple[slice, Tensor]]:
+        """The blocks of ``x``: their place, and their centred points for :meth:`block`."""
+        for start in range(0, len(self.x), BLOCK):
+            place = slice(start, min(start + BLOCK, len(self.x)))
+            yield place, self.x[place] - self.centre
+
+    def block(self, rows: slice, centred: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+        """Squared distances ``(n, m)`` of two blocks, and ``|x|^2 + |y|^2``, which their rounding error goes with."""
+        size = self.x_norm[rows, None] + self.y_norm[columns]
+        return torch.addmm(size, centred, (self.y[columns] - self.centre).T, alpha=-2), size
+
+
 def _candidates(x: Tensor, y: Tensor, keep: int, itself: bool) -> Tensor:
     """Indices int64 ``(N, keep)`` of the points nearest to each query by float32 distances, in no certain order."""
-    centre = y.mean(0)
-    b = y - centre
-    a = b if itself else x - centre
-    a_norm, b_norm = a.square().sum(1), b.square().sum(1)
-    values = torch.full((len(a), keep), torch.inf)
-    found = torch.zeros(len(a), keep, dtype=torch.int64)
+    values = torch.full((len(x), keep), torch.inf)
+    found = torch.zeros(len(x), keep, dtype=torch.int64)
 
-    def offer(start: int, part: Tensor, first: int) -> None:
+    def offer(rows: slice, part: Tensor, first: int) -> None:
         """Merge the distances of a block into the lists of its queries."""
         near, at = part.topk(min(keep, part.shape[1]), dim=1, largest=False, sorted=False)
-        rows = slice(start, start + len(part))
         everything = torch.cat([values[rows], near], 1)
         values[rows], order = everything.topk(keep, dim=1, largest=False, sorted=False)
         found[rows] = torch.cat([found[rows], at + first], 1).gather(1, order)
 
-    pairs = len(a) * len(b)
-    with progress_bar("nearest neighbours", total=len(a), unit="points", show=pairs > LONG) as advance:
-        for start in range(0, len(a), BLOCK):
-            rows = a[start : start + BLOCK]
-            for first in range(start if itself else 0, len(b), BLOCK):
-                columns = b[first : first + BLOCK]
-                size = a_norm[start : start + BLOCK, None] + b_norm[first : first + BLOCK]
-                part = torch.addmm(size, rows, columns.T, alpha=-2)
-                offer(start, part, first)
-                if itself and first > start:
-                    offer(first, part.T, start)
-            advance(len(rows))
+    squares = Squares(x, y)
+    show = len(x) * len(y) > LONG
+    with progress_bar("nearest neighbours", total=len(x), unit="points", show=show) as advance:
+        for rows, centred in squares.rows():
+            for first in range(rows.start if itself else 0, len(y), BLOCK):
+                columns = slice(first, min(first + BLOCK, len(y)))
+                part, _ = squares.block(rows, centred, columns)
+                offer(rows, part, first)
+                if itself and first > rows.start:
+                    offer(columns, part.T, rows.start)
+            advance(len(centred))
     return found
