@@ -254,7 +254,8 @@ class _Training:
                 record[f"loss_{name}"] = total / images
         if float(nonfinite) > 0:
             record["nonfinite_losses"] = int(nonfinite)
-        if probe and self.config.sources:
+        # EDM2's output and label gains start at zero and leave it one after the other, in the second and third step
+        if probe and self.config.sources and self.images_seen > 2 * self.options.batch:
             images = self.mix.batch(0, min(16, self.options.batch), self.options.seed).images
             record["source_effect"] = source_effect(
                 self.ema.module, images.to(self.processes.device).float() / 127.5 - 1
