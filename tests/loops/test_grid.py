@@ -9,24 +9,20 @@ import pytest
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.loops import grid as grid_module
-from nomadiff.loops import learner as learner_module
 from nomadiff.loops.grid import Cell, Grid
 from nomadiff.loops.learner import LearnerConfig
 from nomadiff.loops.network import Network
 from nomadiff.loops.plan import TrainingPlan
 from nomadiff.tables import read_table
 
-
-@pytest.fixture(autouse=True)
-def quick_learner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A learner of hardly any steps: these tests are of the grid, not of what is learnt."""
-    quick = LearnerConfig("quick", "", Network(), TrainingPlan(2, 64, 2e-3), TrainingPlan(1, 64, 3e-4), 20)
-    monkeypatch.setitem(learner_module.PRESETS, "quick", quick)
+# hardly any steps: these tests are of the grid, not of what is learnt
+QUICK = LearnerConfig("quick", "", Network(), TrainingPlan(2, 64, 2e-3), TrainingPlan(1, 64, 3e-4), 20)
 
 
 def make_grid(**changes: Any) -> Grid:
     cells = (Cell("quick", "sims", 0.0, n_s=20, n_r=50), Cell("quick", "sims", 1.0, n_s=20, n_r=50))
-    return Grid(**({"cells": cells, "runs": 3, "generations": 3, "seed": 4, "evaluation_count": 30} | changes))
+    options = {"cells": cells, "runs": 3, "generations": 3, "seed": 4, "evaluation_count": 30, "learners": (QUICK,)}
+    return Grid(**(options | changes))
 
 
 def tables(folder: Path) -> tuple[bytes, bytes]:
@@ -76,10 +72,8 @@ def test_an_interrupted_grid_goes_on_to_the_same_tables(
 
 
 def test_two_processes_give_the_same_tables(tmp_path: Path) -> None:
-    cells = (Cell("P2", "sims", 1.0, n_s=50, n_r=50),)
     for processes in (1, 2):
-        grid = Grid(cells, runs=3, generations=2, seed=1, evaluation_count=50)
-        grid.run(tmp_path / str(processes), processes=processes)
+        make_grid(runs=2).run(tmp_path / str(processes), processes=processes)
     assert tables(tmp_path / "1") == tables(tmp_path / "2")
 
 
@@ -120,12 +114,8 @@ def test_summary_has_the_papers_columns(tmp_path: Path) -> None:
 
 def test_a_diverged_loop_is_null_in_tables_and_infinite_in_results(tmp_path: Path) -> None:
     wild = LearnerConfig("wild", "", Network(), TrainingPlan(2, 64, 1e30), TrainingPlan(1, 64, 1e30), 20)
-    learner_module.PRESETS["wild"] = wild
-    try:
-        grid = make_grid(cells=(Cell("wild", "standard", n_s=20, n_r=50),), runs=1)
-        result = grid.run(tmp_path, processes=1)
-    finally:
-        del learner_module.PRESETS["wild"]
+    cells = (Cell("wild", "standard", n_s=20, n_r=50),)
+    result = make_grid(cells=cells, runs=1, learners=(wild,)).run(tmp_path, processes=1)
     assert np.isinf(result.distances["distance"]).all()
     assert json.loads((tmp_path / "generations.json").read_text())["rows"][0]["distance"] is None
 

@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from nomadiff.errors import UsageError
 from nomadiff.files import atomic_path
 from nomadiff.loops.grid import Grid
-from nomadiff.loops.learner import learner_config
+from nomadiff.reports.palette import MUTED, RULE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["cost_in_words", "cpu_seconds", "interval", "keep_figure", "markdown_table", "significant"]
+__all__ = [
+    "at_scale",
+    "cost_in_words",
+    "cpu_seconds",
+    "interval",
+    "keep_figure",
+    "logarithmic",
+    "markdown_table",
+    "quiet_panel",
+    "significant",
+]
 
 # CPU seconds of the compiled kernel on one core of a processor with 512-bit vectors: a trained point, a network
 # evaluation. Small batches cost a quarter more; processors with 256-bit vectors two to three times as much.
 _TRAINED_POINT, _EVALUATION, _SMALL_BATCH = 0.43e-6, 0.16e-6, 1.25
 
 
+Sizes = TypeVar("Sizes")
+
+
+def at_scale(scales: Mapping[str, Sizes], scale: str) -> Sizes:
+    """The sizes of a scale.
+
+    Raises:
+        UsageError: there is no such scale.
+    """
+    if scale not in scales:
+        raise UsageError(f"unknown scale '{scale}': choose one of {', '.join(scales)}")
+    return scales[scale]
+
+
 def cpu_seconds(grid: Grid) -> float:
     """Roughly what a grid costs on a CPU, in seconds of one core."""
     total = 0.0
     for cell in grid.cells:
-        config = learner_config(cell.learner)
+        config = grid.config(cell.learner)
         own = config.synthetic_count
         generations_kept = grid.generations / 2 if cell.kind == "accumulation" else 1
         points = cell.n_r + cell.n_s * generations_kept
@@ -49,6 +75,25 @@ def cost_in_words(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"about {seconds / size:.0f} {unit}"
     return f"about {seconds:.0f} CPU seconds"
+
+
+def quiet_panel(axes: Axes) -> None:
+    """The house style of a panel: two faint spines, a faint horizontal grid behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE.light)
+    axes.tick_params(colors=MUTED.light)
+    axes.grid(axis="y", color=RULE.light, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2, 5, 10, ..."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def keep_figure(figure: Figure, path: Path) -> None:

@@ -11,19 +11,21 @@ import numpy as np
 
 from nomadiff.errors import UsageError
 from nomadiff.experiments.plane_recipes import (
+    at_scale,
     cost_in_words,
     cpu_seconds,
     interval,
     keep_figure,
+    logarithmic,
     markdown_table,
+    quiet_panel,
     significant,
 )
-from nomadiff.experiments.study import check_scale
 from nomadiff.files import write_text
 from nomadiff.loops.grid import Cell, Grid, GridResult
 from nomadiff.loops.learner import learner_config
 from nomadiff.loops.madness import LEVEL, bootstrap_ratio, converged_from
-from nomadiff.reports.palette import INK, MUTED, RULE
+from nomadiff.reports.palette import INK, MUTED
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
 
@@ -98,8 +100,7 @@ def run(
     Raises:
         UsageError: unknown scale or learner, or ``out`` was begun with other settings.
     """
-    check_scale(scale)
-    sizes = _SCALES[scale]
+    sizes = at_scale(_SCALES, scale)
     sizes = replace(sizes, runs=runs or sizes.runs, generations=generations or sizes.generations)
     if runs is not None:
         sizes = replace(sizes, first_runs=runs)
@@ -226,21 +227,15 @@ def _figure(
     figure = Figure(figsize=(9.6, 7.2), layout="constrained")
     (first, converged), below = figure.subplots(2, 2)
     for axes in (first, converged, *below):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(RULE.light)
-        axes.tick_params(colors=MUTED.light)
-        axes.grid(axis="y", color=RULE.light, linewidth=0.8)
-        axes.set_axisbelow(True)
+        quiet_panel(axes)
 
     rows = [row for row in improvement if row["learner"] == learner]
-    for method, style in (("sims", "-o"), ("neon", "--s")):
+    for method, name, style in (("sims", "SIMS", "-o"), ("neon", "Neon", "--s")):
         line = [row for row in rows if row["method"] in (method, "standard")]
         errors = [(row["g1_sd"] or 0) / row["runs"] ** 0.5 for row in line]
         weights, means = [row["weight"] for row in line], [row["g1_mean"] for row in line]
         colour = "#7b3f9d" if method == "sims" else MUTED.light
-        first.errorbar(
-            weights, means, errors, fmt=style, color=colour, markersize=4, label=method.replace("sims", "SIMS")
-        )
+        first.errorbar(weights, means, errors, fmt=style, color=colour, markersize=4, label=name)
     first.set(xlabel="weight ω", ylabel="E[dist(G¹)]", title="generation 1: self-improvement")
     first.legend(frameon=False)
 
@@ -253,7 +248,8 @@ def _figure(
             markersize=4, label=f"n_s = {n_s}",
         )  # fmt: skip
     converged.axhline(1, color=INK.light, linewidth=0.8)
-    converged.set(xlabel="weight ω", ylabel="E[dist(G∞)] / E[dist(G¹)]", title="at convergence", yscale="log")
+    converged.set(xlabel="weight ω", ylabel="E[dist(G∞)] / E[dist(G¹)]", title="at convergence")
+    logarithmic(converged)
     converged.legend(frameon=False)
 
     # the paper shows 250 and 125
@@ -266,7 +262,8 @@ def _figure(
             colour = "#2e8b57" if row["weight"] == 0 else "#7b3f9d" if row["weight"] == best else "#e08a2e"
             axes.plot(np.arange(1, len(curve) + 1), curve / curve[0], color=colour, label=f"ω = {row['weight']:g}")
         axes.axhline(1, color=INK.light, linewidth=0.8)
-        axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)] / E[dist(G¹)]", title=f"n_s = {n_s}", yscale="log")
+        axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)] / E[dist(G¹)]", title=f"n_s = {n_s}")
+        logarithmic(axes)
         axes.legend(frameon=False)
     for axes in below[len(shown) :]:
         axes.set_visible(False)

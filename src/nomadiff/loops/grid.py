@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from nomadiff.errors import UsageError
 from nomadiff.loops.distances import bures_wasserstein, sliced_wasserstein
 from nomadiff.loops.jobs import Key, computed_with, run_jobs
-from nomadiff.loops.learner import Learner, learner_config
+from nomadiff.loops.learner import Learner, LearnerConfig, learner_config
 from nomadiff.loops.loop import AutophagousLoop
 from nomadiff.loops.madness import madness
 from nomadiff.loops.plane import plane_algorithm
@@ -32,7 +32,7 @@ class Cell:
     """One loop to be run many times.
 
     Attributes:
-        learner: name of a learner (:data:`nomadiff.loops.learner.PRESETS`).
+        learner: name of a learner: one of the grid's own or of :data:`nomadiff.loops.learner.PRESETS`.
         method: name of an algorithm (:data:`nomadiff.loops.plane.ALGORITHMS`).
         weight: its guidance weight.
         n_s: synthetic data a generation makes for its successors.
@@ -51,7 +51,7 @@ class Cell:
     n_r: int = 1000
     warm_start: bool = False
 
-    def loop(self, device: str, evaluation_count: int) -> AutophagousLoop:
+    def loop(self, learner: Learner, evaluation_count: int) -> AutophagousLoop:
         """The loop of this cell, for a batch of runs.
 
         Raises:
@@ -59,7 +59,7 @@ class Cell:
         """
         place = _world(self.world)
         return AutophagousLoop(
-            plane_algorithm(self.method, _learner(self.learner, device), self.weight),
+            plane_algorithm(self.method, learner, self.weight),
             self.kind,
             real=lambda count, seeds: np.stack([place.sample(count, seed) for seed in seeds]),
             real_count=self.n_r,
@@ -87,6 +87,7 @@ class Grid:
         evaluation_count: samples a distance is computed on.
         device: ``"cpu"``, or a PyTorch device for batched runs; see :class:`~nomadiff.loops.learner.Learner`.
         block: runs computed together; 1 is best on a CPU, hundreds on a GPU.
+        learners: learners beside the presets, for cells to name.
     """
 
     cells: tuple[Cell, ...]
@@ -96,12 +97,30 @@ class Grid:
     evaluation_count: int = 2000
     device: str = "cpu"
     block: int = 1
+    learners: tuple[LearnerConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if self.runs < 1 or self.block < 1 or not self.cells:
             raise UsageError("a grid needs at least one cell, one run and one run at a time")
         for cell in self.cells:
-            cell.loop(self.device, self.evaluation_count)  # says what is wrong before the first expensive step
+            self.loop(cell)  # says what is wrong before the first expensive step
+
+    def config(self, name: str) -> LearnerConfig:
+        """The configuration of a learner that cells name.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        own = {config.name: config for config in self.learners}
+        return own[name] if name in own else learner_config(name)
+
+    def loop(self, cell: Cell) -> AutophagousLoop:
+        """The loop of one cell, ready to run.
+
+        Raises:
+            UsageError: the cell cannot be.
+        """
+        return cell.loop(_learner(self.config(cell.learner), self.device), self.evaluation_count)
 
     def run(self, folder: str | Path, *, processes: int | None = None, name: str = "generations") -> GridResult:
         """Run what is not done yet and write ``<name>.json`` and ``.csv``, one row a cell, run and generation.
@@ -136,7 +155,7 @@ class Grid:
 
     def _smallest(self) -> Grid:
         """The smallest grid that compiles everything this one needs."""
-        return Grid(self.cells[:1], runs=1, generations=1, seed=0, evaluation_count=4, device=self.device)
+        return replace(self, cells=self.cells[:1], runs=1, generations=1, evaluation_count=4, block=1)
 
     def _assembled(self, curves: Mapping[Key, _Curves]) -> dict[str, np.ndarray]:
         arrays = {
@@ -149,7 +168,7 @@ class Grid:
         return arrays
 
     def _about(self) -> dict[str, Any]:
-        learners = {name: asdict(learner_config(name)) for name in dict.fromkeys(cell.learner for cell in self.cells)}
+        learners = {name: asdict(self.config(name)) for name in dict.fromkeys(cell.learner for cell in self.cells)}
         return {
             "cells": [asdict(cell) for cell in self.cells],
             "runs": self.runs,
@@ -199,7 +218,7 @@ class GridResult:
 
 def _run_unit(grid: Grid, cell_index: int, start: int) -> _Curves:
     """The distances of one cell's block of runs: by name a list a run, in it a number a generation."""
-    loop = grid.cells[cell_index].loop(grid.device, grid.evaluation_count)
+    loop = grid.loop(grid.cells[cell_index])
     seeds = tuple(mixed_seed(grid.seed, run) for run in range(start, min(start + grid.block, grid.runs)))
     rows = loop.run(grid.generations, seeds)
     return {
@@ -218,8 +237,8 @@ def _world(name: str) -> World:
 
 
 @cache
-def _learner(name: str, device: str) -> Learner:
-    return Learner(learner_config(name), device)
+def _learner(config: LearnerConfig, device: str) -> Learner:
+    return Learner(config, device)
 
 
 def _label(cell: Cell) -> str:

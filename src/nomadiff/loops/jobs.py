@@ -55,7 +55,7 @@ def run_jobs(
     Raises:
         UsageError: the journal was begun with other settings.
         DataError: the journal is damaged.
-        NomadiffError: a worker was killed.
+        NomadiffError: a worker ended early.
     """
     about = json.loads(json.dumps(about))  # as the journal reads it back
     with _Journal(Path(journal), about) as kept:
@@ -102,7 +102,8 @@ def _compute(
                 yield waiting.pop(future), future.result()
     except BrokenProcessPool as error:
         raise NomadiffError(
-            "a worker process was killed (out of memory?); run the command again, with fewer processes, to continue"
+            "a worker process ended early: killed (out of memory? use fewer processes), or started by a script without "
+            "`if __name__ == '__main__':`; what was finished is kept, run it again to continue"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

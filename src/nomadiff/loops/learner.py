@@ -52,16 +52,16 @@ PRESETS = {
     for config in (
         LearnerConfig(
             "P",
-            "literal reading, first version of the notebook SIMS cites: residual network with layer norm, raw t, batch "
-            "2048, Adam 1e-3; not chosen by its results",
+            "the literal reading with the first version of the notebook SIMS cites: residual network with layer norm, "
+            "raw t, batch 2048, Adam 1e-3; not chosen by its results",
             Network(),
             base=TrainingPlan(100, _WHOLE, 1e-3),
             auxiliary=TrainingPlan(50, _WHOLE, 1e-3),
         ),
         LearnerConfig(
             "P0",
-            "literal reading, the notebook as it stood when SIMS cited it: plain network without layer norm, raw t, "
-            "batch 2048, Adam 1e-3; not chosen by its results",
+            "the literal reading with that notebook as it stood when SIMS cited it: plain network without layer norm, "
+            "raw t, batch 2048, Adam 1e-3; not chosen by its results",
             Network(residual=False, layer_norm=False),
             base=TrainingPlan(100, _WHOLE, 1e-3),
             auxiliary=TrainingPlan(50, _WHOLE, 1e-3),
