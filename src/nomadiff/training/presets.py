@@ -105,7 +105,7 @@ PRESETS: dict[str, Preset] = {
         TrainingConfig(
             budget=200_000,
             batch=64,
-            learning_rate=0.01,
+            learning_rate=0.02,
             warmup=10_000,
             lr_decay=50_000,
             p_mean=-0.8,
