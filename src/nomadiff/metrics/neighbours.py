@@ -16,7 +16,7 @@ from torch import Tensor
 from nomadiff.errors import UsageError
 from nomadiff.progress import progress_bar
 
-__all__ = ["Squares", "as_points", "nearest_neighbours"]
+__all__ = ["Squares", "as_points", "check_finite", "nearest_neighbours"]
 
 BLOCK = 1024
 SPARE = 4  # candidates beyond k, so that float32 rounding cannot push a true neighbour out of the list
@@ -33,6 +33,15 @@ def as_points(points: Tensor | np.ndarray, what: str = "points") -> Tensor:
     if x.ndim < 2 or x.numel() == 0:
         raise UsageError(f"{what}: expected at least one point (N, D) or image (N, C, H, W), got {tuple(x.shape)}")
     x = x.flatten(1).float() / 255 if x.dtype == torch.uint8 else x.flatten(1).float()
+    return check_finite(x, what)
+
+
+def check_finite(x: Tensor, what: str) -> Tensor:
+    """``x`` ``(N, D)`` itself, if all of it is finite.
+
+    Raises:
+        UsageError: the message names the first row that is not.
+    """
     for start in range(0, len(x), BLOCK):  # in blocks: the check makes copies
         wrong = ~torch.isfinite(x[start : start + BLOCK]).all(1)
         if bool(wrong.any()):

@@ -1,0 +1,126 @@
+"""Metrics of plain arrays, for people with features or vectors of their own: no detector, no images."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nomadiff.errors import DataError, UsageError
+from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
+from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
+from nomadiff.metrics.kid import kid_left_out
+from nomadiff.metrics.manifold import prdc_left_out
+from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
+from nomadiff.metrics.replication import replication_threshold
+from nomadiff.metrics.transport import sliced_wasserstein
+from nomadiff.tables import Table
+
+__all__ = ["metrics_of_arrays", "read_vectors"]
+
+SHARES = ("precision", "recall", "coverage", "replication")
+
+
+def read_vectors(path: str | Path) -> np.ndarray:
+    """Read a ``.npy`` file of vectors ``(N, D)`` of any real number type, mapped rather than loaded.
+
+    Raises:
+        DataError: the file is absent, damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a .npy array ({str(error)[:200]})") from error
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
+        kind = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else "an archive"
+        raise DataError(f"{path}: expected vectors (N, D), one a row, got {kind}")
+    return values
+
+
+def metrics_of_arrays(
+    real: np.ndarray,
+    fake: np.ndarray,
+    train: np.ndarray | None = None,
+    *,
+    k: int = 5,
+    convention: str = "prdc",
+    quantile: float = 0.05,
+    projections: int = 200,
+    interval: float = 0.95,
+) -> Table:
+    """All metrics of two sets of vectors.
+
+    Args:
+        real: real numbers ``(N, D)``, not trained on.
+        fake: generated ``(M, D)``, at least 40.
+        train: what the generator was trained on ``(L, D)``; without it there is no ``replication``.
+        k, convention: of precision, recall, density and coverage, see :mod:`~nomadiff.metrics.manifold`.
+        quantile: rate of replication that fresh real data scores.
+        projections: directions of the sliced Wasserstein distance.
+        interval: level of the intervals, see :mod:`~nomadiff.metrics.intervals`.
+
+    Returns:
+        Rows ``metric``, ``value``, ``low``, ``high``: ``frechet_distance``, ``kernel_distance`` (KID's estimate),
+        ``sliced_wasserstein``, ``precision``, ``recall``, ``density``, ``coverage`` and ``replication``. The meta says
+        counts, settings and the hash of each array.
+
+    Raises:
+        UsageError: too few vectors, different dimensions, or a value that is not finite.
+    """
+    arrays = {"real": real, "fake": fake, "train": train}
+    given = {name: _vectors(array, name) for name, array in arrays.items() if array is not None}
+    x, y = given["real"], given["fake"]
+    for name, array in given.items():
+        if array.shape[1] != x.shape[1]:
+            raise UsageError(f"{name}: vectors of dimension {array.shape[1]}, real has {x.shape[1]}")
+    member = deal(len(y))
+    near = {name: _near_zero(array, x) for name, array in given.items()}  # for what looks at differences only
+    values, left_out = prdc_left_out(near["real"], near["fake"], member, k, convention)
+    statistics = Statistics.from_features(x)
+    row = {"frechet_distance": frechet_distance(statistics, Statistics.from_features(y))}
+    left_out["frechet_distance"] = frechet_left_out(statistics, y, member)
+    row["kernel_distance"], left_out["kernel_distance"] = kid_left_out(x, y, member)
+    row["sliced_wasserstein"] = sliced_wasserstein(x.numpy(), y.numpy(), projections)
+    left_out["sliced_wasserstein"] = np.array(
+        [sliced_wasserstein(x.numpy(), y[member != group].numpy(), projections) for group in range(GROUPS)]
+    )
+    row |= values
+    if "train" in given:
+        threshold = replication_threshold(near["train"], near["real"], quantile=quantile)
+        copied = nearest_neighbours(near["fake"], near["train"])[1][:, 0] <= threshold
+        row["replication"] = float(copied.double().mean())
+        left_out["replication"] = means_left_out(copied, member)
+    rows = []
+    for name, value in row.items():
+        low, high = jackknife_interval(value, left_out[name], interval)
+        low = low if name == "kernel_distance" else max(low, 0.0)
+        rows.append({"metric": name, "value": value, "low": low, "high": min(high, 1.0) if name in SHARES else high})
+    meta = {
+        "count": {name: len(array) for name, array in given.items()},
+        "dimension": x.shape[1],
+        "sha256": {name: hashlib.sha256(array.numpy().data).hexdigest() for name, array in given.items()},
+        "k": k,
+        "convention": convention,
+        "quantile": quantile,
+        "projections": projections,
+        "interval": interval,
+    }
+    return Table(rows, meta)
+
+
+def _vectors(array: np.ndarray, name: str) -> torch.Tensor:
+    values = np.asarray(array)
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise UsageError(f"{name}: expected vectors (N, D), one a row, got {values.dtype} {values.shape}")
+    kind = np.float32 if values.dtype in (np.float16, np.float32) else np.float64
+    return check_finite(torch.from_numpy(np.ascontiguousarray(values, dtype=kind)), name)
+
+
+def _near_zero(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """float32 for the neighbour search; float64 numbers are moved next to zero first, where it has the digits."""
+    return x if x.dtype == torch.float32 else (x - real.mean(0)).float()
