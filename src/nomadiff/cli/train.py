@@ -39,6 +39,7 @@ def train(
     """
     from nomadiff.methods.plan import plan_training
     from nomadiff.methods.registry import method_named
+    from nomadiff.processes import join_processes
 
     algorithm = method_named(method)(preset, class_labels=class_labels, **options.changes())
     sources = mix.open()
@@ -46,4 +47,5 @@ def train(
         print(plan_training(algorithm.recipe(sources)))
         return
     model = algorithm.fit(sources, out, device=device)
-    print(f"model: {model.path}\nnext:  nomadiff sample {out} --count 1000 --out samples.zip")
+    if join_processes(device).is_main:
+        print(f"model: {model.path}\nnext:  nomadiff sample {out} --count 1000 --out samples.zip")
