@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,12 +12,16 @@ from torch import Tensor
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.guidance.shared_encoder import decoder_end
 from nomadiff.networks.edm2 import normalise
+from nomadiff.seeding import mixed_seed
 from nomadiff.training.config import RunConfig
 
 if TYPE_CHECKING:
+    from nomadiff.methods.improvement import Improvement
     from nomadiff.methods.model import Model
 
-__all__ = ["TRAIN_PARTS", "AuxiliaryConfig", "with_frozen_part_of"]
+__all__ = ["TRAIN_PARTS", "AuxiliaryConfig", "auxiliary_config", "budgets", "with_frozen_part_of"]
+
+_TRAINING = 3  # keeps the fine-tuning's noise apart from that of the samples
 
 TRAIN_PARTS = {"all": "auxiliary", "decoder": "auxiliary-decoder"}
 """What of the copy is trained, and the method name that records it in the recipe."""
@@ -32,6 +37,52 @@ class AuxiliaryConfig(RunConfig):
         for name, parameter in denoiser.network.named_parameters():
             parameter.requires_grad_(name.startswith(trained))
         return denoiser
+
+
+def auxiliary_config(base: RunConfig, improvement: Improvement) -> AuxiliaryConfig:
+    """The recipe of the fine-tuning.
+
+    Own samples carry source label 0 in the copy of a CASD model: base and auxiliary are evaluated at one label, and
+    what is extrapolated is the difference between real images and the model's own at that label. The labels of the
+    synthetic sources stay free: no image carries them, and the copy is never asked for them.
+
+    The budget is rounded up so that all snapshots lie on optimizer steps.
+    """
+    options = base.training
+    rate = improvement.learning_rate or options.learning_rate_after(options.budget)
+    budget = improvement.budget or max(options.budget // 5, options.batch)
+    apart = -(-budget // improvement.snapshots)
+    states = -(-apart // options.snapshot_every)  # a state to resume from at least as often as in the base's training
+    every = -(-apart // (states * options.batch)) * options.batch
+    training = replace(
+        options,
+        budget=every * states * improvement.snapshots,
+        learning_rate=rate,
+        warmup=improvement.warmup,
+        lr_decay=None,
+        ema_half_life=options.ema_half_life if improvement.ema_half_life is None else improvement.ema_half_life,
+        ema_rampup=None if improvement.keep_ema else options.ema_rampup,
+        ema_stds=() if improvement.keep_ema else options.ema_stds,
+        snapshot_every=every,
+        log_every=min(options.log_every, every),
+        seed=mixed_seed(improvement.seed, _TRAINING) % (1 << 31),
+    )
+    return AuxiliaryConfig(
+        method=TRAIN_PARTS[improvement.train_part],
+        network=base.network,
+        training=training,
+        sampler=base.sampler,
+        sigma_data=base.sigma_data,
+        source_names=("own", *base.source_names[1:]) if base.sources else ("own",),
+        shares=(1.0, *[0.0] * (base.sources - 1)) if base.sources else (1.0,),
+        sources=base.sources,
+        classes=base.classes,
+    )
+
+
+def budgets(config: RunConfig, snapshots: int) -> list[int]:
+    """Images seen at the snapshots to choose from, ascending."""
+    return [config.training.budget * (index + 1) // snapshots for index in range(snapshots)]
 
 
 def _trained(config: RunConfig) -> tuple[str, ...]:

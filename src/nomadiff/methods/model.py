@@ -122,9 +122,26 @@ class Model:
                 auxiliary = Discriminator.load(folder / guidance.auxiliary, device=device)
             else:
                 auxiliary = cls.load(folder / guidance.auxiliary, device=device)
+        return cls.guided(guidance, base, auxiliary, path=folder / GUIDANCE_NAME)
+
+    @classmethod
+    def guided(
+        cls, guidance: GuidanceConfig, base: Model, auxiliary: Model | Discriminator | None = None, *, path: Path
+    ) -> Model:
+        """A guided model from models in memory.
+
+        Args:
+            guidance: how to combine them; its paths are not read.
+            base: the base model.
+            auxiliary: the second model or the discriminator, for kinds that have one.
+            path: its ``guidance.json``, written or not.
+
+        Raises:
+            UsageError: the parts do not fit together.
+        """
         denoiser, config = combine(guidance, base, auxiliary)
         parts = (base,) if auxiliary is None else (base, auxiliary)
-        return cls(denoiser, config, folder / GUIDANCE_NAME, device=device, guidance=guidance, parts=parts)
+        return cls(denoiser, config, path, device=base.device, guidance=guidance, parts=parts)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -208,6 +225,7 @@ class Model:
         class_label: int | None = None,
         sampler: SamplerConfig | None = None,
         batch_size: int | None = None,
+        first: int = 0,
         processes: Processes | None = None,
         show: bool = False,
     ) -> Iterator[Tensor]:
@@ -216,6 +234,7 @@ class Model:
         Args:
             count: number of images.
             seed: seed of the set.
+            first: index of the first of them within the set.
             source: name or label of the source to draw; the real one unless asked otherwise.
             class_label: class to draw from a class-conditional model; None draws classes uniformly.
             sampler: solver and steps; None takes the recipe's.
@@ -239,8 +258,8 @@ class Model:
                 stop = min(start + size * group.count, count)
                 share = math.ceil((stop - start) / group.count)
                 # the last batch may not divide: every process draws the same number, and the surplus is cut off
-                first = start + group.rank * share
-                indices = [min(index, stop - 1) for index in range(first, first + share)]
+                mine = start + group.rank * share
+                indices = [first + min(index, stop - 1) for index in range(mine, mine + share)]
                 (batch,) = draw(
                     denoiser,
                     self.shape,

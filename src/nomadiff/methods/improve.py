@@ -1,0 +1,270 @@
+"""``improve``: a model made better by its own samples, without new data (SIMS Algorithm 1; Neon)."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nomadiff.data.sources import SourceMix
+from nomadiff.errors import Interrupted, UsageError
+from nomadiff.files import read_json
+from nomadiff.methods.auxiliary import AuxiliaryConfig, auxiliary_config, budgets
+from nomadiff.methods.choosing import Chooser, Gain
+from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig
+from nomadiff.methods.improvement import SPACES, Improvement
+from nomadiff.methods.model import Model
+from nomadiff.methods.own_samples import OwnSamples
+from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.processes import Processes, join_processes
+from nomadiff.seeding import mixed_seed
+from nomadiff.tables import Table, read_table
+from nomadiff.training.loop import train
+from nomadiff.training.run_folder import RunFolder, save_tensors, versions
+
+__all__ = ["Improved", "improve"]
+
+_OWN_SAMPLES = 2  # keeps the noise of the internal set apart from that of training and scoring
+
+
+@dataclass(frozen=True)
+class Improved:
+    """What came of an improvement.
+
+    Attributes:
+        model: the model to use: the guided one, or the base (weight 0) where no gain was found.
+        table: every score: ``space``, ``weight`` (0 is the base), ``budget`` (images of fine-tuning), ``seed``,
+            ``noise`` ("search" or "fresh"), one field a metric, ``nfe``, ``gflop`` and ``seconds_per_image``.
+        sentence: the answer in words.
+        gain: gain of the best candidate over the base on fresh noise; None when nothing was scored.
+    """
+
+    model: Model
+    table: Table
+    sentence: str
+    gain: Gain | None
+
+
+def improve(
+    model: Model | str | Path,
+    out: str | Path,
+    improvement: Improvement | None = None,
+    *,
+    reference: ReferenceSet | None = None,
+    device: str | None = None,
+    command: str = "",
+) -> Improved:
+    """Improve a model by its own samples; continue if ``out`` holds the same improvement half done.
+
+    The model draws an internal set of samples; a copy is fine-tuned on it, with snapshots on the way; weight and budget
+    are chosen by their score (if they are not given); what is sampled is the extrapolation away from the copy. With
+    the auxiliary at hand, another ``space``, ``weight``, ``interval`` or metric costs only its scores: call again.
+
+    ``out`` becomes a model (``guidance.json``) with a copy of the base, the run folder ``auxiliary/`` and
+    ``improve.json``, the table of all scores.
+
+    Args:
+        model: the base: a single network (for a CASD model its real source is improved), or where it is stored.
+        out: folder of the improvement.
+        improvement: settings.
+        reference: what to choose by, best real images held out from training. Needed unless a weight is given; without
+            it nothing is scored.
+        device: "cpu", "cuda", ...; None takes a GPU if there is one.
+        command: the command line, recorded in the table.
+
+    Returns:
+        The improved model, its scores, and the answer in a sentence.
+
+    Raises:
+        UsageError: ``out`` holds something else, the model is no single network, or a setting is missing.
+        NomadiffError: as training does.
+        Interrupted: Ctrl-C or SIGTERM; what is done is kept.
+    """
+    improvement = improvement or Improvement()
+    if improvement.weight is None and reference is None:
+        raise UsageError("choosing a weight needs --reference (held-out real images); or pass --weight, such as 1")
+    processes = join_processes(device)
+    if not isinstance(model, Model):
+        model = Model.load(model, device=processes.device)
+    task = _Task(model, Path(out), improvement, reference, processes, command)
+    try:
+        if not processes.is_main:
+            return task.run()
+        with RunFolder(out).lock():
+            return task.run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped, what is done is kept in {out}: run the same command again to go on", signal.SIGINT
+        ) from None
+
+
+class _Task:
+    """One improvement in one process."""
+
+    def __init__(
+        self,
+        model: Model,
+        out: Path,
+        improvement: Improvement,
+        reference: ReferenceSet | None,
+        processes: Processes,
+        command: str,
+    ) -> None:
+        self.out, self.improvement, self.reference, self.processes = out, improvement, reference, processes
+        self.base = model
+        inside = out.resolve() in model.path.resolve().parents
+        if model.path.resolve().parent == out.resolve():
+            raise UsageError(f"{out} holds the base model itself; choose another --out")
+        # a base that a method trained inside the folder is referred to, any other is copied: the folder can be moved
+        self.base_path = model.path.resolve().relative_to(out.resolve()) if inside else Path("base.safetensors")
+        self.config: AuxiliaryConfig = auxiliary_config(model.config, improvement)
+        self.run_folder = RunFolder(out / "auxiliary")
+        count = improvement.synthetic_count or _real_count(model)
+        if count is None:
+            raise UsageError(
+                f"{model.path} does not say how many real images it was trained on: pass --synthetic-count"
+            )
+        seed = mixed_seed(improvement.seed, _OWN_SAMPLES) % (1 << 31)
+        self.own = OwnSamples(model, out, count, seed)
+        network = model.network  # says so if it is none
+        settings = {**improvement.of_auxiliary(), "synthetic_count": count, "budget": self.config.training.budget}
+        settings["learning_rate"] = self.config.training.learning_rate
+        self.meta: dict[str, Any] = {
+            "command": command,
+            "base_sha256": model.sha256,
+            "auxiliary": settings,
+            "scoring": self._scoring(),
+            "versions": versions(),
+        }
+        self.table = Table(meta=self.meta)
+        self._state = network.state_dict()
+        self._loaded: tuple[int, Model] | None = None
+
+    def run(self) -> Improved:
+        """Do what is not done yet."""
+        self._begin()
+        finished = self.run_folder.model_path.exists()
+        if not finished or (self.improvement.keep_synthetic and not self.own.archive.exists()):
+            self.own.draw(self.processes)
+        if not finished:
+            mix = SourceMix(self.own.open())
+            start = {name: value.detach().cpu() for name, value in self._state.items()}
+            train(self.config, mix, self.run_folder, self.processes, start_from=start, description="fine-tune a copy")
+        if self.processes.is_main:
+            self.own.drop(keep=self.improvement.keep_synthetic)
+        self.processes.barrier()
+        self.base = Model.load(self.out / self.base_path, device=self.processes.device)
+        return self._choose()
+
+    def _begin(self) -> None:
+        """Claim the folder, or make sure it holds the same improvement; take over its scores."""
+        file = self.out / "improve.json"
+        if file.exists():
+            found = read_table(file)
+            for name in ("base_sha256", "auxiliary"):
+                if found.meta.get(name) != _plain(self.meta[name]):
+                    what = _difference(found.meta.get(name), self.meta[name])
+                    raise UsageError(f"{self.out} holds another improvement (differs in {what}); choose another --out")
+            if found.meta.get("scoring") == _plain(self.meta["scoring"]):
+                self.table.rows = found.rows
+        elif {entry.name for entry in self.out.iterdir() if not entry.name.startswith(".")} - {self.base_path.parts[0]}:
+            raise UsageError(f"{self.out} is not empty and no improvement; choose another --out")
+        self.processes.barrier()  # every process has looked before the main one writes
+        if self.processes.is_main:
+            self._save()
+            if not (self.out / self.base_path).exists():
+                recipe = {"recipe": self.base.config.to_dict(), "copied_from_sha256": self.base.sha256}
+                save_tensors(self.out / self.base_path, self._state, recipe)
+        self.processes.barrier()
+
+    def _choose(self) -> Improved:
+        if self.reference is None:
+            assert self.improvement.weight is not None
+            final = budgets(self.config, self.improvement.snapshots)[-1]
+            sentence = f"weight {self.improvement.weight:g} as asked; nothing was scored (no --reference)"
+            return self._finish(final, self.improvement.weight, sentence, None)
+        chooser = Chooser(self.improvement, self.reference, self._candidate, self.table, self._save, self.processes)
+        budget, weight = chooser.search(budgets(self.config, self.improvement.snapshots))
+        gain = chooser.confirm(budget, weight)
+        sentence = _sentence(gain, chooser.metric, budget, weight, self.improvement.weight is not None)
+        self.meta["best"] = {"budget": budget, "weight": weight, "metric": chooser.metric, **asdict(gain)}
+        used = weight if gain.is_sure or self.improvement.weight is not None else 0.0
+        return self._finish(budget, used, sentence, gain)
+
+    def _finish(self, budget: int, weight: float, sentence: str, gain: Gain | None) -> Improved:
+        guidance = self._guidance(budget, weight)
+        if self.processes.is_main:
+            self.meta["sentence"] = sentence
+            self._save()
+            guidance.write(self.out)
+        self.processes.barrier()
+        model = Model.guided(guidance, self.base, self._auxiliary(budget), path=self.out / GUIDANCE_NAME)
+        return Improved(model, self.table, sentence, gain)
+
+    def _guidance(self, budget: int, weight: float) -> GuidanceConfig:
+        kind, method = SPACES[self.improvement.space]
+        snapshot = self.run_folder.snapshot_path(budget).relative_to(self.out)
+        return GuidanceConfig(
+            kind,
+            weight,
+            self.base_path.as_posix(),
+            snapshot.as_posix(),
+            self.improvement.interval,
+            method=method,
+        )
+
+    def _candidate(self, budget: int, weight: float) -> Model:
+        if weight == 0:
+            return self.base
+        guidance = self._guidance(budget, weight)
+        return Model.guided(guidance, self.base, self._auxiliary(budget), path=self.out / GUIDANCE_NAME)
+
+    def _auxiliary(self, budget: int) -> Model:
+        """The snapshot of a budget; the last one asked for is kept."""
+        if self._loaded is None or self._loaded[0] != budget:
+            path = self.run_folder.snapshot_path(budget)
+            self._loaded = budget, Model.load(path, device=self.processes.device)
+        return self._loaded[1]
+
+    def _scoring(self) -> dict[str, Any]:
+        """What scores depend on beside candidate and seed: when it changes, old scores are void."""
+        if self.reference is None:
+            return {}
+        interval = self.improvement.interval
+        return {**self.reference.meta, "count": self.improvement.count, "interval": interval}
+
+    def _save(self) -> None:
+        if self.processes.is_main:
+            self.table.write(self.out / "improve.json")
+
+
+def _sentence(gain: Gain, metric: str, budget: int, weight: float, asked: bool) -> str:
+    how = f"weight {weight:g} after {budget:,} images"
+    change = f"{gain.mean:+.1%} gain in {metric} (95 % interval {gain.low:+.1%} to {gain.high:+.1%}, fresh noise)"
+    if gain.is_sure:
+        return f"{how}: {change}"
+    if asked:
+        return f"{how}, as asked: {change}; the interval includes no gain: keep the base model"
+    return f"no sure gain: keep the base model (the best candidate, {how}: {change}); this model draws as the base"
+
+
+def _real_count(model: Model) -> int | None:
+    """How many real images a model was trained on, if a run folder around it says so."""
+    for folder in (model.path.parent, model.path.parent.parent):
+        if (folder / "sources.json").exists():
+            sources = read_json(folder / "sources.json")
+            return next((source.get("count") for source in sources if source.get("label") == 0), None)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def _difference(old: Any, new: Any) -> str:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return "the base model"
+    return ", ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in new if old.get(name) != new[name])
