@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError
 from nomadiff.files import read_json
+from nomadiff.methods.guided_model import GUIDANCE_NAME
 from nomadiff.methods.model import Model
-from nomadiff.networks.flops import flops_of
+from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["describe"]
@@ -26,7 +29,7 @@ def describe(path: str) -> str:
     place = Path(path)
     if (place / "config.json").is_file():
         return _describe_run(RunFolder(place))
-    if place.suffix == ".safetensors":
+    if place.suffix == ".safetensors" or (place / GUIDANCE_NAME).is_file():
         return _describe_model(Model.load(place, device="cpu"))
     return _describe_images(path)
 
@@ -57,19 +60,21 @@ def _describe_run(folder: RunFolder) -> str:
 def _describe_model(model: Model) -> str:
     config = model.config
     network = config.network
+    with torch.device("meta"):
+        parameters = parameters_of(config.build_denoiser())
     flops = flops_of(network, config.sources + config.classes)
     names = ", ".join(f"{index} = {name}" for index, name in enumerate(config.source_names))
-    return "\n".join(
-        [
-            f"network:     {network.architecture}, {sum(p.numel() for p in model.denoiser.parameters()) / 1e6:,.2f} M "
-            f"parameters, {flops / 1e9:,.3g} GFLOP an image",
-            f"images of:   {network.channels} x {network.resolution} x {network.resolution}",
-            f"labels:      {f'sources {names}' if config.sources else 'no sources'}"
-            + (f"; {config.classes} classes" if config.classes else ""),
-            f"sampler:     {config.sampler.solver}, {config.sampler.steps} steps (NFE {config.sampler.nfe})",
-            f"sha256:      {model.sha256}",
-        ]
-    )
+    labels = f"sources {names}" if config.sources else "no sources"
+    lines = [
+        f"network:     {network.architecture}, {parameters / 1e6:,.2f} M parameters, {flops / 1e9:,.3g} GFLOP an image",
+        f"images of:   {network.channels} x {network.resolution} x {network.resolution}",
+        f"labels:      {labels}" + (f"; {config.classes} classes" if config.classes else ""),
+        f"sampler:     {config.sampler.solver}, {config.sampler.steps} steps (NFE {config.sampler.nfe} unguided)",
+        f"sha256:      {model.sha256}",
+    ]
+    if model.guidance is not None:
+        lines.insert(0, f"guidance:    {model.guidance.kind}, weight {model.guidance.weight:g}")
+    return "\n".join(lines)
 
 
 def _describe_images(path: str) -> str:

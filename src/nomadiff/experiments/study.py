@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.experiments.compare import Comparison, compare, metric_infos
+from nomadiff.experiments.compare import Comparison, compare
+from nomadiff.experiments.judging import metric_infos
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Figure, Report
 from nomadiff.reports.plots import metric_lines

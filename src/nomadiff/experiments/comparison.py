@@ -1,0 +1,93 @@
+"""What is compared with what: the design of CASD's section 4 as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nomadiff.data.mix_spec import MixSpec
+from nomadiff.experiments.arms import Arm, with_seed
+
+__all__ = ["Comparison"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared with what.
+
+    Attributes:
+        mix: Real and synthetic images. ``{seed}`` in a subset is replaced by each seed.
+        reference: Held-out real images to judge by: a path, as for the mix.
+        out: Folder for runs, metrics and report.
+        methods: Methods to compare.
+        preset: Network and training of every arm.
+        seeds: One set of arms is trained for each.
+        changes: Training options that differ from the preset's, the same for every arm.
+        together: Train on all synthetic sources at once (labels 1..K) instead of one at a time.
+        class_labels: Condition on class labels too.
+        count: Samples of every arm.
+        detector: Feature space of the distance, precision, recall, density and coverage.
+        detector_weights: Path or URL of the detector's weights, if not its own.
+        classifier: Classifier of the composition; by default the detector itself where it classifies.
+        classifier_weights: Path or URL of the classifier's weights.
+        similarity: Measure SSIM between samples and to the nearest training image too (CASD Table 3).
+        workers: Arms trained side by side; the default is one a CPU core, and 1 on a GPU.
+        device: Where to compute.
+        title: Title of the report.
+        command: The command line, printed in the report.
+        notes: Honest limits, printed in the report.
+    """
+
+    mix: MixSpec
+    reference: str
+    out: Path
+    methods: tuple[str, ...] = ("dm", "sda", "casd")
+    preset: str = "cifar10"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    together: bool = False
+    class_labels: bool = False
+    count: int = 1000
+    detector: str = "pixels"
+    detector_weights: str | None = None
+    classifier: str | None = None
+    classifier_weights: str | None = None
+    similarity: bool = False
+    workers: int | None = None
+    device: str | None = None
+    title: str = "Does synthetic data help here?"
+    command: str = ""
+    notes: tuple[str, ...] = ()
+
+    def arms(self) -> list[Arm]:
+        """Every model to train: for each seed, DM once and the other methods for each synthetic source."""
+        named = self.mix.named_synthetic()
+        if self.together:
+            groups = {"+".join(name for name, _ in named): self.mix.synthetic}
+        else:
+            groups = {name: (argument,) for (name, _), argument in zip(named, self.mix.synthetic)}
+        arms = []
+        for seed in self.seeds:
+            for method in self.methods:
+                for source, synthetic in ({"": ()} if method == "dm" else groups).items():
+                    mix = replace(with_seed(self.mix, seed), synthetic=synthetic)
+                    if method == "dm":
+                        mix = replace(mix, real_fraction=None, source_weights=None)
+                    name = f"{method}-{source}" if source else method
+                    arms.append(
+                        Arm(
+                            method=method,
+                            source=source,
+                            seed=seed,
+                            mix=mix,
+                            out=self.out / "runs" / f"{name}-seed{seed}",
+                            preset=self.preset,
+                            count=self.count,
+                            changes=self.changes,
+                            class_labels=self.class_labels,
+                            device=self.device,
+                        )
+                    )
+        return arms
