@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.guidance.shared_encoder import decoder_end
@@ -36,7 +36,19 @@ class AuxiliaryConfig(RunConfig):
         trained = _trained(self)
         for name, parameter in denoiser.network.named_parameters():
             parameter.requires_grad_(name.startswith(trained))
+        if "" not in trained:
+            first = denoiser.network.get_submodule(trained[0].removesuffix("."))
+            first.register_forward_pre_hook(_with_gradient)
         return denoiser
+
+
+def _with_gradient(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Ask for the gradient of the first trained layer's input, which nobody needs.
+
+    The backward pass of group norm crashes the process (torch 2.13, CPU, channels last) when its input needs none.
+    """
+    if torch.is_grad_enabled():
+        inputs[0].requires_grad_()
 
 
 def auxiliary_config(base: RunConfig, improvement: Improvement) -> AuxiliaryConfig:

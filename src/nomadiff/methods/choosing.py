@@ -161,6 +161,9 @@ class Chooser:
             "gflop": round(cost.gflop, 4),
             "seconds_per_image": float(f"{seconds:.4g}"),
         }
+        self._save_row(row)
+        return row
+
+    def _save_row(self, row: dict[str, Any]) -> None:
         self.table.rows.append(row)
         self.save()
-        return row

@@ -265,6 +265,6 @@ def _plain(value: Any) -> Any:
 
 
 def _difference(old: Any, new: Any) -> str:
-    if not isinstance(old, dict) or not isinstance(new, dict):
+    if not isinstance(old, dict) or not isinstance(new, dict):  # hashes, which tell a reader nothing
         return "the base model"
     return ", ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in new if old.get(name) != new[name])
