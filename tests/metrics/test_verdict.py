@@ -1,0 +1,194 @@
+"""The verdict: it says harm where there is harm, no where there is nothing, and unclear where nobody can know."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from nomadiff.data.digits import blurred_and_shifted, read_digits
+from nomadiff.errors import UsageError
+from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.metrics.verdict import judge
+
+BASE = {"fd_digits": 100.0, "precision": 0.7, "recall": 0.8, "coverage": 0.7, "replication": 0.2, "composition_tv": 0.1}
+
+
+def rows(arms: dict[tuple[str, str], dict[str, float]], seeds: int = 4, noise: float = 0.01) -> list[dict]:
+    """Rows whose metrics are the base's times or plus the arm's change, and noise that differs from seed to seed."""
+    random = np.random.default_rng(0)
+    result = []
+    for (method, source), change in {("dm", ""): {}, **arms}.items():
+        for seed in range(seeds):
+            row = {"method": method, "source": source, "seed": seed, "images_seen": 1000}
+            for name, value in BASE.items():
+                scale = value if name == "fd_digits" else 1
+                row[name] = value + scale * (change.get(name, 0.0) + noise * random.standard_normal())
+            result.append(row)
+    return result
+
+
+def test_help_without_harm_is_recommended() -> None:
+    verdict = judge(rows({("casd", "close"): {"fd_digits": -0.4, "replication": -0.15}}))
+    assert verdict.find("no harm", "casd", "close").answer == "yes"
+    utility = verdict.find("utility", "casd", "close")
+    assert utility.answer == "yes" and utility.text.startswith("Closer to real images by 40% (fd_digits 60.1 against")
+    assert "fewer copies of training images" in utility.text and "recall" not in utility.text
+    assert verdict.find("adaptability", "casd").answer == "not measured"
+    assert verdict.recommendation == "Use casd with source 'close': it helps and does no harm."
+
+
+def test_harm_is_said_and_its_source_dropped() -> None:
+    verdict = judge(
+        rows(
+            {
+                ("casd", "close"): {"fd_digits": -0.3},
+                ("casd", "style"): {"fd_digits": 0.5},
+                ("sda", "style"): {"fd_digits": 3},
+            }
+        )
+    )
+    harm = verdict.find("no harm", "sda", "style")
+    assert harm.answer == "no" and harm.text.startswith("Harm: farther from real images by 300% (fd_digits 4")
+    assert verdict.find("adaptability", "casd").answer == "no"
+    assert verdict.recommendation.startswith("Use casd with source 'close'")
+    assert "Drop source 'style': it does harm with every method that was tried." in verdict.recommendation
+
+
+def test_a_harmful_method_is_named_where_another_makes_the_source_useful() -> None:
+    verdict = judge(rows({("casd", "style"): {"fd_digits": -0.3}, ("sda", "style"): {"fd_digits": 3}}))
+    assert verdict.recommendation == (
+        "Use casd with source 'style': it helps and does no harm. Do not use sda with source 'style': it does harm."
+    )
+
+
+def test_class_bias_is_harm_though_the_distance_falls() -> None:
+    verdict = judge(rows({("sda", "biased"): {"fd_digits": -0.3, "composition_tv": 0.2}}))
+    assert verdict.find("no harm", "sda", "biased").answer == "no"
+    assert "farther from the real class shares by 0.2" in verdict.find("no harm", "sda", "biased").text
+    assert verdict.find("utility", "sda", "biased").answer == "yes"
+    assert verdict.recommendation.startswith("Train on real images only (dm)")
+
+
+def test_a_sure_difference_within_the_margin_is_no_harm() -> None:
+    verdict = judge(rows({("casd", "x"): {"fd_digits": 0.02, "coverage": 0.1}}, noise=0.002))
+    harm = verdict.find("no harm", "casd", "x")
+    assert harm.evidence[0].low > 0 and harm.answer == "yes" and "5% of fd_digits" in harm.text
+
+
+def test_it_can_say_no_and_unclear() -> None:
+    nothing = judge(
+        rows(
+            {
+                ("casd", "x"): {
+                    "fd_digits": 0.01,
+                    "precision": -0.05,
+                    "recall": -0.05,
+                    "coverage": -0.05,
+                    "replication": 0.05,
+                }
+            },
+            noise=0.003,
+        )
+    )
+    assert nothing.find("utility", "casd", "x").answer == "no"
+    assert nothing.recommendation.startswith("Train on real images only (dm)")
+    noisy = judge(rows({("casd", "x"): {"fd_digits": -0.2}}, seeds=3, noise=0.15))
+    assert noisy.find("no harm", "casd", "x").answer == "unclear"
+    assert "Do not decide yet" in noisy.recommendation
+    alone = judge(rows({("casd", "x"): {"fd_digits": -0.9}}, seeds=1))
+    assert alone.find("utility", "casd", "x").answer == "unclear" and "one seed" in alone.text()
+    assert any("With 1 seed(s)" in note for note in alone.notes)
+
+
+def test_seeds_that_would_settle_it_are_estimated() -> None:
+    few = rows({("casd", "x"): {"fd_digits": -0.1}}, seeds=4, noise=0.08)
+    verdict = judge(few)
+    item = verdict.find("utility", "casd", "x").evidence[0]
+    if item.needed is None:
+        assert item.high < 0 or item.worse >= 0
+    else:
+        assert item.needed > 4
+    settled = judge(rows({("casd", "x"): {"fd_digits": -0.1}}, seeds=60, noise=0.08))
+    assert settled.find("utility", "casd", "x").answer == "yes"
+
+
+def test_a_true_difference_of_nothing_is_rarely_called_one() -> None:
+    wrong = 0
+    for trial in range(100):
+        random = np.random.default_rng(trial)
+        table = [
+            {
+                "method": method,
+                "source": source,
+                "seed": seed,
+                "fd_digits": 100 * np.exp(0.2 * random.standard_normal()),
+            }
+            for (method, source), seed in itertools.product([("dm", ""), ("casd", "x")], range(4))
+        ]
+        wrong += judge(table).find("no harm", "casd", "x").answer == "no"
+    assert wrong <= 8  # 2.5 expected
+
+
+def test_pairs_by_seed_and_takes_the_last_snapshot() -> None:
+    table = []
+    for seed, level in enumerate([10.0, 100.0, 1000.0]):  # seeds differ wildly, the pairs do not
+        table.append({"method": "dm", "source": None, "seed": seed, "images_seen": 5, "fd_digits": 7777.0})
+        table.append({"method": "dm", "source": None, "seed": seed, "images_seen": 10, "fd_digits": level})
+        table.append(
+            {"method": "casd", "source": "x", "seed": seed, "images_seen": 10, "fd_digits": level * (0.5 + seed / 100)}
+        )
+    verdict = judge(table)
+    assert verdict.find("utility", "casd", "x").answer == "yes"
+    assert verdict.find("no harm", "casd", "x").evidence[0].worse == pytest.approx(-0.49, abs=0.001)
+    assert any("Not measured: composition_tv, style" in note for note in verdict.notes)
+    assert not any("different numbers" in note for note in verdict.notes)
+    table[-1]["images_seen"] = 20
+    assert any("different numbers of images" in note for note in judge(table).notes)
+
+
+def test_table_and_text_hold_everything() -> None:
+    verdict = judge(rows({("casd", "close"): {"fd_digits": -0.4}, ("casd", "style"): {"fd_digits": -0.2}}))
+    table = verdict.table()
+    assert {row["principle"] for row in table.rows} == {"no harm", "utility", "adaptability"}
+    assert table.meta["recommendation"] == verdict.recommendation
+    first = table.rows[0]
+    assert first["metric"] == "fd_digits" and first["low"] < first["worse"] < first["high"] < 0
+    assert "casd over all sources: adaptability: YES." in verdict.text()
+
+
+def test_harm_on_a_style_shift_and_not_on_fresh_real_data() -> None:
+    """Sample sets made from real digits: a stand-in for models that have learnt exactly what they were given."""
+    pool, against = read_digits("digits:pool").images, ReferenceSet(read_digits("digits:reference").images)
+    table = []
+    for seed in range(4):
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(1000))
+        alone, fresh, other = pool[order[:300]], pool[order[300:600]], pool[order[600:900]]
+        arms = {
+            ("dm", ""): alone,
+            ("sda", "fresh"): torch.cat([alone[:150], fresh[:150]]),
+            ("sda", "style"): torch.cat([alone[:150], blurred_and_shifted(other[:150])]),
+        }
+        for (method, source), samples in arms.items():
+            row = against.evaluate(samples)
+            metrics = {name: value for name, value in row.items() if isinstance(value, float)}
+            table.append({"method": method, "source": source, "seed": seed, "images_seen": 1, **metrics})
+    verdict = judge(table)
+    assert verdict.find("no harm", "sda", "style").answer == "no"
+    assert verdict.find("no harm", "sda", "fresh").answer != "no"
+    assert "Drop source 'style'" in verdict.recommendation
+
+
+def test_bad_tables_are_told() -> None:
+    good = rows({("casd", "x"): {}})
+    for table, options, words in [
+        (good[4:], {}, "no rows of 'dm' without a source"),
+        (good[:4], {}, "no rows with a synthetic source"),
+        ([{"method": "dm"}], {}, "needs the fields method and seed"),
+        (good, {"distance": "fid"}, "no distance 'fid'"),
+        (good, {"level": 95}, "between 0 and 1"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            judge(table, **options)
