@@ -49,16 +49,18 @@ def run(mix, tmp_path_factory):
     """A finished run, and the average of width 0.07 that its loop would have kept."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
     kept = []
-    update = PowerEMA.update
 
-    def watched(self, module, images_seen, batch):
-        update(self, module, images_seen, batch)
-        if not kept:
+    class Watched(PowerEMA):
+        def __init__(self, module, stds):
+            super().__init__(module, stds)
             kept.append(PowerEMA(module, [0.07]))
-        update(kept[0], module, images_seen, batch)
+
+        def update(self, images_seen, batch):
+            super().update(images_seen, batch)
+            kept[0].update(images_seen, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PowerEMA, "update", watched)
+        patch.setattr(loop, "PowerEMA", Watched)
         train(recipe(mix), mix, folder, ALONE)
     return folder, kept[0].module.state_dict()
 
@@ -98,16 +100,13 @@ def test_each_image_has_its_own_uncertainty():
 def test_one_step_is_adam_on_the_uncertain_loss(mix, tmp_path, monkeypatch):
     """The loop's gradient is that of ``loss / e^u + u``, summed over pixels, averaged over images."""
     seen = {}
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
     step = loop._Training._step
 
     def watched(self, meter):
-        zero = self.optimizer.zero_grad
-        self.optimizer.zero_grad = lambda set_to_none=True: seen.update(
+        self.optimizer.step = lambda: seen.update(
             {name: p.grad.clone() for name, p in self.denoiser.named_parameters()}
         )
         step(self, meter)
-        self.optimizer.zero_grad = zero
         seen["training"] = self
 
     monkeypatch.setattr(loop._Training, "_step", watched)

@@ -45,11 +45,11 @@ def test_ema_half_life_and_ramp():
     ema = ModuleEMA(module, half_life=100, rampup=0.05)
     with torch.no_grad():
         module.weight.fill_(1.0)
-    ema.update(module, images_seen=0, batch=10)  # the ramp starts at 0: the average is the weights
+    ema.update(images_seen=0, batch=10)  # the ramp starts at 0: the average is the weights
     assert ema.module.weight.item() == 1.0
     with torch.no_grad():
         module.weight.fill_(0.0)
-    ema.update(module, images_seen=1000, batch=50)  # half-life min(100, 50): one batch is one half-life
+    ema.update(images_seen=1000, batch=50)  # half-life min(100, 50): one batch is one half-life
     assert abs(ema.module.weight.item() - 0.5) < 1e-6
-    ema.update(module, images_seen=100_000, batch=100)  # half-life 100
+    ema.update(images_seen=100_000, batch=100)  # half-life 100
     assert abs(ema.module.weight.item() - 0.25) < 1e-6

@@ -31,7 +31,7 @@ def follow(trajectory: np.ndarray, batch: int, stds: list[float]) -> np.ndarray:
     rows = []
     for step, value in enumerate(trajectory):
         module.weight.data.fill_(value)
-        ema.update(module, step * batch, batch)
+        ema.update(step * batch, batch)
         rows.append([average.weight.item() for average in ema.modules])
     return np.array(rows)
 

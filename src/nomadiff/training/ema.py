@@ -6,7 +6,7 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["ModuleEMA"]
 
@@ -22,7 +22,7 @@ class ModuleEMA(Generic[M]):
     Like :class:`~nomadiff.training.phema.PowerEMA` it has ``modules``, all its averages, and ``module``, the model.
 
     Args:
-        module: the module to follow; it is copied.
+        module: the module to follow; it is copied, and its parameters are read at every update.
         half_life: images after which an old weight counts half; 0 makes the average the weights themselves.
         rampup: bound of the half-life as a share of the images seen; None for no bound.
     """
@@ -32,13 +32,15 @@ class ModuleEMA(Generic[M]):
         self.modules = (self.module,)
         self.half_life = half_life
         self.rampup = rampup
-        self._averages = [parameter.data for parameter in self.module.parameters()]
+        # listed once: walking through a module costs as much as averaging a small one
+        self._averages: list[Tensor] = list(self.module.parameters())
+        self._weights: list[Tensor] = list(module.parameters())
 
     @torch.no_grad()
-    def update(self, module: nn.Module, images_seen: int, batch: int) -> None:
+    def update(self, images_seen: int, batch: int) -> None:
         """Take in the weights after a step of ``batch`` images; ``images_seen`` counts those before the step."""
         half_life = self.half_life
         if self.rampup is not None:
             half_life = min(half_life, self.rampup * images_seen)
         beta = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
-        torch._foreach_lerp_(self._averages, [parameter.data for parameter in module.parameters()], 1 - beta)
+        torch._foreach_lerp_(self._averages, self._weights, 1 - beta)

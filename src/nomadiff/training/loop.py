@@ -127,11 +127,14 @@ class _Training:
             self.ema = PowerEMA(self.denoiser, self.options.ema_stds)
         else:
             self.ema = ModuleEMA(self.denoiser, self.options.ema_half_life, self.options.ema_rampup)
+        self.parameters = list(self.denoiser.parameters())  # listed once: small networks take a step in milliseconds
         betas = (0.9, self.options.adam_beta2)
-        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), betas=betas, fused=device.type != "mps")
+        self.optimizer = torch.optim.Adam(self.parameters, betas=betas, fused=device.type != "mps")
         self.augment = Augment(self.options.augment) if self.options.augment > 0 else None
         self.generator = torch.Generator(device)
         self.motions = torch.Generator()
+        # dropout draws from the global generator; torch.manual_seed seeds those of all devices and takes its time
+        self.seed_dropout = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
         self.images_seen = 0
         if config.sources:
             check_source_reaches_output(self.denoiser, (mix.channels, mix.resolution, mix.resolution), device)
@@ -185,16 +188,17 @@ class _Training:
             step_seed = mixed_seed(options.seed, 1, self.processes.rank, self.images_seen, start)
             self.generator.manual_seed(step_seed)
             self.motions.manual_seed(step_seed)
-            torch.manual_seed(step_seed)  # dropout draws from the global generator
+            self.seed_dropout(step_seed)
             with self._synchronised_if(start + size >= share):
                 self._loss(batch, slice(start, start + size), meter).div(share).backward()
-        for parameter in self.denoiser.parameters():
+        for parameter in self.parameters:
             if parameter.grad is not None:
                 # EDM2's rule; EDM turns infinity into 1e5, which Adam's second moment would remember for long
                 torch.nan_to_num(parameter.grad, nan=0, posinf=0, neginf=0, out=parameter.grad)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.denoiser, self.images_seen, options.batch)
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.ema.update(self.images_seen, options.batch)
 
     def _loss(self, batch: Batch, part: slice, meter: _Meter) -> Tensor:
         """Summed loss of a part of a batch; adds it to the meter."""

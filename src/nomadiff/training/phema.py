@@ -47,7 +47,7 @@ class PowerEMA(Generic[M]):
     batch / t) ** (exponent + 1)`` (eq. 127). The first step copies the weights: what came before counts nothing.
 
     Args:
-        module: the module to follow; it is copied once for each width.
+        module: the module to follow; it is copied once for each width, and its parameters are read at every update.
         stds: relative widths.
 
     Attributes:
@@ -60,15 +60,15 @@ class PowerEMA(Generic[M]):
         self.modules = tuple(copy.deepcopy(module).eval().requires_grad_(False) for _ in self.stds)
         self.module: M = self.modules[-1]
         self._exponents = [exponent_of_std(std) for std in self.stds]
+        self._averages: list[list[Tensor]] = [list(average.parameters()) for average in self.modules]
+        self._weights: list[Tensor] = list(module.parameters())
 
     @torch.no_grad()
-    def update(self, module: nn.Module, images_seen: int, batch: int) -> None:
+    def update(self, images_seen: int, batch: int) -> None:
         """Take in the weights after a step of ``batch`` images; ``images_seen`` counts those before the step."""
-        weights: list[Tensor] = list(module.parameters())
-        for average, exponent in zip(self.modules, self._exponents):
+        for averages, exponent in zip(self._averages, self._exponents):
             beta = (1 - batch / (images_seen + batch)) ** (exponent + 1)
-            averages: list[Tensor] = list(average.parameters())
-            torch._foreach_lerp_(averages, weights, 1 - beta)
+            torch._foreach_lerp_(averages, self._weights, 1 - beta)
 
 
 def post_hoc_factors(times: Sequence[float], stds: Sequence[float], time: float, std: float) -> np.ndarray:
