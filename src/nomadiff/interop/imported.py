@@ -126,7 +126,7 @@ class Settings:
         """
         value = self._values.pop(name, default)
         value = list(value) if type(value) is tuple else value
-        if type(value) not in (str, int, float, list, type(None)) or value != needed:
+        if type(value) not in (str, int, float, bool, list, type(None)) or value != needed:
             raise DataError(f"{self._owner}: {name} is {printable(value)}; nomadiff's network has {needed}")
 
     def drop_none(self, *names: str) -> None:

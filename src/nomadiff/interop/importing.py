@@ -15,6 +15,7 @@ from nomadiff.interop.edm import ema_of, from_edm
 from nomadiff.interop.edm2 import from_edm2, images_in_name, reconstruct
 from nomadiff.interop.imported import Imported
 from nomadiff.interop.model_folder import write_model
+from nomadiff.interop.physicsnemo import SUFFIX, from_physicsnemo
 from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import read_torch_file
 from nomadiff.methods.model import Model
@@ -35,7 +36,7 @@ def import_model(
 
     Args:
         spec: a card's name (:data:`~nomadiff.interop.cards.CARDS`), an ``http(s)`` or ``file`` address, a file (a
-            snapshot of EDM or EDM2, an EDM training state), or a folder of EDM2 snapshots.
+            snapshot of EDM or EDM2, an EDM training state, physicsnemo's ``.mdlus``), or a folder of EDM2 snapshots.
         out: the model folder; must be new.
         std: relative width of the average to rebuild from a folder of EDM2 snapshots.
         at: images seen at the end of that average; the last snapshot's by default.
@@ -82,6 +83,8 @@ def import_model(
 
 def _read(path: Path) -> tuple[str, Imported]:
     """What makes such networks, and the network of this file."""
+    if path.suffix == SUFFIX:
+        return "edm", from_physicsnemo(path)
     contents = read_torch_file(path)
     module = ema_of(contents)
     if module is None:

@@ -7,6 +7,7 @@ used: what is read here is safe with any version of it.
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 import struct
@@ -330,19 +331,19 @@ def _read_legacy(data: memoryview, where: str) -> Any:
     return value
 
 
-def _read_zip(data: memoryview, path: Path) -> Any:
+def _read_zip(file: Path | io.BytesIO, size: int, where: str) -> Any:
     """A file of ``torch.save`` since 1.6: a zip with ``data.pkl`` and one entry a storage, nothing compressed."""
-    contents = _Contents(str(path), len(data))
-    with zipfile.ZipFile(path) as archive:
+    contents = _Contents(where, size)
+    with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise DataError(f"{path}: refused: torch.save does not compress, this zip is compressed")
+            raise DataError(f"{where}: refused: torch.save does not compress, this zip is compressed")
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
-            raise DataError(f"{path}: not a file of torch.save (no data.pkl in it)")
+            raise DataError(f"{where}: not a file of torch.save (no data.pkl in it)")
         root = pickles[0].removesuffix("data.pkl")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
-            raise DataError(f"{path}: refused: written on a big-endian machine")
+            raise DataError(f"{where}: refused: written on a big-endian machine")
         loaded: dict[str, Tensor] = {}
 
         def storage(identity: Any) -> Tensor:
@@ -355,7 +356,7 @@ def _read_zip(data: memoryview, path: Path) -> Any:
                 raise Unfit("damaged (one storage, two sizes)")
             return loaded[key]
 
-        return PickleReader(archive.read(pickles[0]), str(path), contents.table(), storage).read()
+        return PickleReader(archive.read(pickles[0]), where, contents.table(), storage).read()
 
 
 def _mapped(path: Path) -> memoryview:
@@ -366,11 +367,12 @@ def _mapped(path: Path) -> memoryview:
         return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def read_torch_file(path: str | Path) -> Any:
+def read_torch_file(file: str | Path | bytes, where: str | None = None) -> Any:
     """Read a snapshot of EDM or EDM2, or a file of ``torch.save``, without running anything in it.
 
     Args:
-        path: the file.
+        file: its path, or its bytes.
+        where: what to call it in messages; the path unless given.
 
     Returns:
         What it holds: plain values, tensors on the CPU (they may share memory), and objects as :class:`Module`.
@@ -378,21 +380,25 @@ def read_torch_file(path: str | Path) -> Any:
     Raises:
         DataError: absent, damaged, or asking for something a file of weights has no need of.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    data = _mapped(path)
+    if isinstance(file, bytes):
+        data, where = memoryview(file), where or "file"
+    else:
+        path = Path(file)
+        where = where or str(path)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        data = _mapped(path)
     if data[:4] == b"PK\x03\x04":
         try:
-            return _read_zip(data, path)
+            return _read_zip(io.BytesIO(file) if isinstance(file, bytes) else Path(file), len(data), where)
         except DataError:
             raise
         except Exception as error:  # zipfile has many
-            raise DataError(f"{path}: damaged zip ({printable(str(error))})") from error
+            raise DataError(f"{where}: damaged zip ({printable(str(error))})") from error
     if data[: len(_LEGACY_START)] == _LEGACY_START:
-        return _read_legacy(data, str(path))
-    reader = PickleReader(data, str(path), _Contents(str(path), len(data)).table())
+        return _read_legacy(data, where)
+    reader = PickleReader(data, where, _Contents(where, len(data)).table())
     value = reader.read()
     if reader.position != len(data):
-        raise DataError(f"{path}: damaged pickle (more bytes behind its end)")
+        raise DataError(f"{where}: damaged pickle (more bytes behind its end)")
     return value
