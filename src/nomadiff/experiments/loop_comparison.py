@@ -45,8 +45,8 @@ _NAMES = {
     "sims": "SIMS",
     "neon": "Neon",
     "casd": "CASD (own samples as source 1)",
-    "source-guidance": "source guidance",
     "casd-provenance": "CASD with provenance",
+    "source-guidance": "source guidance",
     "real-only": "real only",
 }
 
@@ -198,7 +198,9 @@ def _figure(learner: str, result: GridResult) -> Any:
             axes.plot(
                 np.arange(1, len(curve) + 1), curve, style, color=colours[cell.method].light, label=_NAMES[cell.method]
             )
-        axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)]", title=f"{kind}, n_s = {n_s}, {place}")
+        axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)]")
+        axes.set_title(f"{kind}, n_s = {n_s}, {place}", fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         logarithmic(axes)
     for axes in list(grid):
         axes.set_visible(False)

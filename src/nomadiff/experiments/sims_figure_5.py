@@ -263,6 +263,7 @@ def _figure(
             axes.plot(np.arange(1, len(curve) + 1), curve / curve[0], color=colour, label=f"ω = {row['weight']:g}")
         axes.axhline(1, color=INK.light, linewidth=0.8)
         axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)] / E[dist(G¹)]", title=f"n_s = {n_s}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         logarithmic(axes)
         axes.legend(frameon=False)
     for axes in below[len(shown) :]:
