@@ -25,6 +25,7 @@ def reproduce(
     runs: int | None = None,
     generations: int | None = None,
     processes: int | None = None,
+    learners: tuple[str, ...] | None = None,
     dry_run: DryRun = False,
 ) -> None:
     """Reproduce a table or figure of the papers.
@@ -43,6 +44,7 @@ def reproduce(
         runs: Independent runs, for recipes of loops.
         generations: Generations, for recipes of loops.
         processes: Processes, for recipes of loops.
+        learners: Learners of the 2-D recipes: P, P2, G; once for every learner.
         dry_run: Say what it needs and costs.
     """
     from nomadiff.experiments.recipes import describe_recipes
@@ -64,5 +66,6 @@ def reproduce(
             runs=runs,
             generations=generations,
             processes=processes,
+            learners=learners,
         )
     )

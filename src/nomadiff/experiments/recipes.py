@@ -19,6 +19,9 @@ RECIPES = (
     "casd-table-2",
     "casd-figure-3",
     "casd-table-3",
+    "sims-figure-3",
+    "sims-figure-5",
+    "loop-comparison",
 )
 
 
@@ -75,9 +78,10 @@ def reproduce(
     else:
         known = inspect.signature(module.run).parameters
         given |= {key: value for key, value in (("data", data), ("seeds", tuple(seeds))) if key in known}
-        if dry_run:
-            given["dry_run"] = True
         if unknown := sorted(given.keys() - known.keys()):
             raise UsageError(f"{name} does not take {', '.join(unknown)}")
+        if dry_run:
+            plan = module.run(out, scale=scale, dry_run=True, **given)
+            return "\n".join([f"{name}: {module.DESCRIPTION}", *map(str, plan.values())])
         module.run(out, scale=scale, **given)
     return "\n".join(f"{path.name}: {path}" for path in sorted(out.glob("*")) if path.is_file())

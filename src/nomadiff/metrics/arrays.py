@@ -118,7 +118,7 @@ def _vectors(array: np.ndarray, name: str) -> torch.Tensor:
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise UsageError(f"{name}: expected vectors (N, D), one a row, got {values.dtype} {values.shape}")
     kind = np.float32 if values.dtype in (np.float16, np.float32) else np.float64
-    return check_finite(torch.from_numpy(np.ascontiguousarray(values, dtype=kind)), name)
+    return check_finite(torch.from_numpy(np.array(values, dtype=kind)), name)
 
 
 def _near_zero(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,53 @@
+"""``nomadiff metrics``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nomadiff.cli.options import Out
+
+__all__ = ["metrics"]
+
+
+def metrics(
+    real: Annotated[Path, Parameter(help="Real vectors, .npy of shape (N, D).")],
+    fake: Annotated[Path, Parameter(help="Generated vectors, .npy of shape (M, D).")],
+    *,
+    train: Path | None = None,
+    out: Out = Path("metrics.json"),
+    k: int = 5,
+    convention: str = "prdc",
+    interval: float = 0.95,
+) -> None:
+    """Score features of your own: distances, precision, recall, density, coverage, replication, with intervals.
+
+    An example:
+
+    nomadiff metrics real.npy generated.npy --train train.npy --out table.json
+
+    Args:
+        real: real vectors.
+        fake: generated vectors.
+        train: What the generator was trained on, .npy; needed for replication.
+        out: table.
+        k: Neighbour of precision, recall, density and coverage.
+        convention: prdc or kynkaanniemi.
+        interval: Level of the intervals.
+    """
+    from nomadiff.metrics.arrays import metrics_of_arrays, read_vectors
+
+    table = metrics_of_arrays(
+        read_vectors(real),
+        read_vectors(fake),
+        None if train is None else read_vectors(train),
+        k=k,
+        convention=convention,
+        interval=interval,
+    )
+    table.write(out)
+    for row in table.rows:
+        print(f"{row['metric']:<20} {row['value']:.4g}  [{row['low']:.4g}, {row['high']:.4g}]")
+    print(f"table: {out}")
