@@ -253,6 +253,15 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, reference, tmp_path
     assert Model.load(tmp_path / "whole", device="cpu").sha256 == Model.load(tmp_path / "broken", device="cpu").sha256
 
 
+def test_a_finished_one_is_only_read(base, reference, tmp_path, monkeypatch):
+    first = improve(base, tmp_path / "out", QUICK, reference=reference, device="cpu")
+    monkeypatch.delattr(Model, "sample_batches")
+    again = improve(base, tmp_path / "out", QUICK, reference=reference, device="cpu")
+    assert (again.sentence, again.gain, again.model.sha256) == (first.sentence, first.gain, first.model.sha256)
+    assert again.table.rows == first.table.rows
+    assert again.table.meta["evaluation"] == first.table.meta["evaluation"]
+
+
 def test_one_auxiliary_serves_both_spaces_and_any_weight(base, reference, tmp_path):
     out = tmp_path / "out"
     improve(base, out, QUICK, reference=reference, device="cpu")

@@ -99,6 +99,7 @@ class Chooser:
         self.table, self.save, self.processes = table, save, processes
         self.metric = improvement.metric or distance_name(reference.detector)
         self.higher = higher_is_better(self.metric)
+        self.table.meta["evaluation"] = {"count": improvement.count, **reference.meta}
 
     def search(self, budgets: Sequence[int]) -> tuple[int, float]:
         """The best budget and weight above 0 on the search noise.
@@ -150,7 +151,7 @@ class Chooser:
         seconds = (time.perf_counter() - started) / len(images)
         scores = self.reference.evaluate(images)
         scores.pop("composition")
-        self.table.meta["evaluation"] = scores.pop("meta")
+        scores.pop("meta")
         if self.metric not in scores:
             raise UsageError(f"no metric '{self.metric}': this reference gives {', '.join(scores)}")
         cost = sampling_cost(model)

@@ -35,6 +35,7 @@ class Improved:
 
     Attributes:
         model: the model to use: the guided one, or the base (weight 0) where no gain was found.
+        candidate: the guided model of the best weight and budget, whether it is used or not.
         table: every score: ``space``, ``weight`` (0 is the base), ``budget`` (images of fine-tuning), ``seed``,
             ``noise`` ("search" or "fresh"), one field a metric, ``nfe``, ``gflop`` and ``seconds_per_image``.
         sentence: the answer in words.
@@ -42,6 +43,7 @@ class Improved:
     """
 
     model: Model
+    candidate: Model
     table: Table
     sentence: str
     gain: Gain | None
@@ -184,24 +186,25 @@ class _Task:
             assert self.improvement.weight is not None
             final = budgets(self.config, self.improvement.snapshots)[-1]
             sentence = f"weight {self.improvement.weight:g} as asked; nothing was scored (no --reference)"
-            return self._finish(final, self.improvement.weight, sentence, None)
+            return self._finish(final, self.improvement.weight, sentence)
         chooser = Chooser(self.improvement, self.reference, self._candidate, self.table, self._save, self.processes)
         budget, weight = chooser.search(budgets(self.config, self.improvement.snapshots))
         gain = chooser.confirm(budget, weight)
         sentence = _sentence(gain, chooser.metric, budget, weight, self.improvement.weight is not None)
         self.meta["best"] = {"budget": budget, "weight": weight, "metric": chooser.metric, **asdict(gain)}
-        used = weight if gain.is_sure or self.improvement.weight is not None else 0.0
-        return self._finish(budget, used, sentence, gain)
+        return self._finish(budget, weight, sentence, gain)
 
-    def _finish(self, budget: int, weight: float, sentence: str, gain: Gain | None) -> Improved:
-        guidance = self._guidance(budget, weight)
+    def _finish(self, budget: int, weight: float, sentence: str, gain: Gain | None = None) -> Improved:
+        candidate = self._candidate(budget, weight)
+        use = gain is None or gain.is_sure or self.improvement.weight is not None
+        guidance = self._guidance(budget, weight if use else 0.0)
         if self.processes.is_main:
             self.meta["sentence"] = sentence
             self._save()
             guidance.write(self.out)
         self.processes.barrier()
         model = Model.guided(guidance, self.base, self._auxiliary(budget), path=self.out / GUIDANCE_NAME)
-        return Improved(model, self.table, sentence, gain)
+        return Improved(model, candidate, self.table, sentence, gain)
 
     def _guidance(self, budget: int, weight: float) -> GuidanceConfig:
         kind, method = SPACES[self.improvement.space]

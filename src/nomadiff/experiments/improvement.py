@@ -1,0 +1,176 @@
+"""``improve`` from files to report: what ``nomadiff improve`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nomadiff.data.sources import ImageSource
+from nomadiff.experiments.judging import metric_infos
+from nomadiff.methods.auxiliary import auxiliary_config, budgets
+from nomadiff.methods.cost import sampling_cost
+from nomadiff.methods.improve import Improved, improve
+from nomadiff.methods.improvement import Improvement
+from nomadiff.methods.model import Model
+from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.networks.flops import flops_of
+from nomadiff.processes import join_processes
+from nomadiff.reports.page import Figure, Finding, GridPanel, Report
+from nomadiff.reports.plots import metric_lines
+from nomadiff.tables import Table
+from nomadiff.training.run_folder import versions
+
+__all__ = ["improve_files", "improvement_report", "plan_improvement"]
+
+_SHOWN = 64
+
+
+def improve_files(
+    model: str | Path,
+    out: Path,
+    improvement: Improvement,
+    *,
+    reference: str | None = None,
+    train: str | None = None,
+    detector: str = "pixels",
+    allow_synthetic_as_real: bool = False,
+    device: str | None = None,
+    command: str = "",
+) -> Improved:
+    """Improve a stored model and write ``report.html`` beside the result.
+
+    Args:
+        model: the base, anything :meth:`~nomadiff.methods.model.Model.load` loads.
+        out: folder of the improvement.
+        improvement: settings.
+        reference: held-out real images to choose by.
+        train: the real images the base was trained on, for replication.
+        detector: feature space of the metrics.
+        allow_synthetic_as_real: accept a sample set as reference.
+        device: where to compute.
+        command: the command line, for the report.
+
+    Raises:
+        UsageError, DataError: found before anything is drawn or trained.
+        NomadiffError, Interrupted: as :func:`~nomadiff.methods.improve.improve`.
+    """
+    processes = join_processes(device)
+    base = Model.load(model, device=processes.device)
+
+    def real(spec: str, name: str) -> ImageSource:
+        return ImageSource.open(
+            spec,
+            name=name,
+            synthetic=False,
+            resolution=base.shape[1],
+            allow_synthetic_as_real=allow_synthetic_as_real,
+        )
+
+    against = None
+    if reference is not None:
+        against = ReferenceSet(
+            real(reference, "reference").images,
+            train=None if train is None else real(train, "train").images,
+            detector=detector,
+            device=processes.device,
+        )
+    done = improve(base, out, improvement, reference=against, device=device, command=command)
+    if processes.is_main and done.gain is not None:
+        assert against is not None
+        improvement_report(done, base, against, command=command).write(out / "report.html")
+    processes.barrier()
+    return done
+
+
+def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, command: str = "") -> Report:
+    """The report of an improvement whose candidates were scored: answer, bowl, samples, costs.
+
+    Args:
+        done: the improvement.
+        base: the model it began with.
+        reference: what it was scored against.
+        command: the command line.
+    """
+    metric = done.table.meta["best"]["metric"]
+    name = done.candidate.config.method
+    rows = [row for row in done.table.rows if row["space"] == ("function" if name == "sims" else "parameters")]
+    search = [row for row in rows if row["noise"] == "search"]
+    zero = next(row for row in search if row["weight"] == 0)
+    bowls = [row for row in search if row["weight"] != 0]
+    bowls += [{**zero, "budget": budget} for budget in dict.fromkeys(row["budget"] for row in bowls)]
+    svg = metric_lines(bowls, "weight", metric, by="budget", label=metric, x_label="guidance weight (0 is the base)")
+    fresh = [
+        {**row, "method": name if row["weight"] else "base", "source": "", "images_seen": row["budget"]}
+        for row in rows
+        if row["noise"] == "fresh"
+    ]
+    assert done.gain is not None
+    distance = next(field for field in done.table.fields if field.startswith(("fd_", "fid")))
+    grids = [
+        GridPanel("base", "", base.sample(_SHOWN), 8, method="base"),
+        GridPanel(name, f"weight {done.table.meta['best']['weight']:g}", done.candidate.sample(_SHOWN), 8, method=name),
+    ]
+    if reference.images is not None:
+        grids.insert(0, GridPanel("real", "held out", reference.images[:_SHOWN], 8, method="real"))
+    return Report(
+        title="Did the model improve itself?",
+        subtitle=f"{name} on {base.path}; each set of samples has {len(fresh) // 2 and _count(done)} images",
+        table=Table(fresh, done.table.meta),
+        metrics=metric_infos(distance, {}),
+        grids=grids,
+        findings=[Finding(done.sentence, "good" if done.gain.is_sure else "neutral")],
+        figures=[Figure(f"{metric} against weight", svg, "One line a budget (images of fine-tuning), search noise.")],
+        arms={
+            "base": f"The model as it was; {_cost_text(base)}.",
+            name: f"{_WHAT[name]}; {_cost_text(done.candidate)}.",
+        },
+        command=command,
+        versions=versions(),
+        notes=(
+            "Weight and budget were chosen on other noise than the table shows.",
+            "The interval holds for this base and reference; it does not know how another training run would differ.",
+        ),
+    )
+
+
+_WHAT = {
+    "sims": "SIMS: extrapolated away from a copy fine-tuned on own samples",
+    "neon": "Neon: the parameters extrapolated away from a copy fine-tuned on own samples",
+}
+
+
+def _count(done: Improved) -> str:
+    return f"{done.table.meta['evaluation']['count']:,}"
+
+
+def _cost_text(model: Model) -> str:
+    cost = sampling_cost(model)
+    return f"NFE {cost.nfe:g}, {cost.gflop:,.3g} GFLOP an image"
+
+
+def plan_improvement(model: str | Path, improvement: Improvement, *, scored: bool) -> str:
+    """What an improvement will do and cost, one fact a line; nothing is started.
+
+    Args:
+        model: the base.
+        improvement: settings.
+        scored: whether there is a reference.
+    """
+    base = Model.load(model, device="cpu")
+    config = auxiliary_config(base.config, improvement)
+    forward = flops_of(config.network, config.sources + config.classes)
+    options, nfe = config.training, base.config.sampler.nfe
+    own = improvement.synthetic_count
+    tried = len(budgets(config, improvement.snapshots)) * (improvement.evaluations if improvement.weight is None else 1)
+    guided = 2 if improvement.space == "function" else 1
+    sets = tried * guided + 1 + improvement.confirmations * (1 + guided) if scored else 0
+    operations = {
+        "own samples": f"{own:,}" if own else "as many as the base had real images",
+        "fine-tuning": f"{options.budget / 1e6:g} Mi at learning rate {options.learning_rate:g}, "
+        f"{3 * forward * options.budget / 1e15:,.3g} PFLOP; {improvement.train_part} of the network",
+        "scoring": f"{sets * improvement.count * nfe * forward / 1e15:,.3g} PFLOP: {tried} candidates, then "
+        f"{improvement.confirmations} sets of fresh noise, {improvement.count:,} samples each"
+        if scored
+        else "none (no --reference)",
+        "result": f"NFE {base.nfe() * guided:g} without an interval",
+    }
+    return "\n".join(f"{name + ':':<13}{text}" for name, text in operations.items())
