@@ -23,6 +23,7 @@ def compare(
     together: bool = False,
     class_labels: bool = False,
     detector: str = "pixels",
+    detector_weights: str | None = None,
     classifier: str | None = None,
     workers: int | None = None,
     device: Device = None,
@@ -49,6 +50,7 @@ def compare(
         together: Train on all synthetic sources at once.
         class_labels: Condition on the images' class labels too.
         detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
+        detector_weights: File or URL of the detector's weights; checked by SHA-256.
         classifier: Classifier for the class composition.
         workers: Models trained side by side; by default one a CPU core.
         device: where to compute.
@@ -73,6 +75,7 @@ def compare(
         class_labels=class_labels,
         count=count,
         detector=detector,
+        detector_weights=detector_weights,
         classifier=classifier,
         workers=workers,
         device=device,

@@ -19,6 +19,7 @@ def evaluate(
     out: Out = Path("metrics.json"),
     train: str | None = None,
     detector: str = "pixels",
+    detector_weights: str | None = None,
     classifier: str | None = None,
     k: int = 5,
     interval: float | None = 0.95,
@@ -40,6 +41,7 @@ def evaluate(
         out: table.
         train: The real images the model was trained on; needed for replication.
         detector: Feature space: pixels, digits, inception, ... or a TorchScript file.
+        detector_weights: File or URL of the detector's weights; checked by SHA-256.
         classifier: Classifier for the class composition; the detector itself where it classifies.
         k: Neighbour of precision, recall, density and coverage.
         interval: Level of the confidence intervals.
@@ -54,6 +56,7 @@ def evaluate(
         reference,
         train=train,
         detector=detector,
+        detector_weights=detector_weights,
         classifier=classifier,
         k=k,
         interval=interval,

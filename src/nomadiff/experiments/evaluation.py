@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nomadiff.data.sources import ImageSource
+from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.evaluate import evaluate
 from nomadiff.processes import join_processes
 from nomadiff.tables import Table
@@ -17,6 +18,7 @@ def evaluate_files(
     *,
     train: str | None = None,
     detector: str = "pixels",
+    detector_weights: str | None = None,
     classifier: str | None = None,
     k: int = 5,
     interval: float | None = 0.95,
@@ -30,6 +32,7 @@ def evaluate_files(
         samples: generated images, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens.
         reference: held-out real images.
         train: real images the generator was trained on, for replication.
+        detector_weights: path or URL of the detector's weights, if not its own.
         detector, classifier, k, interval: see :func:`~nomadiff.metrics.evaluate.evaluate`.
         resolution: resize everything to this many pixels.
         allow_synthetic_as_real: accept sets with a synthetic manifest as real.
@@ -52,15 +55,16 @@ def evaluate_files(
             allow_synthetic_as_real=allow_synthetic_as_real,
         )
 
+    place = join_processes(device).device
     scores = evaluate(
         ImageSource.open(samples, name="samples", synthetic=True, resolution=resolution).images,
         real(reference, "reference").images,
         train=None if train is None else real(train, "train").images,
-        detector=detector,
+        detector=load_detector(detector, weights=detector_weights, device=place),
         classifier=classifier,
         k=k,
         interval=interval,
-        device=join_processes(device).device,
+        device=place,
     )
     meta = {**scores.pop("meta"), "composition": scores.pop("composition"), "versions": versions()}
     rows = [
