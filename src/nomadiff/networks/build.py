@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.ddpmpp import DDPMpp
 from nomadiff.networks.edm2 import EDM2
 from nomadiff.networks.unet import UNet
+from nomadiff.networks.unet2d import UNet2D
 
 __all__ = ["build_network", "load_edm_state"]
 
@@ -39,6 +41,8 @@ def build_network(config: NetworkConfig, label_dim: int = 0) -> UNet:
         UsageError: the settings contradict each other.
     """
     config.validate()
+    if config.architecture == "unet2d":  # called as a UNet is, but without its parts
+        return cast(UNet, UNet2D(config, label_dim))
     return _NETWORKS[config.architecture](config, label_dim)
 
 

@@ -11,7 +11,7 @@ from nomadiff.errors import UsageError
 
 __all__ = ["NetworkConfig"]
 
-ARCHITECTURES = ("ddpmpp", "ncsnpp", "adm", "edm2")
+ARCHITECTURES = ("ddpmpp", "ncsnpp", "adm", "edm2", "unet2d")
 
 
 def _is_int(value: Any) -> bool:
@@ -35,7 +35,7 @@ class NetworkConfig:
 
     Attributes:
         architecture: "ddpmpp" or "ncsnpp" (Song et al. 2021, as trained by EDM), "adm" (Dhariwal and Nichol 2021, as
-            trained by EDM) or "edm2" (Karras et al. 2024).
+            trained by EDM), "edm2" (Karras et al. 2024) or "unet2d" (a ``UNet2DModel`` of diffusers).
         resolution: height and width of the images, pixels.
         channels: channels of the images.
         model_channels: width of the network; level i has ``model_channels * channel_mult[i]`` channels.
@@ -46,6 +46,7 @@ class NetworkConfig:
         channel_mult_embedding: width of the embedding in units of ``model_channels``.
         augment_dim: width of the augmentation label: 9 for :class:`~nomadiff.training.augment.Augment`, 0 without.
         channels_per_head: width of one attention head in "adm" and "edm2"; the others have a single head.
+        settings: for "unet2d", the configurations of diffusers' model and scheduler as JSON; empty for the others.
     """
 
     architecture: str
@@ -59,6 +60,7 @@ class NetworkConfig:
     channel_mult_embedding: int = 4
     augment_dim: int = 0
     channels_per_head: int = 64
+    settings: str = ""
 
     @property
     def level_resolutions(self) -> tuple[int, ...]:
@@ -99,6 +101,10 @@ class NetworkConfig:
         """
         if self.architecture not in ARCHITECTURES:
             raise UsageError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
+        if bool(self.settings) != (self.architecture == "unet2d"):
+            raise UsageError(
+                "network settings belong to unet2d, which needs them; the others are described by the rest"
+            )
         for name in (
             "resolution",
             "channels",
