@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 # CPU seconds of the compiled kernel on one core of a processor with 512-bit vectors: a trained point, a network
-# evaluation. Small batches cost a quarter more; processors with 256-bit vectors two to three times as much.
+# evaluation. Small batches cost a quarter more; processors with 256-bit vectors about twice as much.
 _TRAINED_POINT, _EVALUATION, _SMALL_BATCH = 0.43e-6, 0.16e-6, 1.25
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 from numba import njit
 
 from nomadiff.loops.lanes import (
@@ -54,6 +55,9 @@ compiled = njit(cache=True, error_model="numpy")
 # Everything is inlined into the two functions Python calls. A helper compiled on its own would exist twice, and which
 # of the two (they round differently) a process links depends on whether it compiled or read the cache.
 inlined = njit(cache=True, error_model="numpy", forceinline=True)
+
+WIDE = bool(get_host_cpu_features().get("avx512f"))
+"""Whether four rows of 64 numbers and one more fit the registers: 32 of 512 bits hold them, 16 of 256 only one row."""
 
 CHUNK = 64
 """Points whose activations are held at a time; a multiple of 4, the rows that share one read of the weights."""
@@ -119,32 +123,47 @@ def _condition(parameters, start, scratch, row):
 
 
 @inlined
+def _accumulate(scratch, target, table, source, scalars, across, along, count):
+    """Add to the four rows of scratch at ``target`` the ``count`` rows of ``table`` at ``source``, each times a scalar.
+
+    Row ``i`` takes row ``k`` times ``scratch[scalars + i * across + k * along]``. All matrix products are this: sums in
+    registers, and, where there are registers enough, one reading of the table for four rows.
+    """
+    if WIDE:
+        sums0, sums1 = load(scratch, target), load(scratch, target + HIDDEN)
+        sums2, sums3 = load(scratch, target + 2 * HIDDEN), load(scratch, target + 3 * HIDDEN)
+        for k in range(count):
+            row = load(table, source + k * HIDDEN)
+            scalar = scalars + k * along
+            sums0 = multiply_add(scratch[scalar], row, sums0)
+            sums1 = multiply_add(scratch[scalar + across], row, sums1)
+            sums2 = multiply_add(scratch[scalar + 2 * across], row, sums2)
+            sums3 = multiply_add(scratch[scalar + 3 * across], row, sums3)
+        store(scratch, target, sums0)
+        store(scratch, target + HIDDEN, sums1)
+        store(scratch, target + 2 * HIDDEN, sums2)
+        store(scratch, target + 3 * HIDDEN, sums3)
+    else:
+        for i in range(4):
+            sums = load(scratch, target + i * HIDDEN)
+            for k in range(count):
+                sums = multiply_add(scratch[scalars + i * across + k * along], load(table, source + k * HIDDEN), sums)
+            store(scratch, target + i * HIDDEN, sums)
+
+
+@inlined
 def _product(parameters, scratch, rows, layer, residual):
-    """The sums of a hidden layer above the first, four rows at one reading of its weights."""
+    """The sums of a hidden layer above the first."""
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
-    for row in range(0, rows, 4):
+    for row in range(rows):
         if residual and layer == 2:  # the second block's first layer; the first block's is folded
-            sums0 = _condition(parameters, start, scratch, row)
-            sums1 = _condition(parameters, start, scratch, row + 1)
-            sums2 = _condition(parameters, start, scratch, row + 2)
-            sums3 = _condition(parameters, start, scratch, row + 3)
+            sums = _condition(parameters, start, scratch, row)
         else:
-            sums0 = load(parameters, start + BIAS)
-            sums1 = sums0
-            sums2 = sums0
-            sums3 = sums0
+            sums = load(parameters, start + BIAS)
+        store(scratch, NORMAL + layer * ROWS + row * HIDDEN, sums)
+    for row in range(0, rows, 4):
         below = STATE + (layer - 1) * ROWS + row * HIDDEN
-        for unit in range(HIDDEN):
-            weights = load(parameters, start + unit * HIDDEN)
-            sums0 = multiply_add(scratch[below + unit], weights, sums0)
-            sums1 = multiply_add(scratch[below + HIDDEN + unit], weights, sums1)
-            sums2 = multiply_add(scratch[below + 2 * HIDDEN + unit], weights, sums2)
-            sums3 = multiply_add(scratch[below + 3 * HIDDEN + unit], weights, sums3)
-        place = NORMAL + layer * ROWS + row * HIDDEN
-        store(scratch, place, sums0)
-        store(scratch, place + HIDDEN, sums1)
-        store(scratch, place + 2 * HIDDEN, sums2)
-        store(scratch, place + 3 * HIDDEN, sums3)
+        _accumulate(scratch, NORMAL + layer * ROWS + row * HIDDEN, parameters, start, below, HIDDEN, 1, HIDDEN)
 
 
 @inlined
@@ -268,44 +287,17 @@ def _backward_activation(parameters, scratch, rows, layer, residual, layer_norm)
 @inlined
 def _backward_product(scratch, rows, layer, residual):
     """From the gradient at a layer's sums (DELTA) to that of its weights and the one at what leaves the layer below."""
-    start = HIDDEN_LAYERS + layer * LAYER_SIZE
+    weights = GRADIENT + HIDDEN_LAYERS + layer * LAYER_SIZE
     below = STATE + (layer - 1) * ROWS
     for unit in range(0, HIDDEN, 4):
-        place = GRADIENT + start + unit * HIDDEN
-        sums0, sums1 = load(scratch, place), load(scratch, place + HIDDEN)
-        sums2, sums3 = load(scratch, place + 2 * HIDDEN), load(scratch, place + 3 * HIDDEN)
-        for row in range(rows):
-            delta = load(scratch, DELTA + row * HIDDEN)
-            sums0 = multiply_add(scratch[below + row * HIDDEN + unit], delta, sums0)
-            sums1 = multiply_add(scratch[below + row * HIDDEN + unit + 1], delta, sums1)
-            sums2 = multiply_add(scratch[below + row * HIDDEN + unit + 2], delta, sums2)
-            sums3 = multiply_add(scratch[below + row * HIDDEN + unit + 3], delta, sums3)
-        store(scratch, place, sums0)
-        store(scratch, place + HIDDEN, sums1)
-        store(scratch, place + 2 * HIDDEN, sums2)
-        store(scratch, place + 3 * HIDDEN, sums3)
+        _accumulate(scratch, weights + unit * HIDDEN, scratch, DELTA, below + unit, 1, HIDDEN, rows)
+    for row in range(rows):
+        # what enters the second block also goes round it
+        start = load(scratch, SKIP + row * HIDDEN) if residual and layer == 2 else fill(ZERO)
+        store(scratch, BACK + row * HIDDEN, start)
+    transposed = TRANSPOSED + layer * HIDDEN * HIDDEN
     for row in range(0, rows, 4):
-        if residual and layer == 2:  # what enters the second block also goes round it
-            skip = SKIP + row * HIDDEN
-            sums0, sums1 = load(scratch, skip), load(scratch, skip + HIDDEN)
-            sums2, sums3 = load(scratch, skip + 2 * HIDDEN), load(scratch, skip + 3 * HIDDEN)
-        else:
-            sums0 = fill(ZERO)
-            sums1 = sums0
-            sums2 = sums0
-            sums3 = sums0
-        delta_at = DELTA + row * HIDDEN
-        for unit in range(HIDDEN):
-            weights = load(scratch, TRANSPOSED + (layer * HIDDEN + unit) * HIDDEN)
-            sums0 = multiply_add(scratch[delta_at + unit], weights, sums0)
-            sums1 = multiply_add(scratch[delta_at + HIDDEN + unit], weights, sums1)
-            sums2 = multiply_add(scratch[delta_at + 2 * HIDDEN + unit], weights, sums2)
-            sums3 = multiply_add(scratch[delta_at + 3 * HIDDEN + unit], weights, sums3)
-        place = BACK + row * HIDDEN
-        store(scratch, place, sums0)
-        store(scratch, place + HIDDEN, sums1)
-        store(scratch, place + 2 * HIDDEN, sums2)
-        store(scratch, place + 3 * HIDDEN, sums3)
+        _accumulate(scratch, BACK + row * HIDDEN, scratch, transposed, DELTA + row * HIDDEN, HIDDEN, 1, HIDDEN)
 
 
 @inlined
