@@ -101,6 +101,7 @@ def run(
     setting = _Setting(learner, mixed_seed(seed, 3), sizes)
     if dry_run:
         return {"text": _plan(setting)}
+    Learner(learner_config(learner))  # says so if numba is missing, before anything is written
     about = {"recipe": "sims-figure-3", "setting": asdict(setting), "learner": asdict(learner_config(learner))}
     results = run_jobs(
         partial(_run, setting),
