@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nomadiff.data.digits import read_digits
+from nomadiff.data.digits import blurred_and_shifted, read_digits
 from nomadiff.errors import DataError, UsageError
 from nomadiff.metrics.frechet import Statistics
 from nomadiff.metrics.reference import ReferenceSet
@@ -53,6 +53,13 @@ def test_extra_metrics(pool, against, images) -> None:
     result = larger.evaluate(images(61, 1, 16, seed=1), extra=["ssim"], interval=0.9)
     assert result["ssim_nearest"] == pytest.approx((30 * 1 + 31 * 0) / 61, abs=0.15)  # 30 copies, 31 strangers
     assert result["ssim_pairs_low"] <= result["ssim_pairs"] <= result["ssim_pairs_high"] < 0.5
+
+
+def test_style_of_a_source(pool, against) -> None:
+    shifted = blurred_and_shifted(pool)
+    assert against.style(pool[:300], shifted[600:]) < 0.03
+    assert against.style(torch.cat([pool[:150], shifted[:150]]), shifted[600:]) == pytest.approx(0.5, abs=0.05)
+    assert against.style(pool[:300], pool[300:]) is None  # fresh real images have no style of their own
 
 
 def test_intervals_stay_in_the_range_of_their_metric(against) -> None:

@@ -24,6 +24,7 @@ from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_l
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.manifold import prdc, prdc_left_out, radii
+from nomadiff.metrics.mixture import shares_of_sources, told_apart
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.metrics.replication import replication_threshold
@@ -222,6 +223,29 @@ class ReferenceSet:
         result = against.evaluate(fresh)
         row = {name: value for name, value in result.items() if name not in ("composition", "meta")}
         return row | {"replication": self.quantile}
+
+    def style(self, samples: Tensor, synthetic: Tensor) -> float | None:
+        """How much of a synthetic source's style shows in samples: the share that looks like it rather than real.
+
+        The reference stands for the real side, see :func:`~nomadiff.metrics.mixture.shares_of_sources`.
+
+        Args:
+            samples: uint8 ``(N, C, H, W)``, at least 20.
+            synthetic: images of the source, likewise.
+
+        Returns:
+            A share in [0, 1]; None where the source cannot be told from real images, so that it has no style to show.
+
+        Raises:
+            UsageError: too few images, or a reference without features.
+        """
+        if self.features is None:
+            raise UsageError("style needs the features of the reference, and this one holds statistics only")
+        source = self._features(self.detector, synthetic)
+        if not told_apart(self.features, source):
+            return None
+        features = self._features(self.detector, samples)
+        return shares_of_sources(features, {"source": source}, self.features)["source"].share
 
     def save(self, path: str | Path) -> None:
         """Write features and statistics to one ``npz``: all metrics but replication can be computed from it.
