@@ -61,7 +61,7 @@ def test_known_mixtures_are_recovered_within_the_stated_error(digits, with_trust
     rows = known_mixtures(real, source, with_trusted=with_trusted)
     assert [row["share"] for row in rows] == pytest.approx([0, 0.05, 0.2, 0.5], abs=0.01)
     for row in rows:
-        assert row["estimate"] == pytest.approx(row["share"], abs=0.02 if with_trusted else 0.05)
+        assert row["estimate"] == pytest.approx(row["share"], abs=0.02 if with_trusted else 0.1)
         assert row["low"] <= row["share"] <= row["high"]
 
 
