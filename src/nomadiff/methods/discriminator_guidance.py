@@ -1,0 +1,129 @@
+"""Discriminator guidance (EDM-G++): a base corrected by a discriminator between real images and its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nomadiff.data.sources import SourceMix, union
+from nomadiff.errors import UsageError
+from nomadiff.guidance.guided import Interval
+from nomadiff.methods.discriminator import Discriminator
+from nomadiff.methods.fitting import Fitting, fit
+from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig
+from nomadiff.methods.method import Method
+from nomadiff.methods.model import Model
+from nomadiff.methods.own_samples import OwnSamples
+from nomadiff.methods.sims import fit_base
+from nomadiff.processes import join_processes
+from nomadiff.seeding import mixed_seed
+from nomadiff.training.loss import training_levels
+from nomadiff.training.presets import Preset
+
+__all__ = ["DiscriminatorGuided", "train_discriminator"]
+
+_OWN_SAMPLES = 2
+
+
+class DiscriminatorGuided(Method):
+    """A base trained on the images, and a discriminator that tells them from the base's samples (Kim et al. 2023).
+
+    Args:
+        preset, class_labels, **training: as for every method: the base's.
+        discriminator: how the discriminator is trained; by default on as many images as a fifth of the base's budget.
+        synthetic_count: own samples to train it on; as many as there are real images by default.
+        weight: weight of its gradient.
+        interval: noise levels at which it acts; None for all.
+    """
+
+    name: ClassVar[str] = "discriminator-guidance"
+
+    def __init__(
+        self,
+        preset: str | Preset = "cifar10",
+        *,
+        class_labels: bool = False,
+        discriminator: Fitting | None = None,
+        synthetic_count: int | None = None,
+        weight: float = 1.0,
+        interval: Interval | None = None,
+        **training: Any,
+    ) -> None:
+        super().__init__(preset, class_labels=class_labels, **training)
+        options = self.training
+        self.discriminator = discriminator or Fitting(
+            budget=max(options.budget // 5, options.batch), batch=options.batch, save_every=options.snapshot_every
+        )
+        self.synthetic_count, self.weight, self.interval = synthetic_count, weight, interval
+
+    def fit(
+        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+    ) -> Model:
+        """Train the base in ``out/base`` and the discriminator beside it; continue what is half done.
+
+        Raises:
+            UsageError: there are several processes (the discriminator trains in one).
+            NomadiffError, Interrupted: see :func:`~nomadiff.training.loop.train`.
+        """
+        out = Path(out)
+        processes = join_processes(device)
+        if processes.count > 1:
+            raise UsageError("a discriminator trains in one process: start it without torchrun")
+        base = fit_base(self, mix, out / "base", device=device, description=description)
+        path = out / "discriminator.safetensors"
+        if not path.exists():
+            seed = mixed_seed(self.discriminator.seed, _OWN_SAMPLES) % (1 << 31)
+            own = OwnSamples(base, out, self.synthetic_count or len(mix.sources[0]), seed)
+            own.draw(processes)
+            real = union("real", mix.sources) if len(mix.sources) > 1 else mix.sources[0]
+            train_discriminator(base, SourceMix(real, [own.open()], real_fraction=0.5), path, self.discriminator)
+            own.drop(keep=False)
+        guidance = GuidanceConfig(
+            "discriminator", self.weight, "base/model.safetensors", path.name, self.interval, method=self.name
+        )
+        guidance.write(out)
+        return Model.guided(guidance, base, Discriminator.load(path, device=base.device), path=out / GUIDANCE_NAME)
+
+
+def train_discriminator(base: Model, mix: SourceMix, path: Path, options: Fitting) -> Discriminator:
+    """Train a discriminator between real images (source 0) and a model's own (source 1), both noisy.
+
+    Cross-entropy over the noise levels of the base's training; the encoder starts at the base's weights.
+
+    Args:
+        base: the model whose samples they are; its class labels are passed on.
+        mix: real and own images, half each.
+        path: where it is written.
+        options: how it is trained.
+
+    Raises:
+        UsageError: the base is guided and has no single network.
+        NomadiffError: the loss is not finite any more.
+    """
+    state = {name: value.cpu() for name, value in base.network.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mixed_seed(options.seed, 1))
+        discriminator = Discriminator(base.config, state).to(base.device)
+    training = base.config.training
+    constant: dict[str, Any] = {"source": 0} if base.config.sources else {}
+
+    def loss(images_seen: int, generator: torch.Generator) -> Tensor:
+        batch = mix.batch(images_seen, options.batch, options.seed)
+        clean = batch.images.to(base.device).float() / 127.5 - 1
+        sigma = training_levels(len(clean), training.p_mean, training.p_std, generator)
+        noisy = clean + sigma.reshape(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator, device=base.device)
+        condition = dict(constant)
+        if base.config.classes:
+            assert batch.labels is not None
+            condition["class_label"] = batch.labels.to(base.device)
+        is_real = (batch.source == 0).float().to(base.device)
+        return F.binary_cross_entropy_with_logits(discriminator(noisy, sigma, **condition), is_real)
+
+    state_path = path.with_name("discriminator-state.safetensors")
+    trained = fit(discriminator, loss, options, state_path, device=base.device, description="train a discriminator")
+    trained.save(path)
+    return trained

@@ -1,0 +1,82 @@
+"""Distillation of a guided model: its quality at the cost of one network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.denoiser import EDMDenoiser
+from nomadiff.errors import UsageError
+from nomadiff.methods.fitting import Fitting, fit
+from nomadiff.methods.model import Model
+from nomadiff.training.loss import training_levels
+from nomadiff.training.run_folder import RunFolder, save_tensors
+
+__all__ = ["distil"]
+
+
+def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting) -> Model:
+    """Teach one network what a guided model computes at every noise level.
+
+    The student starts at the base's weights and minimises ``lambda(sigma) |D_student(x) - D_guided(x)|^2`` over the
+    noise levels of training, EDM's loss with the guided estimate in the place of the clean image. The target carries no
+    noise of its own, so a short training suffices.
+
+    Args:
+        model: a guided model whose base is a single network.
+        images: what noise is added to: real images or the model's own. For a class-conditional model with labels.
+        out: run folder of the student; a finished one is only read.
+        options: how it is trained.
+
+    Returns:
+        The student: a plain model of one network, method "distilled".
+
+    Raises:
+        UsageError: the model is not guided, its base has no single network, or class labels are missing.
+        NomadiffError: the loss is not finite any more.
+    """
+    if model.guidance is None:
+        raise UsageError("only a guided model can be distilled; this one is a single network already")
+    base = model.parts[0]
+    assert isinstance(base, Model)
+    if model.config.classes and images.labels is None:
+        raise UsageError("a class-conditional model is distilled on images with class labels")
+    folder = RunFolder(out)
+    if folder.model_path.exists():
+        return Model.load(folder.path, device=model.device)
+    config = replace(base.config, method="distilled")
+    with torch.random.fork_rng(devices=[]):
+        student = config.build_denoiser()
+    student.load_state_dict(base.network.state_dict())
+    student.to(model.device)
+    mix = SourceMix(images)
+    teacher = model.sampling_denoiser()
+    training = config.training
+    source: dict[str, Any] = {"source": 0} if config.sources else {}
+
+    def loss(images_seen: int, generator: torch.Generator) -> Tensor:
+        batch = mix.batch(images_seen, options.batch, options.seed)
+        clean = batch.images.to(model.device).float() / 127.5 - 1
+        sigma = training_levels(len(clean), training.p_mean, training.p_std, generator)
+        level = sigma.reshape(-1, 1, 1, 1)
+        noisy = clean + level * torch.randn(clean.shape, generator=generator, device=model.device)
+        condition: dict[str, Any] = {}
+        if config.classes:
+            assert batch.labels is not None
+            condition["class_label"] = batch.labels.to(model.device)
+        with torch.no_grad():
+            target = teacher(noisy, sigma, **condition)
+        weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
+        return (weight * (student(noisy, sigma, **source, **condition) - target) ** 2).mean()
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    state = folder.path / "student-state.safetensors"
+    trained: EDMDenoiser = fit(student, loss, options, state, device=model.device, description="distil")
+    metadata = {"recipe": config.to_dict(), "images_seen": options.budget, "teacher_sha256": model.sha256}
+    save_tensors(folder.model_path, trained.state_dict(), metadata)
+    return Model.load(folder.path, device=model.device)

@@ -1,0 +1,127 @@
+"""A small training loop for what is not a denoiser of data: discriminators, and students of another denoiser.
+
+Like the large one (:mod:`nomadiff.training.loop`) it can be killed at any moment: everything random in a step is a
+function of (seed, images seen), so its state is weights, averages and Adam's moments. One process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.progress import progress_bar
+from nomadiff.seeding import mixed_seed
+from nomadiff.training.ema import ModuleEMA
+from nomadiff.training.run_folder import load_tensors, save_tensors
+
+__all__ = ["Fitting", "fit"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How such a module is trained; lengths in images seen.
+
+    Attributes:
+        budget: images to see.
+        batch: images a step.
+        learning_rate: Adam's, constant.
+        ema_half_life: of the moving average, which is what is returned; at most 5 % of the images seen.
+        save_every: images between states to resume from.
+        seed: seed of data order and noise.
+    """
+
+    budget: int
+    batch: int = 128
+    learning_rate: float = 1e-3
+    ema_half_life: int = 50_000
+    save_every: int = 25_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.budget, self.batch, self.save_every) < 1 or not self.learning_rate > 0 or self.ema_half_life < 0:
+            raise UsageError("budget, batch and save_every must be at least 1, the learning rate positive")
+
+
+def fit(
+    module: M,
+    loss: Callable[[int, torch.Generator], Tensor],
+    options: Fitting,
+    state: Path,
+    *,
+    device: torch.device,
+    description: str,
+) -> M:
+    """Minimise a loss.
+
+    Args:
+        module: what to train; it is trained in place.
+        loss: mean loss of the batch at a position of the data, ``loss(images_seen, generator)``; the generator lives on
+            ``device`` and is seeded for the step.
+        options: how.
+        state: file that an interrupted training continues from; deleted in the end.
+        device: where the module lives.
+        description: words for the progress bar.
+
+    Returns:
+        The averaged module, in evaluation mode.
+
+    Raises:
+        NomadiffError: the loss is not finite any more.
+        DataError: the state is damaged.
+    """
+    average = ModuleEMA(module, options.ema_half_life, 0.05)
+    optimizer = torch.optim.Adam(module.parameters(), lr=options.learning_rate, fused=device.type != "mps")
+    generator = torch.Generator(device)
+    seen = _resume(module, average.module, optimizer, state) if state.exists() else 0
+    end = -(-options.budget // options.batch) * options.batch
+    module.train()
+    with progress_bar(description, total=end, done=seen) as advance:
+        while seen < end:
+            step_seed = mixed_seed(options.seed, seen)
+            generator.manual_seed(step_seed)
+            torch.manual_seed(step_seed)  # dropout draws from the global generator
+            value = loss(seen, generator)
+            if not bool(torch.isfinite(value)):
+                raise NomadiffError(f"{description}: the loss is not finite after {seen:,} images; use a lower rate")
+            value.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average.update(seen, options.batch)
+            before, seen = seen, seen + options.batch
+            advance(options.batch)
+            if seen // options.save_every > before // options.save_every and seen < end:
+                _save(module, average.module, optimizer, state, seen)
+    state.unlink(missing_ok=True)
+    return average.module
+
+
+def _save(module: nn.Module, average: nn.Module, optimizer: torch.optim.Adam, path: Path, seen: int) -> None:
+    tensors = {f"weights.{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in average.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
+    save_tensors(path, tensors, {"images_seen": seen})
+
+
+def _resume(module: nn.Module, average: nn.Module, optimizer: torch.optim.Adam, path: Path) -> int:
+    tensors, metadata = load_tensors(path)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = value
+    module.load_state_dict(groups["weights"])
+    average.load_state_dict(groups["ema"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in groups["adam"].items():
+        index, _, field = name.partition(".")
+        moments.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    return int(metadata["images_seen"])

@@ -1,0 +1,237 @@
+"""SIMS and its relatives as algorithms: images in, a model out, and each does what it says."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.methods.autoguidance import Autoguidance
+from nomadiff.methods.discriminator import Discriminator
+from nomadiff.methods.discriminator_guidance import DiscriminatorGuided, train_discriminator
+from nomadiff.methods.distillation import distil
+from nomadiff.methods.dm import DM
+from nomadiff.methods.fitting import Fitting, fit
+from nomadiff.methods.improvement import Improvement
+from nomadiff.methods.model import Model
+from nomadiff.methods.sims import SIMS, Neon
+from nomadiff.methods.source_guidance import SourceGuided, with_source_labels
+from nomadiff.networks.config import NetworkConfig
+from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.training.config import TrainingConfig
+from nomadiff.training.presets import Preset
+from nomadiff.training.run_folder import RunFolder
+
+PRESET = Preset(
+    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
+    TrainingConfig(budget=96, batch=16, warmup=0, learning_rate=1e-2, snapshot_every=48, ema_half_life=20),
+    SamplerConfig(steps=3),
+    0.5,
+    "test",
+)
+SHORT = Improvement(weight=0.5, snapshots=1, budget=32, synthetic_count=20)
+FIT = Fitting(budget=64, batch=16, learning_rate=3e-3, ema_half_life=0, save_every=16)
+
+
+def source(name, seed, low=0, high=256, count=40, labels=True):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(low, high, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return ImageSource(name, images, torch.arange(count) % 3 if labels else None, {"name": name})
+
+
+@pytest.fixture(scope="module")
+def mix():
+    return SourceMix(source("real", 0), [source("loop", 1)])
+
+
+METHODS = {
+    "sims": lambda: SIMS(PRESET, improvement=SHORT),
+    "neon": lambda: Neon(PRESET, improvement=SHORT),
+    "source-guidance": lambda: SourceGuided(PRESET, improvement=SHORT),
+    "autoguidance": lambda: Autoguidance(PRESET, weight=0.5),
+    "discriminator-guidance": lambda: DiscriminatorGuided(PRESET, weight=0.5, discriminator=FIT, synthetic_count=20),
+}
+KINDS = {
+    "sims": ("extrapolation", 10),
+    "neon": ("merge", 5),
+    "source-guidance": ("source", 10),
+    "autoguidance": ("extrapolation", 10),
+    "discriminator-guidance": ("discriminator", 5),
+}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def fitted(request, mix, tmp_path_factory):
+    out = tmp_path_factory.mktemp("methods") / request.param
+    return request.param, METHODS[request.param]().fit(mix, out, device="cpu"), out
+
+
+def test_images_in_model_out(fitted):
+    name, model, out = fitted
+    assert (model.guidance.kind, model.nfe()) == KINDS[name]
+    assert model.config.method == name == model.manifest(1, 0)["generator"]
+    assert model.guidance.weight == 0.5
+    images = model.sample(4)
+    assert torch.equal(Model.load(out, device="cpu").sample(4), images)
+    assert not torch.equal(images, Model.load(out / "base", device="cpu").sample(4))
+    assert Model.load(out / "base", device="cpu").config.method == "sda"  # everything is taken for real
+
+
+def test_a_finished_one_is_only_read(fitted, mix):
+    name, model, out = fitted
+    weights = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    again = METHODS[name]().fit(mix, out, device="cpu")
+    assert again.sha256 == model.sha256
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == weights
+
+
+def test_neon_takes_a_tenth_of_the_learning_rate(fitted):
+    name, _, out = fitted
+    rate = {"sims": 1e-2, "neon": 1e-3}.get(name)
+    if rate is not None:
+        assert RunFolder(out / "auxiliary").config().training.learning_rate == pytest.approx(rate)
+
+
+def test_the_folder_can_be_moved(mix, tmp_path):
+    SIMS(PRESET, improvement=SHORT).fit(mix, tmp_path / "a", device="cpu")
+    assert not (tmp_path / "a" / "base.safetensors").exists()  # the base is there already
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert Model.load(tmp_path / "b", device="cpu").sample(2).shape == (2, 1, 8, 8)
+
+
+# source guidance
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("architecture", ["ddpmpp", "adm"])
+def test_source_labels_begin_as_nothing(architecture, classes, mix):
+    network = NetworkConfig(architecture, 8, 1, 8, (1, 2), 1, (4,), channels_per_head=8)
+    recipe = DM(dataclasses.replace(PRESET, network=network), class_labels=bool(classes)).recipe(mix)
+    torch.manual_seed(1)
+    base = recipe.build_denoiser().eval()
+    for parameter in base.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    labelled = dataclasses.replace(recipe, sources=2)
+    denoiser = labelled.build_denoiser().eval()
+    denoiser.load_state_dict(with_source_labels(base.state_dict(), labelled))
+    x, sigma = torch.randn(4, 1, 8, 8), torch.tensor([0.1, 0.5, 2.0, 30.0])
+    condition = {"class_label": torch.tensor([0, 1, 2, 0])} if classes else {}
+    for label in (0, 1):
+        torch.testing.assert_close(denoiser(x, sigma, source=label, **condition), base(x, sigma, **condition))
+
+
+def test_the_labelled_copy_knows_own_from_real(fitted):
+    name, model, out = fitted
+    if name != "source-guidance":
+        return
+    copy = Model.load(out / "labelled", device="cpu")
+    assert copy.config.source_names == ("real", "own")
+    assert not torch.equal(copy.sample(3), copy.sample(3, source="own"))
+    with pytest.raises(UsageError, match="cannot draw source"):
+        model.sample(3, source=1)
+
+
+# discriminator
+
+
+def test_a_discriminator_learns_to_tell_bright_from_dark(mix, tmp_path):
+    base = DM(PRESET, class_labels=True).fit(mix, tmp_path / "base", device="cpu")
+    both = SourceMix(source("real", 3, low=160), [source("own", 4, high=96)], real_fraction=0.5)
+    options = dataclasses.replace(FIT, budget=1600, learning_rate=1e-2)
+    train_discriminator(base, both, tmp_path / "d.safetensors", options)
+    judge = Discriminator.load(tmp_path / "d.safetensors")
+    sigma = torch.full((40,), 0.3)
+    bright, dark = (images.images.float() / 127.5 - 1 for images in (source("a", 5, low=160), source("b", 6, high=96)))
+    logits = [judge(x + 0.3 * torch.randn_like(x), sigma, class_label=1) for x in (bright, dark)]
+    assert (logits[0] > 0).float().mean() > 0.9 and (logits[1] < 0).float().mean() > 0.9
+    assert len(judge.encoder.dec) == 0 and judge.sha256
+
+
+# distillation
+
+
+@pytest.fixture(scope="module")
+def guided(mix, tmp_path_factory):
+    return SIMS(PRESET, improvement=dataclasses.replace(SHORT, weight=2.0)).fit(
+        mix, tmp_path_factory.mktemp("d") / "sims", device="cpu"
+    )
+
+
+def test_the_student_comes_near_the_teacher_at_the_cost_of_one(guided, mix, tmp_path):
+    options = dataclasses.replace(FIT, budget=1200, learning_rate=2e-3)
+    student = distil(guided, mix.sources[0], tmp_path / "student", options)
+    assert (student.config.method, student.nfe(), guided.nfe()) == ("distilled", 5, 10)
+    generator = torch.Generator().manual_seed(0)
+    clean = mix.sources[0].images.float() / 127.5 - 1
+    errors = {"student": 0.0, "base": 0.0}
+    for level in (0.1, 0.3, 1.0):
+        x, sigma = clean + level * torch.randn(clean.shape, generator=generator), torch.tensor(level)
+        target = guided.denoiser(x, sigma)
+        errors["student"] += float((student.denoiser(x, sigma) - target).square().mean())
+        errors["base"] += float((guided.parts[0].denoiser(x, sigma) - target).square().mean())
+    assert errors["student"] < 0.8 * errors["base"]
+    assert torch.equal(Model.load(tmp_path / "student", device="cpu").sample(3), student.sample(3))
+    before = student.path.stat().st_mtime_ns
+    assert distil(guided, mix.sources[0], tmp_path / "student", options).path.stat().st_mtime_ns == before
+
+
+def test_only_guided_models_are_distilled(guided, mix, tmp_path):
+    with pytest.raises(UsageError, match="already"):
+        distil(guided.parts[0], mix.sources[0], tmp_path / "x", FIT)
+
+
+# the small loop
+
+
+def problem():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(4, 1)
+    data = torch.randn(64, 4)
+
+    def loss(seen, generator):
+        x = data[torch.arange(seen, seen + 16) % 64]
+        noise = torch.randn(16, generator=generator)
+        return (module(x)[:, 0] - x.sum(1) + 0.1 * noise).square().mean()
+
+    return module, loss
+
+
+def test_a_fitting_goes_on_where_it_was(tmp_path):
+    options = Fitting(budget=640, batch=16, learning_rate=1e-2, ema_half_life=40, save_every=64)
+    module, loss = problem()
+    whole = fit(module, loss, options, tmp_path / "a.safetensors", device=torch.device("cpu"), description="x")
+    for stop in (100, 300, 310, 500):
+        module, loss = problem()
+
+        def interrupted(seen, generator, loss=loss, stop=stop):
+            if seen >= stop:
+                raise KeyboardInterrupt
+            return loss(seen, generator)
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(module, interrupted, options, tmp_path / "b.safetensors", device=torch.device("cpu"), description="x")
+    module, loss = problem()
+    broken = fit(module, loss, options, tmp_path / "b.safetensors", device=torch.device("cpu"), description="x")
+    assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), broken.parameters()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path):
+    module, _ = problem()
+    with pytest.raises(NomadiffError, match="not finite after 0 images"):
+        fit(
+            module,
+            lambda seen, generator: module.weight.sum() * float("nan"),
+            FIT,
+            tmp_path / "s.safetensors",
+            device=torch.device("cpu"),
+            description="x",
+        )
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(UsageError):
+        Fitting(budget=0)
+    with pytest.raises(UsageError, match="width and share"):
+        Autoguidance(PRESET, width=0)
