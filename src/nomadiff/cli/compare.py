@@ -59,7 +59,7 @@ def compare(
     from nomadiff.errors import UsageError
     from nomadiff.experiments.compare import Comparison
     from nomadiff.experiments.compare import compare as run
-    from nomadiff.methods.plan import plan_training
+    from nomadiff.experiments.comparison import plan_comparison
 
     if options.seed is not None:
         raise UsageError("compare trains one set of models for each of --seeds; --seed is for train")
@@ -82,9 +82,7 @@ def compare(
         command=shlex.join(["nomadiff", *sys.argv[1:]]),
     )
     if dry_run:
-        arms = comparison.arms()
-        print(plan_training(arms[-1].algorithm().recipe(arms[-1].mix.open())))
-        print(f"models:      {len(arms)} like this one")
+        print(plan_comparison(comparison))
         return
     run(comparison)
     print(f"report:  {out / 'report.html'}\nmetrics: {out / 'metrics.json'}")

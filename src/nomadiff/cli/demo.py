@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nomadiff.cli.options import Images, Out
+from nomadiff.cli.options import Device, DryRun, Images, Out
 
 __all__ = ["demo"]
 
@@ -15,6 +15,8 @@ def demo(
     seeds: tuple[int, ...] = (0, 1, 2),
     budget: Images | None = None,
     workers: int | None = None,
+    device: Device = "cpu",
+    dry_run: DryRun = False,
 ) -> None:
     """The whole journey in minutes: few real digits, many synthetic ones, three methods, an honest report.
 
@@ -30,9 +32,16 @@ def demo(
         seeds: Seeds; once for every seed. Each draws its own 100 real digits.
         budget: Images each model sees, if not the demo's own.
         workers: Models trained side by side; by default one a CPU core.
+        device: where to compute.
+        dry_run: plan only.
     """
     from nomadiff.experiments.compare import compare
+    from nomadiff.experiments.comparison import plan_comparison
     from nomadiff.experiments.demo import demo_comparison
 
-    compare(demo_comparison(out, seeds=seeds, budget=budget, workers=workers))
+    comparison = demo_comparison(out, seeds=seeds, budget=budget, workers=workers, device=device)
+    if dry_run:
+        print(plan_comparison(comparison))
+        return
+    compare(comparison)
     print(f"report:  {out / 'report.html'}\nmetrics: {out / 'metrics.json'}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, Out
+from nomadiff.cli.options import Device, DryRun, Out
 
 __all__ = ["evaluate"]
 
@@ -26,6 +26,7 @@ def evaluate(
     resolution: int | None = None,
     allow_synthetic_as_real: bool = False,
     device: Device = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Score generated images against held-out real ones: distance, precision, recall, coverage, replication.
 
@@ -48,6 +49,7 @@ def evaluate(
         resolution: Resize everything to this many pixels.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference or training set.
         device: where to compute.
+        dry_run: read and check the images only.
     """
     from nomadiff.experiments.evaluation import evaluate_files
 
@@ -63,7 +65,11 @@ def evaluate(
         resolution=resolution,
         allow_synthetic_as_real=allow_synthetic_as_real,
         device=device,
+        only_check=dry_run,
     )
+    if dry_run:
+        print("\n".join(f"{name}: {value}" for name, value in table.meta.items()))
+        return
     table.write(out)
     for row in table.rows:
         low, high = row["low"], row["high"]

@@ -9,8 +9,9 @@ from typing import Any
 
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.experiments.arms import Arm, with_seed
+from nomadiff.methods.plan import plan_training
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "plan_comparison"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,3 +92,14 @@ class Comparison:
                         )
                     )
         return arms
+
+
+def plan_comparison(comparison: Comparison) -> str:
+    """What a comparison will train, from its images and recipes, without starting it: one fact a line.
+
+    Raises:
+        UsageError, DataError: as the comparison itself would.
+    """
+    arms = comparison.arms()
+    recipe = arms[-1].algorithm().recipe(arms[-1].mix.open())
+    return f"{plan_training(recipe)}\nmodels:      {len(arms)} like this one ({arms[-1].out.name})"

@@ -29,7 +29,12 @@ _NOTES = (
 
 
 def demo_comparison(
-    out: Path, *, seeds: Sequence[int] = (0, 1, 2), budget: int | None = None, workers: int | None = None
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    budget: int | None = None,
+    workers: int | None = None,
+    device: str | None = "cpu",
 ) -> Comparison:
     """What the demo compares.
 
@@ -38,6 +43,7 @@ def demo_comparison(
         seeds: one set of five models for each.
         budget: images each model sees; None takes the demo's.
         workers: models trained side by side; None takes one a CPU core.
+        device: where to compute; networks this small are at home on a CPU.
     """
     return Comparison(
         mix=DEMO_MIX,
@@ -49,7 +55,7 @@ def demo_comparison(
         count=1000,
         detector="digits",
         workers=workers,
-        device="cpu",
+        device=device,
         title="Few real digits, many synthetic ones",
         command=f"nomadiff demo --out {out}",
         notes=_NOTES,

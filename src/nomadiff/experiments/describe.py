@@ -42,7 +42,9 @@ def _describe_run(folder: RunFolder) -> str:
     lines = [
         f"run:         {folder.path}",
         f"method:      {config.method}",
-        f"trained:     {seen:,} of {end:,} images" + ("" if folder.model_path.exists() else " (unfinished)"),
+        f"trained:     {seen:,} of {end:,} images" + ("" if folder.model_path.exists() else " (unfinished)")
+        if log or not folder.model_path.exists()
+        else "trained:     elsewhere",
         f"snapshots:   {', '.join(f'{images:,}' for images in folder.snapshots()) or 'none'}",
     ]
     if log:
@@ -51,7 +53,8 @@ def _describe_run(folder: RunFolder) -> str:
         if effects:
             lines.append(f"source:      its label moves the estimate by {effects[-1]:.2%}")
     for source in read_json(folder.path / "sources.json"):
-        lines.append(f"images:      {source['name']}: {source['count']:,} from {source['spec']} ({source['kind']})")
+        count = f"{source['count']:,}" if source.get("count") else "unknown number"  # an imported model may not know
+        lines.append(f"images:      {source['name']}: {count} from {source['spec']} ({source['kind']})")
     if folder.model_path.exists():
         lines.append(_describe_model(Model.load(folder.path, device="cpu")))
     return "\n".join(lines)

@@ -25,6 +25,7 @@ def evaluate_files(
     resolution: int | None = None,
     allow_synthetic_as_real: bool = False,
     device: str | None = None,
+    only_check: bool = False,
 ) -> Table:
     """Score a set of generated images against real ones.
 
@@ -37,6 +38,7 @@ def evaluate_files(
         resolution: resize everything to this many pixels.
         allow_synthetic_as_real: accept sets with a synthetic manifest as real.
         device: where the detector computes.
+        only_check: read the images and load the detector, score nothing: the table has no rows.
 
     Returns:
         One row a metric: ``metric``, ``value``, ``low``, ``high`` (None without ``interval``); the meta says what makes
@@ -56,11 +58,17 @@ def evaluate_files(
         )
 
     place = join_processes(device).device
+    images = ImageSource.open(samples, name="samples", synthetic=True, resolution=resolution).images
+    held_out = real(reference, "reference").images
+    trained_on = None if train is None else real(train, "train").images
+    judge = load_detector(detector, weights=detector_weights, device=place)
+    if only_check:
+        return Table(meta={"samples": len(images), "reference": len(held_out), "detector": judge.name})
     scores = evaluate(
-        ImageSource.open(samples, name="samples", synthetic=True, resolution=resolution).images,
-        real(reference, "reference").images,
-        train=None if train is None else real(train, "train").images,
-        detector=load_detector(detector, weights=detector_weights, device=place),
+        images,
+        held_out,
+        train=trained_on,
+        detector=judge,
         classifier=classifier,
         k=k,
         interval=interval,
