@@ -21,6 +21,8 @@ def test_a_snapshot_becomes_a_model(
     printed = capsys.readouterr().out
     assert "adm, 8x8" in printed and "3 classes" in printed
     assert Model.load(tmp_path / "model", device="cpu").config.training.budget == 200_000
+    assert main(["info", str(tmp_path / "model")]) == 0
+    assert "100 from network-snapshot-000200.pkl (imported)" in capsys.readouterr().out
     assert main(["import", str(path), "--out", str(tmp_path / "casd"), "--sources", "real, a, b"]) == 0
     assert Model.load(tmp_path / "casd", device="cpu").config.source_names == ("real", "a", "b")
 

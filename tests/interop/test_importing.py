@@ -280,7 +280,7 @@ def test_post_hoc_averages(lookalikes: Any, tiny_network: Make, tmp_path: Path) 
     for step in range(200):
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-        average.update(network, step * batch, batch)
+        average.update(step * batch, batch)
         if (step + 1) % 10 == 0:
             seen = (step + 1) * batch
             for std, module in zip(average.stds, average.modules):

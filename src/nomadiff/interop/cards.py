@@ -29,6 +29,7 @@ class Card:
     Attributes:
         url: its file.
         parameters: how many it has, to notice another file under the address.
+        images: size of the training set.
         sampler: the settings its authors recommend.
         fid: the distance they report with them (Inception, 50,000 samples, best of three seeds), or None.
         training: how it was trained, as fields of :class:`~nomadiff.training.config.TrainingConfig`.
@@ -37,6 +38,7 @@ class Card:
 
     url: str
     parameters: int
+    images: int
     sampler: SamplerConfig
     fid: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
@@ -49,12 +51,12 @@ _FACES = {"budget": 200 * _MI, "batch": 256, "learning_rate": 2e-4, "ema_half_li
 _IMAGENET = {"budget": 2500 * _MI, "batch": 4096, "learning_rate": 1e-4, "ema_half_life": 50 * _MI, "augment": 0.0}
 
 
-def _edm(name: str, parameters: int, sampler: SamplerConfig, fid: float, training: dict[str, Any]) -> Card:
-    return Card(f"{_EDM}/{name}.pkl", parameters, sampler, fid, training)
+def _edm(name: str, parameters: int, images: int, sampler: SamplerConfig, fid: float, training: dict[str, Any]) -> Card:
+    return Card(f"{_EDM}/{name}.pkl", parameters, images, sampler, fid, training)
 
 
 def _edm2(name: str, parameters: int, fid: float | None = None) -> Card:
-    return Card(f"{_EDM2}/{name}.pkl", parameters, SamplerConfig(steps=32), fid, {"batch": 2048})
+    return Card(f"{_EDM2}/{name}.pkl", parameters, 1_281_167, SamplerConfig(steps=32), fid, {"batch": 2048})
 
 
 # parameters of EDM2's networks, with the 128 of the uncertainty head; ImageNet-64 has 3 channels and -512 4 (latents)
@@ -63,17 +65,26 @@ _XS512, _S512, _M512 = 124_713_253, 280_212_837, 497_807_781
 _L512, _XL512, _XXL512 = 777_498_085, 1_119_283_749, 1_523_164_773
 
 CARDS: dict[str, Card] = {
-    "edm-cifar10-uncond-vp": _edm("edm-cifar10-32x32-uncond-vp", 55_733_891, SamplerConfig(steps=18), 1.97, _CIFAR),
-    "edm-cifar10-uncond-ve": _edm("edm-cifar10-32x32-uncond-ve", 56_397_827, SamplerConfig(steps=18), 1.98, _CIFAR),
-    "edm-cifar10-cond-vp": _edm("edm-cifar10-32x32-cond-vp", 55_735_299, SamplerConfig(steps=18), 1.79, _CIFAR),
-    "edm-cifar10-cond-ve": _edm("edm-cifar10-32x32-cond-ve", 56_400_643, SamplerConfig(steps=18), 1.79, _CIFAR),
-    "edm-ffhq-uncond-vp": _edm("edm-ffhq-64x64-uncond-vp", 61_805_571, SamplerConfig(steps=40), 2.39, _FACES),
-    "edm-ffhq-uncond-ve": _edm("edm-ffhq-64x64-uncond-ve", 62_761_091, SamplerConfig(steps=40), 2.53, _FACES),
-    "edm-afhqv2-uncond-vp": _edm("edm-afhqv2-64x64-uncond-vp", 61_805_571, SamplerConfig(steps=40), 1.96, _FACES),
-    "edm-afhqv2-uncond-ve": _edm("edm-afhqv2-64x64-uncond-ve", 62_761_091, SamplerConfig(steps=40), 2.16, _FACES),
+    "edm-cifar10-uncond-vp": _edm(
+        "edm-cifar10-32x32-uncond-vp", 55_733_891, 50_000, SamplerConfig(steps=18), 1.97, _CIFAR
+    ),
+    "edm-cifar10-uncond-ve": _edm(
+        "edm-cifar10-32x32-uncond-ve", 56_397_827, 50_000, SamplerConfig(steps=18), 1.98, _CIFAR
+    ),
+    "edm-cifar10-cond-vp": _edm("edm-cifar10-32x32-cond-vp", 55_735_299, 50_000, SamplerConfig(steps=18), 1.79, _CIFAR),
+    "edm-cifar10-cond-ve": _edm("edm-cifar10-32x32-cond-ve", 56_400_643, 50_000, SamplerConfig(steps=18), 1.79, _CIFAR),
+    "edm-ffhq-uncond-vp": _edm("edm-ffhq-64x64-uncond-vp", 61_805_571, 70_000, SamplerConfig(steps=40), 2.39, _FACES),
+    "edm-ffhq-uncond-ve": _edm("edm-ffhq-64x64-uncond-ve", 62_761_091, 70_000, SamplerConfig(steps=40), 2.53, _FACES),
+    "edm-afhqv2-uncond-vp": _edm(
+        "edm-afhqv2-64x64-uncond-vp", 61_805_571, 15_803, SamplerConfig(steps=40), 1.96, _FACES
+    ),
+    "edm-afhqv2-uncond-ve": _edm(
+        "edm-afhqv2-64x64-uncond-ve", 62_761_091, 15_803, SamplerConfig(steps=40), 2.16, _FACES
+    ),
     "edm-imagenet64-cond-adm": _edm(
         "edm-imagenet-64x64-cond-adm",
         295_899_267,
+        1_281_167,
         SamplerConfig(steps=256, churn=Churn(40, 0.05, 50, 1.003)),
         1.36,
         _IMAGENET,

@@ -11,7 +11,16 @@ from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import Module
 from nomadiff.networks.config import NetworkConfig
 
-__all__ = ["attending", "constructor_arguments", "data_facts", "edm_network", "ema_of", "from_edm", "training_facts"]
+__all__ = [
+    "attending",
+    "constructor_arguments",
+    "data_facts",
+    "edm_network",
+    "ema_of",
+    "from_edm",
+    "images_in",
+    "training_facts",
+]
 
 _OTHER_PRECONDITIONING = ("VPPrecond", "VEPrecond", "iDDPMPrecond")
 
@@ -42,6 +51,7 @@ def from_edm(module: Module, contents: dict[str, Any]) -> Imported:
         classes=classes,
         sigma_data=sigma_data,
         sampler=default_sampler(network.architecture, network.resolution),
+        images=images_in(contents),
         training={"precision": precision, "class_dropout": dropout_of_labels, **training_facts(contents)},
         facts={"network": module.class_name, **data_facts(contents)},
     )
@@ -131,6 +141,13 @@ def data_facts(contents: dict[str, Any]) -> dict[str, Any]:
     if type(data) is not dict:
         return {}
     return {"dataset": {str(name): value for name, value in data.items() if isinstance(value, plain)}}
+
+
+def images_in(contents: dict[str, Any]) -> int | None:
+    """Size of the training set: NVIDIA's training writes it as the set's ``max_size``."""
+    data = contents.get("dataset_kwargs")
+    count = data.get("max_size") if type(data) is dict else None
+    return count if type(count) is int and count > 0 else None
 
 
 def ema_of(contents: Any) -> Module | None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.interop.edm import attending, constructor_arguments, data_facts, ema_of, training_facts
+from nomadiff.interop.edm import attending, constructor_arguments, data_facts, ema_of, images_in, training_facts
 from nomadiff.interop.imported import Imported, Settings, default_sampler
 from nomadiff.interop.torch_files import Module, read_torch_file
 from nomadiff.networks.config import NetworkConfig
@@ -66,6 +66,7 @@ def from_edm2(module: Module, contents: dict[str, Any]) -> Imported:
         classes=classes,
         sigma_data=sigma_data,
         sampler=default_sampler("edm2", resolution),
+        images=images_in(contents),
         training={"precision": precision, **training_facts(contents)},
         facts={"network": module.class_name, **_encoder_facts(contents), **data_facts(contents)},
     )

@@ -31,6 +31,7 @@ class Imported:
         classes: width of its label vector, 0 without labels.
         sigma_data: standard deviation its preconditioning assumes.
         sampler: how its makers sample it.
+        images: how many images it was trained on, if the file says so.
         training: what is known of its training, as fields of :class:`~nomadiff.training.config.TrainingConfig`.
         facts: what else the file says, plain values fit for JSON.
     """
@@ -40,6 +41,7 @@ class Imported:
     classes: int
     sigma_data: float
     sampler: SamplerConfig
+    images: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 

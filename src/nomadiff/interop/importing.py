@@ -10,6 +10,7 @@ from nomadiff.data.writing import refuse_existing
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.interop.cards import CARDS, Card
+from nomadiff.interop.diffusers_ import HUB_PREFIX, from_diffusers, is_pipeline, pipeline_folder
 from nomadiff.interop.download import download
 from nomadiff.interop.edm import ema_of, from_edm
 from nomadiff.interop.edm2 import from_edm2, images_in_name, reconstruct
@@ -36,7 +37,8 @@ def import_model(
 
     Args:
         spec: a card's name (:data:`~nomadiff.interop.cards.CARDS`), an ``http(s)`` or ``file`` address, a file (a
-            snapshot of EDM or EDM2, an EDM training state, physicsnemo's ``.mdlus``), or a folder of EDM2 snapshots.
+            snapshot of EDM or EDM2, an EDM training state, physicsnemo's ``.mdlus``), a folder of EDM2 snapshots, or a
+            pipeline of diffusers (its folder, or ``hf:<user>/<name>``).
         out: the model folder; must be new.
         std: relative width of the average to rebuild from a folder of EDM2 snapshots.
         at: images seen at the end of that average; the last snapshot's by default.
@@ -55,15 +57,20 @@ def import_model(
     refuse_existing(Path(out))
     text = str(spec)
     card = CARDS.get(text)
-    if "://" in text or card is not None:
+    origin: dict[str, Any]
+    if text.startswith(HUB_PREFIX):
+        path, origin = pipeline_folder(text), {"url": text}
+    elif "://" in text or card is not None:
         url = card.url if card is not None else text
-        path = download(url, sha256=sha256)
-        origin: dict[str, Any] = {"url": url}
+        path, origin = download(url, sha256=sha256), {"url": url}
     else:
-        path = Path(spec)
-        origin = {"file": path.resolve().name}
+        path, origin = Path(spec), {"file": Path(spec).resolve().name}
         if not path.exists():
             raise DataError(f"{spec}: no such file, and no card of that name (nomadiff import --list shows them)")
+    if is_pipeline(path):
+        if std is not None or at is not None:
+            raise UsageError("an average is rebuilt from a folder of EDM2 snapshots; this is a pipeline of diffusers")
+        return write_model(from_diffusers(path), out, origin, method="ddpm", source_names=sources)
     if path.is_dir():
         if std is None:
             raise UsageError(f"{path} is a folder of snapshots: say which average to rebuild (--std 0.1)")
@@ -117,7 +124,7 @@ def _checked(imported: Imported, card: Card) -> Imported:
     count = sum(value.numel() for name, value in imported.weights.items() if not _constant(name))
     if count != card.parameters:
         raise DataError(f"{card.url}: {count:,} parameters, the card says {card.parameters:,}: another file?")
-    return replace(imported, sampler=card.sampler, training={**imported.training, **card.training})
+    return replace(imported, sampler=card.sampler, images=card.images, training={**imported.training, **card.training})
 
 
 def _constant(name: str) -> bool:

@@ -14,6 +14,7 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.interop.imported import Imported
 from nomadiff.methods.model import Model
 from nomadiff.networks.build import load_edm_state
+from nomadiff.networks.unet2d import UNet2D
 from nomadiff.seeding import SampleNoise
 from nomadiff.training.config import RunConfig, TrainingConfig
 from nomadiff.training.run_folder import RunFolder, save_tensors
@@ -72,7 +73,15 @@ def write_model(
     try:
         facts = {**provenance, **imported.facts, "training": sorted(imported.training)}
         sources = [
-            {"label": label, "name": name, "share": share, "kind": "imported", "imported": facts}
+            {
+                "label": label,
+                "name": name,
+                "share": share,
+                "kind": "imported",
+                "spec": provenance.get("file") or provenance.get("url"),
+                "count": imported.images if label == 0 else None,
+                "imported": facts,
+            }
             for label, (name, share) in enumerate(zip(config.source_names, config.shares))
         ]
         folder.begin(config, sources)
@@ -94,7 +103,8 @@ def _filled(config: RunConfig, imported: Imported) -> EDMDenoiser:
         raise DataError(f"these weights do not fit the network: it has {needed:,} numbers, the file {given:,}")
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: leave no trace of it
         denoiser = config.build_denoiser()
-    load_edm_state(denoiser.network, imported.weights)
+    inner = denoiser.network.unet if isinstance(denoiser.network, UNet2D) else denoiser.network
+    load_edm_state(inner, imported.weights)
     return denoiser.eval().requires_grad_(False)
 
 
