@@ -156,9 +156,14 @@ def decoder_end(config: NetworkConfig, label_dim: int = 0, most: float = 0.5) ->
 
     Returns:
         Prefixes of the parameters of these layers, output layers included, as in the network's state dict.
+
+    Raises:
+        UsageError: this architecture is not made of an encoder and a decoder that can be called apart.
     """
     with torch.device("meta"):
         network = build_network(config, label_dim)
+    if not isinstance(network, UNet):
+        raise UsageError(f"a {config.architecture} network's decoder cannot be trained apart: train all of it")
     names = _layers(network)
     shared = next(count for count in range(len(names) + 1) if own_share(config, label_dim, count) <= most)
     output = [f"dec.{name}" for name in network.dec if "_aux_" in name]

@@ -16,10 +16,11 @@ from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
 from nomadiff.metrics.evaluate import ReferenceSet, distance_name
 from nomadiff.processes import Processes
+from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
 
-__all__ = ["Chooser", "Gain", "higher_is_better", "paired_gain"]
+__all__ = ["Chooser", "Gain", "higher_is_better", "paired_gain", "score_model"]
 
 _SEARCH, _CONFIRMATION = 4, 5  # keep their noise apart from that of own samples and fine-tuning
 _DIGITS = 3  # of a weight: nobody can tell 0.8123 from 0.812, and equal weights are scored once
@@ -145,26 +146,53 @@ class Chooser:
         for row in self.table.rows:
             if all(row[name] == value for name, value in key.items()):
                 return row
-        model = self.make(budget, weight)
-        started = time.perf_counter()
-        images = torch.cat(list(model.sample_batches(self.improvement.count, seed, processes=self.processes)))
-        seconds = (time.perf_counter() - started) / len(images)
-        scores = self.reference.evaluate(images)
-        scores.pop("composition")
-        scores.pop("meta")
+        scores = score_model(
+            self.make(budget, weight), self.reference, self.improvement.count, seed, processes=self.processes
+        )
         if self.metric not in scores:
             raise UsageError(f"no metric '{self.metric}': this reference gives {', '.join(scores)}")
-        cost = sampling_cost(model)
-        row = {
-            **key,
-            **scores,
-            "nfe": model.nfe(),
-            "gflop": round(cost.gflop, 4),
-            "seconds_per_image": float(f"{seconds:.4g}"),
-        }
+        row = {**key, **scores}
         self._save_row(row)
         return row
 
     def _save_row(self, row: dict[str, Any]) -> None:
         self.table.rows.append(row)
         self.save()
+
+
+def score_model(
+    model: Model,
+    reference: ReferenceSet,
+    count: int,
+    seed: int,
+    *,
+    sampler: SamplerConfig | None = None,
+    processes: Processes | None = None,
+) -> dict[str, Any]:
+    """Draw a set and score it.
+
+    Args:
+        model: any model.
+        reference: what to score against.
+        count: samples.
+        seed: their seed.
+        sampler: solver and steps; None takes the model's.
+        processes: who shares the sampling.
+
+    Returns:
+        The reference's metrics, and what an image cost: ``nfe``, ``gflop`` and ``seconds_per_image`` (wall clock, here
+        and now).
+    """
+    started = time.perf_counter()
+    images = torch.cat(list(model.sample_batches(count, seed, sampler=sampler, processes=processes)))
+    seconds = (time.perf_counter() - started) / count
+    scores = reference.evaluate(images)
+    scores.pop("composition")
+    scores.pop("meta")
+    cost = sampling_cost(model, sampler)
+    return {
+        **scores,
+        "nfe": model.nfe(sampler),
+        "gflop": round(cost.gflop, 4),
+        "seconds_per_image": float(f"{seconds:.4g}"),
+    }

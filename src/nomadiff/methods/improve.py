@@ -12,9 +12,9 @@ from nomadiff.data.sources import SourceMix
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.files import read_json
 from nomadiff.methods.auxiliary import AuxiliaryConfig, auxiliary_config, budgets
+from nomadiff.methods.candidates import Candidates
 from nomadiff.methods.choosing import Chooser, Gain
-from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig
-from nomadiff.methods.improvement import SPACES, Improvement
+from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
 from nomadiff.methods.own_samples import OwnSamples
 from nomadiff.metrics.evaluate import ReferenceSet
@@ -40,6 +40,7 @@ class Improved:
             ``noise`` ("search" or "fresh"), one field a metric, ``nfe``, ``gflop`` and ``seconds_per_image``.
         sentence: the answer in words.
         gain: gain of the best candidate over the base on fresh noise; None when nothing was scored.
+        candidates: the other models it could have become.
     """
 
     model: Model
@@ -47,6 +48,7 @@ class Improved:
     table: Table
     sentence: str
     gain: Gain | None
+    candidates: Candidates
 
 
 def improve(
@@ -142,7 +144,6 @@ class _Task:
         }
         self.table = Table(meta=self.meta)
         self._state = network.state_dict()
-        self._loaded: tuple[int, Model] | None = None
 
     def run(self) -> Improved:
         """Do what is not done yet."""
@@ -157,7 +158,8 @@ class _Task:
         if self.processes.is_main:
             self.own.drop(keep=self.improvement.keep_synthetic)
         self.processes.barrier()
-        self.base = Model.load(self.out / self.base_path, device=self.processes.device)
+        base = Model.load(self.out / self.base_path, device=self.processes.device)
+        self.candidates = Candidates(self.out, base, self.base_path.as_posix())
         return self._choose()
 
     def _begin(self) -> None:
@@ -195,41 +197,21 @@ class _Task:
         return self._finish(budget, weight, sentence, gain)
 
     def _finish(self, budget: int, weight: float, sentence: str, gain: Gain | None = None) -> Improved:
-        candidate = self._candidate(budget, weight)
         use = gain is None or gain.is_sure or self.improvement.weight is not None
-        guidance = self._guidance(budget, weight if use else 0.0)
+        model = self.candidates.make(budget, weight if use else 0.0, self.improvement.space, self.improvement.interval)
+        candidate = self.candidates.make(budget, weight, self.improvement.space, self.improvement.interval)
+        assert model.guidance is not None
         if self.processes.is_main:
             self.meta["sentence"] = sentence
             self._save()
-            guidance.write(self.out)
+            model.guidance.write(self.out)
         self.processes.barrier()
-        model = Model.guided(guidance, self.base, self._auxiliary(budget), path=self.out / GUIDANCE_NAME)
-        return Improved(model, candidate, self.table, sentence, gain)
-
-    def _guidance(self, budget: int, weight: float) -> GuidanceConfig:
-        kind, method = SPACES[self.improvement.space]
-        snapshot = self.run_folder.snapshot_path(budget).relative_to(self.out)
-        return GuidanceConfig(
-            kind,
-            weight,
-            self.base_path.as_posix(),
-            snapshot.as_posix(),
-            self.improvement.interval,
-            method=method,
-        )
+        return Improved(model, candidate, self.table, sentence, gain, self.candidates)
 
     def _candidate(self, budget: int, weight: float) -> Model:
         if weight == 0:
-            return self.base
-        guidance = self._guidance(budget, weight)
-        return Model.guided(guidance, self.base, self._auxiliary(budget), path=self.out / GUIDANCE_NAME)
-
-    def _auxiliary(self, budget: int) -> Model:
-        """The snapshot of a budget; the last one asked for is kept."""
-        if self._loaded is None or self._loaded[0] != budget:
-            path = self.run_folder.snapshot_path(budget)
-            self._loaded = budget, Model.load(path, device=self.processes.device)
-        return self._loaded[1]
+            return self.candidates.base
+        return self.candidates.make(budget, weight, self.improvement.space, self.improvement.interval)
 
     def _scoring(self) -> dict[str, Any]:
         """What scores depend on beside candidate and seed: when it changes, old scores are void."""
