@@ -1,0 +1,215 @@
+"""SIMS Figure 4: how far a model improves itself, over guidance weight and fine-tuning budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nomadiff.experiments.judging import metric_infos
+from nomadiff.experiments.sims_settings import (
+    DIGITS_SHORT,
+    Subject,
+    at_scale,
+    improved,
+    missing_files,
+    run_seeds,
+    scoring_seed,
+)
+from nomadiff.methods.choosing import paired_gain, score_model
+from nomadiff.reports.page import Figure, Finding, Report
+from nomadiff.reports.plots import metric_lines
+from nomadiff.tables import Table, read_table
+
+__all__ = ["DESCRIPTION", "run"]
+
+DESCRIPTION = "SIMS Figure 4: distance against guidance weight, a line a budget, in function and parameter space"
+
+_THREE_BUDGETS = replace(DIGITS_SHORT, budget=19_200, snapshots=3)
+_SUBJECTS = (
+    Subject("short", _THREE_BUDGETS, 1000, steps_budget=38_400),
+    Subject("converged", _THREE_BUDGETS, 1000, steps_budget=153_600),
+)
+_SMOKE = (
+    Subject(
+        "short",
+        replace(DIGITS_SHORT, synthetic_count=64, budget=256, count=64, confirmations=2, evaluations=2),
+        64,
+        steps_budget=256,
+    ),
+)
+_WEIGHTS = {"smoke": (1.0,), "small": (0.5, 1.0, 1.5, 2.0), "paper": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)}
+_SPACES = ("function", "parameters")
+
+
+def run(
+    out: Path,
+    *,
+    scale: str = "small",
+    seeds: Sequence[int] | None = None,
+    processes: int | None = None,
+    device: str | None = None,
+    data: Path | None = None,
+    command: str = "",
+    dry_run: bool = False,
+) -> Table:
+    """Improve every base and score weight x budget x space; interrupted and called again, it goes on.
+
+    Writes ``table.json``, ``table.csv``, ``verdicts.json`` (what the tool itself concludes from a search, with its
+    interval) and ``report.html``.
+
+    Args:
+        out: folder.
+        scale: "smoke", "small" or "paper".
+        seeds: one base, auxiliary and set of scores for each; by default 10 to 13, on which nothing was tuned.
+        processes: seeds side by side; None takes one a core.
+        device: where to compute.
+        data: folder with the files of the paper's scale.
+        command: printed in the report.
+        dry_run: only say what it needs; the text is the table's meta ``plan``.
+
+    Returns:
+        One row a candidate: ``base``, ``space``, ``weight`` (0 is the base), ``budget`` (images of fine-tuning; 0 for
+        the base), ``seed``, the metrics, ``nfe``, ``gflop`` and ``seconds_per_image``.
+
+    Raises:
+        UsageError: no such scale.
+        DataError: files are missing.
+    """
+    subjects = at_scale(scale, _SUBJECTS, _SMOKE)
+    seeds = tuple(seeds) if seeds is not None else ((10,) if scale == "smoke" else (10, 11, 12, 13))
+    weights = _WEIGHTS[scale]
+    if dry_run:
+        return Table(meta={"plan": _plan(subjects, seeds, weights, data)})
+    table = run_seeds(
+        "sims-figure-4", _sweep, subjects, seeds, out, processes=processes, data=data, device=device, weights=weights
+    )
+    verdicts = Table([row for row in table.rows if "sentence" in row], table.meta)
+    table.rows = [row for row in table.rows if "sentence" not in row]
+    table.meta["command"] = command
+    table.write(out / "table.json")
+    verdicts.write(out / "verdicts.json")
+    _report(table, verdicts, command).write(out / "report.html")
+    return table
+
+
+def _sweep(
+    subject: Subject, folder: Path, seed: int, data: Path | None, device: str | None, weights: Sequence[float]
+) -> list[dict[str, Any]]:
+    """All candidates of one base, and what the tool concludes when it searches by itself."""
+    base = subject.base(folder, seed, data, device)
+    reference = subject.judge(data, device)
+    made = improved(subject, folder / "improved", seed, base=base, device=device)
+    noise = scoring_seed(seed)
+    kept = folder / "scores.json"
+    table = read_table(kept) if kept.exists() else Table()
+
+    def score(space: str, weight: float, budget: int) -> None:
+        key = {"space": space, "weight": weight, "budget": budget, "seed": seed}
+        if any(all(row[name] == value for name, value in key.items()) for row in table.rows):
+            return
+        model = made.candidates.make(budget, weight, space) if weight else made.candidates.base
+        table.rows.append({**key, **score_model(model, reference, subject.count, noise)})
+        table.write(kept)
+
+    score("function", 0.0, 0)
+    for budget in made.candidates.budgets:
+        for space in _SPACES:
+            for weight in weights:
+                score(space, weight, budget)
+    verdict = improved(subject, folder / "improved", seed, base=base, reference=reference, device=device, weight=None)
+    assert verdict.gain is not None
+    best = verdict.table.meta["best"]
+    conclusion = {
+        "seed": seed,
+        "sentence": verdict.sentence,
+        "improves": verdict.gain.is_sure,
+        **{name: best[name] for name in ("weight", "budget", "mean", "low", "high")},
+    }
+    return [*table.rows, conclusion]
+
+
+def _plan(subjects: Sequence[Subject], seeds: Sequence[int], weights: Sequence[float], data: Path | None) -> str:
+    lines = missing_files(subjects, data)
+    for subject in subjects:
+        settings = subject.improvement
+        candidates = 1 + settings.snapshots * len(weights) * len(_SPACES)
+        lines.append(
+            f"{subject.name}: {settings.synthetic_count:,} own samples, {settings.budget:,} images of fine-tuning, "
+            f"{candidates} candidates of {subject.count:,} samples, then a search of its own; {len(seeds)} seed(s)"
+        )
+    return "\n".join(lines)
+
+
+def _report(table: Table, verdicts: Table, command: str) -> Report:
+    distance = next(name for name in table.fields if name.startswith(("fd_", "fid")))
+    findings, figures = [], []
+    for base in dict.fromkeys(row["base"] for row in table.rows):
+        rows = [row for row in table.rows if row["base"] == base]
+        plain = {row["seed"]: row for row in rows if row["weight"] == 0}
+        findings += _findings(base, rows, plain, [row for row in verdicts.rows if row["base"] == base], distance)
+        for space in _SPACES:
+            guided = [row for row in rows if row["space"] == space and row["weight"]]
+            budgets = dict.fromkeys(row["budget"] for row in guided)
+            bowl = guided + [{**row, "budget": budget} for budget in budgets for row in plain.values()]
+            for metric in (distance, "coverage"):
+                if metric in table.fields:
+                    svg = metric_lines(bowl, "weight", metric, by="budget", label=metric, x_label="guidance weight")
+                    title = f"Base “{base}”, {space} space: {metric}"
+                    figures.append(Figure(title, svg, "A line a budget (images of fine-tuning); weight 0 is the base."))
+    shown = [{**row, "method": _name(row), "source": row["base"], "images_seen": row["budget"]} for row in table.rows]
+    return Report(
+        title="How far does a model improve itself?",
+        subtitle="Recipe sims-figure-4: the base, and extrapolation away from its copy, over weight and budget.",
+        table=Table(shown, table.meta),
+        metrics=metric_infos(distance, {}),
+        by=("method", "budget", "weight"),
+        findings=findings,
+        figures=figures,
+        command=command,
+        notes=(
+            "Means over seeds, bands of one standard deviation: bases differ more than candidates of one base.",
+            "All candidates of a seed share their noise, which nothing was chosen by.",
+        ),
+    )
+
+
+def _name(row: dict[str, Any]) -> str:
+    if row["weight"] == 0:
+        return "base"
+    return "sims" if row["space"] == "function" else "neon"
+
+
+def _findings(
+    base: str, rows: list[dict[str, Any]], plain: dict[int, dict[str, Any]], verdicts: list[dict[str, Any]], metric: str
+) -> list[Finding]:
+    """What weight 1 in function space gives at each budget, and what the tool concludes by itself."""
+    result = []
+    for budget in dict.fromkeys(row["budget"] for row in rows if row["weight"]):
+        chosen = {
+            row["seed"]: row
+            for row in rows
+            if row["space"] == "function" and row["weight"] == 1.0 and row["budget"] == budget
+        }
+        seeds = sorted(plain.keys() & chosen.keys())
+        if len(seeds) < 2:
+            continue
+        gain = paired_gain([plain[s][metric] for s in seeds], [chosen[s][metric] for s in seeds])
+        text = (
+            f"Base “{base}”: SIMS at weight 1 after {budget:,} images changes {metric} by {-gain.mean:+.0%} on average "
+            f"over {len(seeds)} seeds (95 % interval {-gain.high:+.0%} to {-gain.low:+.0%})"
+        )
+        if "coverage" in plain[seeds[0]]:
+            cover = paired_gain(
+                [plain[s]["coverage"] for s in seeds], [chosen[s]["coverage"] for s in seeds], higher=True
+            )
+            text += f", coverage by {cover.mean:+.0%}"
+        verdict = "good" if gain.low > 0 else "bad" if gain.high < 0 else "neutral"
+        result.append(Finding(text + ".", verdict))  # type: ignore[arg-type]
+    sure = sum(row["improves"] for row in verdicts)
+    if verdicts:
+        text = f"Base “{base}”: searching by itself, the tool finds a sure gain in {sure} of {len(verdicts)} seeds"
+        text += " and recommends keeping the base in the others." if sure < len(verdicts) else "."
+        result.append(Finding(text, "good" if sure == len(verdicts) else "neutral"))
+    return result
