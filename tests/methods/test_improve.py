@@ -277,6 +277,17 @@ def test_one_auxiliary_serves_both_spaces_and_any_weight(base, reference, tmp_pa
     assert (out / "auxiliary" / "model.safetensors").stat().st_mtime_ns == trained
 
 
+def test_another_models_samples_can_take_the_place_of_its_own(base, tmp_path):
+    other = source("other", 7, count=24)
+    done = improve(base, tmp_path / "out", QUICK, synthetic=other, device="cpu")
+    (recorded,) = json.loads((tmp_path / "out" / "auxiliary" / "sources.json").read_text())
+    assert (recorded["name"], recorded["content_hash"]) == ("other", other.content_hash)
+    assert done.table.meta["auxiliary"]["synthetic_count"] == 24
+    assert not (tmp_path / "out" / "own").exists()
+    with pytest.raises(UsageError, match="synthetic"):
+        improve(base, tmp_path / "out", QUICK, synthetic=source("third", 8, count=24), device="cpu")
+
+
 def test_only_the_end_of_the_decoder(base, tmp_path):
     done = improve(base, tmp_path / "out", dataclasses.replace(QUICK, train_part="decoder"), device="cpu")
     assert isinstance(done.model.denoiser, SharedEncoder)

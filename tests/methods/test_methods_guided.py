@@ -218,6 +218,14 @@ def test_cost_counts_evaluations_and_operations(runs):
     cost = sampling_cost(shared)
     assert cost.gflop == pytest.approx(cost.nfe * forward, rel=1e-6) and cost.nfe < 10.5
     judged = sampling_cost(guided(runs, "cost", "discriminator"))
+    one = sampling_cost(base).parameters
+    assert one == sum(parameter.numel() for parameter in base.network.parameters())
+    assert sampling_cost(two).parameters == 2 * one and one < cost.parameters < 2 * one
+    assert sampling_cost(guided(runs, "cost", "merge")).parameters == one
+    assert sampling_cost(guided(runs, "cost", "perturbed-attention")).parameters == one
+    theirs = shared.parts[1].network.network
+    own = [value for name, value in theirs.named_parameters() if name.startswith(("dec.8x8_block1", "dec.8x8_aux"))]
+    assert cost.parameters == one + sum(value.numel() for value in own)
     assert judged.nfe == 7 and judged.gflop > 7 * forward  # the gradient is work, but no network evaluation
 
 

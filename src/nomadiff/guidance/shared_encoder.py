@@ -45,7 +45,8 @@ class SharedEncoder(Guided):
         super().__init__(base, weight, interval)
         self.denoiser = base
         self.shared = shared
-        ends = _TwoEnds(_unet(base), _unet(auxiliary), shared, weight)
+        self._auxiliary = _unet(auxiliary)
+        ends = _TwoEnds(_unet(base), self._auxiliary, shared, weight)
         # D is affine in the network's output F with coefficients that depend on sigma alone, so extrapolating F inside
         # the preconditioning is extrapolating D
         self._both = EDMDenoiser(ends, sources=base.sources, classes=base.classes, sigma_data=base.sigma_data)
@@ -58,6 +59,18 @@ class SharedEncoder(Guided):
     def guided_evaluations(self, sigma: float) -> float:
         """One and the share of a forward pass that runs twice."""
         return 1 + self._share
+
+    @property
+    def own_parameters(self) -> int:
+        """Parameters of the auxiliary that are not the base's."""
+        network = self._auxiliary
+        shared = {f"dec.{name}" for name in _layers(network)[: self.shared]}
+        ends = ("dec.", "out_")
+        return sum(
+            value.numel()
+            for name, value in network.named_parameters()
+            if name.startswith(ends) and ".".join(name.split(".")[:2]) not in shared
+        )
 
     @cached_property
     def _share(self) -> float:

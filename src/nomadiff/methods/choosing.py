@@ -180,8 +180,8 @@ def score_model(
         processes: who shares the sampling.
 
     Returns:
-        The reference's metrics, and what an image cost: ``nfe``, ``gflop`` and ``seconds_per_image`` (wall clock, here
-        and now).
+        The reference's metrics, and what it cost: of an image ``nfe``, ``gflop`` and ``seconds_per_image`` (wall clock,
+        here and now), and ``mparams`` (10^6 parameters in memory).
     """
     started = time.perf_counter()
     images = torch.cat(list(model.sample_batches(count, seed, sampler=sampler, processes=processes)))
@@ -194,5 +194,6 @@ def score_model(
         **scores,
         "nfe": model.nfe(sampler),
         "gflop": round(cost.gflop, 4),
+        "mparams": round(cost.parameters / 1e6, 4),
         "seconds_per_image": float(f"{seconds:.4g}"),
     }

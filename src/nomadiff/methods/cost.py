@@ -1,4 +1,4 @@
-"""What one image of a model costs: network evaluations and operations."""
+"""What one image of a model costs: network evaluations, operations, parameters."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from nomadiff.denoiser import BoundDenoiser
 from nomadiff.guidance.guided import Guided, evaluations_of
+from nomadiff.guidance.shared_encoder import SharedEncoder
 from nomadiff.sampling.sampler import SamplerConfig
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ class SamplingCost:
         nfe: network evaluations, as the papers count them: two a step for two networks, the part that runs twice for a
             shared encoder.
         gflop: operations in 10^9; a multiplication and an addition are two.
+        parameters: values in memory, what is shared counted once.
     """
 
     nfe: float
     gflop: float
+    parameters: int
 
 
 def solver_levels(sampler: SamplerConfig) -> list[float]:
@@ -68,7 +71,21 @@ def sampling_cost(model: Model, sampler: SamplerConfig | None = None) -> Samplin
                 denoiser(x, torch.tensor([sigma], device=x.device))
             operations[state] = counted.total
         total += operations[state]
-    return SamplingCost(nfe, total / 1e9)
+    return SamplingCost(nfe, total / 1e9, _parameters(model.denoiser))
+
+
+def _parameters(denoiser: Any) -> int:
+    """Values of all networks within a denoiser, each counted once."""
+    while isinstance(denoiser, BoundDenoiser):
+        denoiser = denoiser.denoiser
+    if isinstance(denoiser, SharedEncoder):
+        return _parameters(denoiser.base) + denoiser.own_parameters
+    if isinstance(denoiser, torch.nn.Module):
+        return sum(parameter.numel() for parameter in denoiser.parameters())
+    if not isinstance(denoiser, Guided):
+        return 0
+    parts = (denoiser.base, *(getattr(denoiser, name, None) for name in ("auxiliary", "discriminator", "classifier")))
+    return sum(_parameters(part) for part in parts)
 
 
 class _Operations(TorchDispatchMode):

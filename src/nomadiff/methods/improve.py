@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nomadiff.data.sources import SourceMix
+from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.files import read_json
 from nomadiff.methods.auxiliary import AuxiliaryConfig, auxiliary_config, budgets
@@ -57,6 +57,7 @@ def improve(
     improvement: Improvement | None = None,
     *,
     reference: ReferenceSet | None = None,
+    synthetic: ImageSource | None = None,
     device: str | None = None,
     command: str = "",
 ) -> Improved:
@@ -75,6 +76,7 @@ def improve(
         improvement: settings.
         reference: what to choose by, best real images held out from training. Needed unless a weight is given; without
             it nothing is scored.
+        synthetic: another model's samples to fine-tune on in the place of its own (Neon's cross-model setting).
         device: "cpu", "cuda", ...; None takes a GPU if there is one.
         command: the command line, recorded in the table.
 
@@ -92,7 +94,7 @@ def improve(
     processes = join_processes(device)
     if not isinstance(model, Model):
         model = Model.load(model, device=processes.device)
-    task = _Task(model, Path(out), improvement, reference, processes, command)
+    task = _Task(model, Path(out), improvement, reference, synthetic, processes, command)
     try:
         if not processes.is_main:
             return task.run()
@@ -113,6 +115,7 @@ class _Task:
         out: Path,
         improvement: Improvement,
         reference: ReferenceSet | None,
+        synthetic: ImageSource | None,
         processes: Processes,
         command: str,
     ) -> None:
@@ -125,7 +128,8 @@ class _Task:
         self.base_path = model.path.resolve().relative_to(out.resolve()) if inside else Path("base.safetensors")
         self.config: AuxiliaryConfig = auxiliary_config(model.config, improvement)
         self.run_folder = RunFolder(out / "auxiliary")
-        count = improvement.synthetic_count or _real_count(model)
+        self.synthetic = synthetic
+        count = len(synthetic) if synthetic is not None else improvement.synthetic_count or _real_count(model)
         if count is None:
             raise UsageError(
                 f"{model.path} does not say how many real images it was trained on: pass --synthetic-count"
@@ -135,6 +139,8 @@ class _Task:
         network = model.network  # says so if it is none
         settings = {**improvement.of_auxiliary(), "synthetic_count": count, "budget": self.config.training.budget}
         settings["learning_rate"] = self.config.training.learning_rate
+        if synthetic is not None:
+            settings["synthetic"] = synthetic.content_hash
         self.meta: dict[str, Any] = {
             "command": command,
             "base_sha256": model.sha256,
@@ -149,14 +155,15 @@ class _Task:
         """Do what is not done yet."""
         self._begin()
         finished = self.run_folder.model_path.exists()
-        if not finished or (self.improvement.keep_synthetic and not self.own.archive.exists()):
+        keep = self.improvement.keep_synthetic and self.synthetic is None
+        if self.synthetic is None and (not finished or (keep and not self.own.archive.exists())):
             self.own.draw(self.processes)
         if not finished:
-            mix = SourceMix(self.own.open())
+            mix = SourceMix(self.own.open() if self.synthetic is None else self.synthetic)
             start = {name: value.detach().cpu() for name, value in self._state.items()}
             train(self.config, mix, self.run_folder, self.processes, start_from=start, description="fine-tune a copy")
         if self.processes.is_main:
-            self.own.drop(keep=self.improvement.keep_synthetic)
+            self.own.drop(keep=keep)
         self.processes.barrier()
         base = Model.load(self.out / self.base_path, device=self.processes.device)
         self.candidates = Candidates(self.out, base, self.base_path.as_posix())
@@ -252,4 +259,5 @@ def _plain(value: Any) -> Any:
 def _difference(old: Any, new: Any) -> str:
     if not isinstance(old, dict) or not isinstance(new, dict):  # hashes, which tell a reader nothing
         return "the base model"
-    return ", ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in new if old.get(name) != new[name])
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in names)
