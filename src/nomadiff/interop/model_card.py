@@ -1,0 +1,140 @@
+"""The page that travels with an exported model: what it is, what it was trained on, how good it is, how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from nomadiff.interop.packing import origins
+from nomadiff.methods.guided_model import KINDS
+from nomadiff.methods.model import Model
+from nomadiff.tables import Table
+from nomadiff.training.run_folder import versions
+
+__all__ = ["licences", "model_card"]
+
+
+def licences(model: Model) -> list[str]:
+    """Terms that an imported model brings along; they bind what is made from it."""
+    found = {source.get("imported", {}).get("licence") for source in origins(model)}
+    return sorted(text for text in found if text)
+
+
+def model_card(model: Model, *, title: str, usage: str, metrics: Sequence[Table] = ()) -> str:
+    """Markdown with the front matter of the Hugging Face hub.
+
+    Args:
+        model: the model.
+        title: its name.
+        usage: Python lines that draw from it.
+        metrics: tables of :func:`nomadiff.experiments.evaluation.evaluate_files`, with what they are comparable by.
+    """
+    terms = licences(model)
+    non_commercial = any("CC BY-NC-SA 4.0" in text for text in terms)
+    front = ["---", "library_name: nomadiff", "pipeline_tag: unconditional-image-generation"]
+    if non_commercial:
+        front.append("license: cc-by-nc-sa-4.0")
+    elif terms:
+        front.append("license: other")
+    front += ["tags:", "- diffusion", "- nomadiff", f"- {model.config.method}", "---", ""]
+    parts = [
+        "\n".join(front),
+        f"# {title}\n",
+        _what(model),
+        "## Trained on\n",
+        _sources(model),
+        "## Quality\n",
+        _quality(metrics),
+        "## Use\n",
+        f"```python\n{usage}\n```\n",
+    ]
+    if terms:
+        parts += ["## Licence\n", "\n\n".join(terms) + "\n"]
+    made = ", ".join(f"{name} {version}" for name, version in versions().items() if name != "platform")
+    parts.append(f"SHA-256 of the weights: `{model.sha256}`. Written by {made}.\n")
+    return "\n".join(parts)
+
+
+def _what(model: Model) -> str:
+    config, network = model.config, model.config.network
+    shape = f"{network.channels} x {network.resolution} x {network.resolution}"
+    labels = f"source labels: {', '.join(config.source_names)}" if config.sources else "no source labels"
+    if config.classes:
+        labels += f"; {config.classes} classes"
+    rows = [("method", config.method)]
+    if model.guidance is not None:
+        guidance = model.guidance
+        rows.append(("guidance", f"{KINDS[guidance.kind]}, weight {guidance.weight:g}"))
+        if guidance.interval is not None:
+            rows.append(("acts at", f"sigma {guidance.interval[0]:g} to {guidance.interval[1]:g}"))
+    rows += [
+        ("images", shape),
+        ("network", f"{network.architecture}, {_parameters(model) / 1e6:,.2f} M parameters"),
+        ("labels", labels),
+        ("sampler", f"{config.sampler.solver}, {config.sampler.steps} steps, {model.nfe():g} network evaluations"),
+        ("training", f"{config.training.budget:,} images seen, batch {config.training.batch}"),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""])
+
+
+def _parameters(model: Model) -> int:
+    """Parameters of a model, all its networks together."""
+    if model.guidance is None or model.guidance.kind == "merge":
+        return sum(parameter.numel() for parameter in model.network.parameters())
+    total = 0
+    for part in model.parts:
+        if isinstance(part, Model):
+            total += _parameters(part)
+        elif isinstance(part, nn.Module):
+            total += sum(parameter.numel() for parameter in part.parameters())
+    return total
+
+
+def _sources(model: Model) -> str:
+    found = origins(model)
+    if not found:
+        return "Not recorded with these weights.\n"
+    lines = ["| label | source | kind | images | from |", "|---|---|---|---|---|"]
+    for source in found:
+        cells = (
+            source.get("label", ""),
+            source.get("name", ""),
+            source.get("kind", ""),
+            f"{source['count']:,}" if source.get("count") else "not known",
+            _origin(source),
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    synthetic = [str(source.get("name")) for source in found if source.get("kind") == "synthetic"]
+    told = f"It was trained with synthetic images ({', '.join(synthetic)})." if synthetic else ""
+    return "\n".join([*lines, "", told, ""])
+
+
+def _origin(source: dict[str, Any]) -> str:
+    imported = source.get("imported", {})
+    if imported:
+        return str(imported.get("card") or imported.get("url") or imported.get("file"))
+    manifest = source.get("manifest") or {}
+    made_by = manifest.get("generator") or manifest.get("model")
+    return f"{source.get('spec', '')}{f' (made by {made_by})' if made_by else ''}"
+
+
+def _quality(metrics: Sequence[Table]) -> str:
+    if not metrics:
+        return "Not measured. `nomadiff evaluate` compares samples with held-out images.\n"
+    blocks = []
+    for table in metrics:
+        meta = table.meta
+        lines = ["| metric | value | interval |", "|---|---|---|"]
+        for row in table.rows:
+            low, high = row.get("low"), row.get("high")
+            interval = f"{low:.4g} to {high:.4g}" if low is not None and high is not None else ""
+            lines.append(f"| {row.get('metric')} | {row['value']:.4g} | {interval} |")
+        told = [
+            f"{name.replace('_', ' ')} {meta[name]}"
+            for name in ("count", "reference_count", "detector", "detector_sha256", "reference_sha256", "k")
+            if meta.get(name) is not None
+        ]
+        blocks.append("\n".join([*lines, "", f"Measured with: {', '.join(told)}.", ""]))
+    return "\n".join(blocks)

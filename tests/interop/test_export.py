@@ -1,0 +1,169 @@
+"""Exported models are whole, say what they are, and draw the same images wherever they are loaded."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nomadiff.cli import main
+from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.files import read_json, write_json
+from nomadiff.interop.cards import LICENCE_TEXT
+from nomadiff.interop.export import export_model, push_to_hub
+from nomadiff.interop.importing import import_model
+from nomadiff.methods.guided_model import GuidanceConfig
+from nomadiff.methods.model import Model
+from nomadiff.tables import Table
+
+Make = Callable[..., tuple[nn.Module, dict[str, Any]]]
+METRICS = Table(
+    [{"metric": "fd_digits", "value": 1.25, "low": 1.0, "high": 1.5}, {"metric": "recall", "value": 0.5}],
+    {"count": 1000, "reference_count": 500, "detector": "digits", "reference_sha256": "abc"},
+)
+
+
+@pytest.fixture
+def models(lookalikes: Any, tiny_network: Make, tmp_path: Path) -> Callable[..., Model]:
+    """Makes imported models; ``guided`` ones of two of them."""
+    torch.set_num_threads(1)
+
+    def make(name: str, seed: int = 0, classes: int = 0) -> Model:
+        network, arguments = tiny_network("ddpmpp", classes, seed)
+        path = tmp_path / f"{name}.pkl"
+        path.write_bytes(lookalikes.pickle(lookalikes.edm(network, **arguments)))
+        return import_model(path, tmp_path / name)
+
+    return make
+
+
+def guided(folder: Path, kind: str, base: Path, auxiliary: Path | None, **settings: Any) -> Model:
+    folder.mkdir()
+    auxiliary_path = None if auxiliary is None else f"../{auxiliary.name}/model.safetensors"
+    GuidanceConfig(kind, 0.7, f"../{base.name}/model.safetensors", auxiliary_path, **settings).write(folder)
+    return Model.load(folder, device="cpu")
+
+
+def same(one: Model, other: Model) -> None:
+    assert torch.equal(one.sample(3, seed=5), other.sample(3, seed=5))
+
+
+def test_a_single_model(models: Any, tmp_path: Path) -> None:
+    model = models("base")
+    out = export_model(model, tmp_path / "out", metrics=[METRICS])
+    assert {entry.name for entry in out.iterdir()} == {"README.md", "config.json", "model.safetensors", "sources.json"}
+    same(model, Model.load(out, device="cpu"))
+    card = (out / "README.md").read_text()
+    assert "| method | edm |" in card and "| fd_digits | 1.25 | 1 to 1.5 |" in card and "| recall | 0.5 |" in card
+    assert "count 1000, reference count 500, detector digits, reference sha256 abc" in card
+    assert "base.pkl" in card and model.sha256 in card
+    assert "license" not in card
+    with pytest.raises(UsageError, match="exists already"):
+        export_model(model, out)
+    assert not list(tmp_path.glob(".export-*"))
+
+
+@pytest.mark.parametrize("kind", ["extrapolation", "merge"])
+def test_guided_models_take_their_parts_along(kind: str, models: Any, tmp_path: Path) -> None:
+    models("base"), models("aux", seed=1)
+    model = guided(tmp_path / "guided", kind, tmp_path / "base", tmp_path / "aux", method="sims")
+    out = export_model(model, tmp_path / "out")
+    for name in ("base", "aux", "guided"):
+        (tmp_path / name).rename(tmp_path / f"{name}-gone")
+    moved = out.rename(tmp_path / "moved")
+    loaded = Model.load(moved, device="cpu")
+    drawn = loaded.sample(3, seed=5)
+    (tmp_path / "base-gone").rename(tmp_path / "base")
+    (tmp_path / "aux-gone").rename(tmp_path / "aux")
+    assert torch.equal(drawn, Model.load(tmp_path / "guided-gone", device="cpu").sample(3, seed=5))
+    assert (moved / "guidance.json").exists() == (kind == "extrapolation")
+    card = (moved / "README.md").read_text()
+    assert "weight 0.7" in card and "base.pkl" in card
+    count = sum(parameter.numel() for parameter in model.parts[0].denoiser.parameters())
+    assert f"{(2 if kind == 'extrapolation' else 1) * count / 1e6:,.2f} M parameters" in card
+
+
+def test_guided_models_of_guided_models(models: Any, tmp_path: Path) -> None:
+    models("base"), models("aux", seed=1)
+    inner = guided(tmp_path / "inner", "extrapolation", tmp_path / "base", tmp_path / "aux")
+    folder = tmp_path / "outer"
+    folder.mkdir()
+    GuidanceConfig("extrapolation", 0.3, "../inner", "../aux/model.safetensors").write(folder)
+    outer = Model.load(folder, device="cpu")
+    assert inner.guidance is not None
+    out = export_model(outer, tmp_path / "out")
+    same(outer, Model.load(out, device="cpu"))
+    assert (out / "base" / "guidance.json").exists()
+
+
+def test_terms_travel_along(models: Any, tmp_path: Path) -> None:
+    models("base")
+    path = tmp_path / "base" / "sources.json"
+    sources = read_json(path)
+    sources[0]["imported"]["licence"] = LICENCE_TEXT
+    write_json(path, sources)
+    card = (export_model(Model.load(tmp_path / "base", device="cpu"), tmp_path / "out") / "README.md").read_text()
+    assert "license: cc-by-nc-sa-4.0" in card and "non-commercial" in card
+
+
+def test_synthetic_training_images_are_named(models: Any, tmp_path: Path) -> None:
+    models("base")
+    write_json(
+        tmp_path / "base" / "sources.json",
+        [
+            {"label": 0, "name": "real", "kind": "real", "count": 1000, "spec": "photos"},
+            {
+                "label": 1,
+                "name": "sdxl",
+                "kind": "synthetic",
+                "count": 5000,
+                "spec": "gen.zip",
+                "manifest": {"generator": "StableDiffusionXLPipeline"},
+            },
+        ],
+    )
+    card = (export_model(Model.load(tmp_path / "base", device="cpu"), tmp_path / "out") / "README.md").read_text()
+    assert "trained with synthetic images (sdxl)" in card
+    assert "| 1 | sdxl | synthetic | 5,000 | gen.zip (made by StableDiffusionXLPipeline) |" in card
+
+
+def test_the_verb(models: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models("base")
+    METRICS.write(tmp_path / "metrics.json")
+    command = ["export", str(tmp_path / "base"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--metrics", str(tmp_path / "metrics.json")]) == 0
+    assert "fd_digits" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["export", str(tmp_path / "base")]) == 2
+    assert "--hub USER/NAME" in capsys.readouterr().err
+    assert main([*command[:-1], str(tmp_path / "other"), "--to", "onnx"]) == 2
+
+
+def test_the_hub_gets_the_folder(models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    class Api:
+        def create_repo(self, name: str, **options: Any) -> None:
+            calls.append((name, options))
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> None:
+            if repo_id == "me/broken":
+                raise OSError("no route\nto the hub")
+            calls.append((repo_id, sorted(entry.name for entry in Path(folder_path).iterdir())))
+
+    hub = types.ModuleType("huggingface_hub")
+    hub.HfApi = Api  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    model = models("base")
+    assert push_to_hub(model, "me/model") == "https://huggingface.co/me/model"
+    assert calls[0] == ("me/model", {"private": True, "exist_ok": True})
+    assert calls[1] == ("me/model", ["README.md", "config.json", "model.safetensors", "sources.json"])
+    with pytest.raises(NomadiffError, match=r"upload failed \(no route\)"):
+        push_to_hub(model, "me/broken")
+    with pytest.raises(UsageError, match="<user>/<name>"):
+        push_to_hub(model, "model")
