@@ -8,7 +8,7 @@ from nomadiff.cli.options import parse_images
 from nomadiff.data.writing import write_images
 from nomadiff.files import read_json
 
-VERBS = ("train", "sample", "evaluate", "compare", "demo", "reproduce", "info")
+VERBS = ("train", "sample", "evaluate", "compare", "loop", "demo", "reproduce", "info")
 SMALL = ["--preset", "digits", "--budget", "256", "--batch", "32", "--warmup", "64", "--device", "cpu"]
 
 
