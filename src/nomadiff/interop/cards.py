@@ -56,7 +56,7 @@ def _edm(name: str, parameters: int, images: int, sampler: SamplerConfig, fid: f
 
 
 def _edm2(name: str, parameters: int, fid: float | None = None) -> Card:
-    return Card(f"{_EDM2}/{name}.pkl", parameters, 1_281_167, SamplerConfig(steps=32), fid, {"batch": 2048})
+    return Card(f"{_EDM2}/{name}.pkl", parameters, 1_281_167, SamplerConfig(steps=32), fid)
 
 
 # parameters of EDM2's networks, with the 128 of the uncertainty head; ImageNet-64 has 3 channels and -512 4 (latents)

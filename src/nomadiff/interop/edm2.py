@@ -20,6 +20,9 @@ from nomadiff.training.phema import combine, post_hoc_factors
 
 __all__ = ["from_edm2", "images_in_name", "reconstruct", "snapshots_in"]
 
+_BATCH = 2048
+_LEARNING_RATES = {64: 0.017, 128: 0.012, 192: 0.010, 256: 0.009, 320: 0.008, 384: 0.007, 448: 0.0065}
+
 _SNAPSHOT = re.compile(r".*?-(\d{6,9})-(0\.\d+)\.pkl")
 
 
@@ -67,9 +70,18 @@ def from_edm2(module: Module, contents: dict[str, Any]) -> Imported:
         sigma_data=sigma_data,
         sampler=default_sampler("edm2", resolution),
         images=images_in(contents),
-        training={"precision": precision, **training_facts(contents)},
+        training={"precision": precision, **_published_training(network), **training_facts(contents)},
         facts={"network": module.class_name, **_encoder_facts(contents), **data_facts(contents)},
     )
+
+
+def _published_training(network: NetworkConfig) -> dict[str, Any]:
+    """How EDM2's authors trained a network of this width (Karras et al. 2024, table 6); the files do not say it."""
+    rate = _LEARNING_RATES.get(network.model_channels)
+    if rate is None:
+        return {}
+    decay = _BATCH * (70_000 if network.channels == 4 else 35_000)
+    return {"batch": _BATCH, "learning_rate": rate, "lr_decay": decay, "adam_beta2": 0.99, "ema_stds": (0.05, 0.10)}
 
 
 def _encoder_facts(contents: dict[str, Any]) -> dict[str, Any]:
