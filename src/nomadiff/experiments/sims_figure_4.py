@@ -10,34 +10,31 @@ from typing import Any
 from nomadiff.experiments.judging import metric_infos
 from nomadiff.experiments.sims_settings import (
     DIGITS_SHORT,
+    SMOKE,
     Subject,
     at_scale,
     improved,
     missing_files,
+    plan_line,
     run_seeds,
+    scorer,
     scoring_seed,
+    seeds_of,
 )
-from nomadiff.methods.choosing import paired_gain, score_model
+from nomadiff.methods.choosing import paired_gain
+from nomadiff.methods.model import Model
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.reports.plots import metric_lines
-from nomadiff.tables import Table, read_table
+from nomadiff.tables import Table
 
 __all__ = ["DESCRIPTION", "run"]
 
 DESCRIPTION = "SIMS Figure 4: distance against guidance weight, a line a budget, in function and parameter space"
 
 _THREE_BUDGETS = replace(DIGITS_SHORT, budget=19_200, snapshots=3)
-_SUBJECTS = (
+_DIGITS = (
     Subject("short", _THREE_BUDGETS, 1000, steps_budget=38_400),
     Subject("converged", _THREE_BUDGETS, 1000, steps_budget=153_600),
-)
-_SMOKE = (
-    Subject(
-        "short",
-        replace(DIGITS_SHORT, synthetic_count=64, budget=256, count=64, confirmations=2, evaluations=2),
-        64,
-        steps_budget=256,
-    ),
 )
 _WEIGHTS = {"smoke": (1.0,), "small": (0.5, 1.0, 1.5, 2.0), "paper": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)}
 _SPACES = ("function", "parameters")
@@ -77,8 +74,8 @@ def run(
         UsageError: no such scale.
         DataError: files are missing.
     """
-    subjects = at_scale(scale, _SUBJECTS, _SMOKE)
-    seeds = tuple(seeds) if seeds is not None else ((10,) if scale == "smoke" else (10, 11, 12, 13))
+    subjects = at_scale(scale, _DIGITS, SMOKE)
+    seeds = seeds_of(scale, seeds)
     weights = _WEIGHTS[scale]
     if dry_run:
         return Table(meta={"plan": _plan(subjects, seeds, weights, data)})
@@ -101,23 +98,17 @@ def _sweep(
     base = subject.base(folder, seed, data, device)
     reference = subject.judge(data, device)
     made = improved(subject, folder / "improved", seed, base=base, device=device)
-    noise = scoring_seed(seed)
-    kept = folder / "scores.json"
-    table = read_table(kept) if kept.exists() else Table()
-
-    def score(space: str, weight: float, budget: int) -> None:
-        key = {"space": space, "weight": weight, "budget": budget, "seed": seed}
-        if any(all(row[name] == value for name, value in key.items()) for row in table.rows):
-            return
-        model = made.candidates.make(budget, weight, space) if weight else made.candidates.base
-        table.rows.append({**key, **score_model(model, reference, subject.count, noise)})
-        table.write(kept)
-
-    score("function", 0.0, 0)
-    for budget in made.candidates.budgets:
+    candidates = made.candidates
+    score = scorer(folder, subject, reference, scoring_seed(seed))
+    rows = [score(lambda: candidates.base, space="function", weight=0.0, budget=0, seed=seed)]
+    for budget in candidates.budgets:
         for space in _SPACES:
             for weight in weights:
-                score(space, weight, budget)
+
+                def make(budget: int = budget, weight: float = weight, space: str = space) -> Model:
+                    return candidates.make(budget, weight, space)
+
+                rows.append(score(make, space=space, weight=weight, budget=budget, seed=seed))
     verdict = improved(subject, folder / "improved", seed, base=base, reference=reference, device=device, weight=None)
     assert verdict.gain is not None
     best = verdict.table.meta["best"]
@@ -127,18 +118,18 @@ def _sweep(
         "improves": verdict.gain.is_sure,
         **{name: best[name] for name in ("weight", "budget", "mean", "low", "high")},
     }
-    return [*table.rows, conclusion]
+    return [*rows, conclusion]
 
 
 def _plan(subjects: Sequence[Subject], seeds: Sequence[int], weights: Sequence[float], data: Path | None) -> str:
     lines = missing_files(subjects, data)
     for subject in subjects:
         settings = subject.improvement
-        candidates = 1 + settings.snapshots * len(weights) * len(_SPACES)
-        lines.append(
-            f"{subject.name}: {settings.synthetic_count:,} own samples, {settings.budget:,} images of fine-tuning, "
-            f"{candidates} candidates of {subject.count:,} samples, then a search of its own; {len(seeds)} seed(s)"
-        )
+        bowl = settings.snapshots * len(weights)
+        search, fresh = settings.snapshots * settings.evaluations, settings.confirmations
+        what = f"{1 + 2 * bowl} candidates, then a search of its own"
+        sets = {"plain": 2 + bowl + fresh, "guided": bowl + search + fresh}
+        lines.append(plan_line(subject, what, seeds=len(seeds), **sets))
     return "\n".join(lines)
 
 

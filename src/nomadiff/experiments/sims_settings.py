@@ -23,16 +23,33 @@ from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import DataError, UsageError
 from nomadiff.experiments.study import NeededFile
 from nomadiff.loops.jobs import run_jobs
+from nomadiff.methods.choosing import score_model
 from nomadiff.methods.dm import DM
 from nomadiff.methods.improve import Improved, improve
 from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
 from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.networks.flops import flops_of
+from nomadiff.networks.presets import NETWORKS
+from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.seeding import mixed_seed
-from nomadiff.tables import Table
+from nomadiff.tables import Table, read_table
 from nomadiff.training.run_folder import versions
 
-__all__ = ["DIGITS_SHORT", "PAPER", "Subject", "at_scale", "improved", "missing_files", "run_seeds", "scoring_seed"]
+__all__ = [
+    "DIGITS_SHORT",
+    "PAPER",
+    "SMOKE",
+    "Subject",
+    "at_scale",
+    "improved",
+    "missing_files",
+    "plan_line",
+    "run_seeds",
+    "scorer",
+    "scoring_seed",
+    "seeds_of",
+]
 
 DIGITS_SHORT = Improvement(
     weight=1.0, synthetic_count=2000, budget=12_800, snapshots=1, learning_rate=5e-4, evaluations=4, confirmations=4
@@ -57,6 +74,7 @@ class Subject:
         detector: feature space.
         weight: the paper's best weight, or the one fixed for digits.
         origin: where the reference file comes from.
+        network, steps: its architecture and solver steps, for the plan of a recipe.
     """
 
     name: str
@@ -68,6 +86,8 @@ class Subject:
     detector: str = "digits"
     weight: float = 1.0
     origin: str = ""
+    network: str = "digits"
+    steps: int = 18
 
     def files(self) -> list[NeededFile]:
         """What it reads from ``--data``."""
@@ -97,17 +117,32 @@ class Subject:
         return ReferenceSet(held_out.images, train=seen.images, detector=self.detector, device=place)
 
 
-def _published(name: str, model: str, reference: str, origin: str, budget: int, own: int, weight: float) -> Subject:
+SMOKE = (
+    Subject(
+        "short",
+        replace(DIGITS_SHORT, synthetic_count=64, budget=256, count=64, confirmations=2, evaluations=2),
+        64,
+        steps_budget=256,
+    ),
+)
+
+
+def _published(
+    model: str, reference: str, network: str, steps: int, *, budget: int, own: int, weight: float
+) -> Subject:
     settings = Improvement(weight=weight, synthetic_count=own, budget=budget, snapshots=3, count=50_000)
-    return Subject(name, settings, 50_000, 0, model, reference, "inception", weight, f"{origin}/{reference}")
+    origin = f"{_EDM2 if reference.endswith('.pkl') else _EDM}/{reference}"
+    return Subject(
+        network.split("-")[0], settings, 50_000, 0, model, reference, "inception", weight, origin, network, steps
+    )
 
 
 # SIMS section 4.1 and appendices B to D: own samples, budget and weight of its best models. ImageNet-512 works on
 # latents, whose images need Stable Diffusion's decoder; nomadiff has none, so it is left out
 PAPER = (
-    _published("cifar10", "edm-cifar10-uncond-vp", "cifar10-32x32.npz", _EDM, 40 * _MI, 100_000, 0.8),
-    _published("ffhq64", "edm-ffhq-uncond-vp", "ffhq-64x64.npz", _EDM, 34 * _MI, 100_000, 1.5),
-    _published("imagenet64", "edm2-img64-s", "img64.pkl", _EDM2, 56 * _MI, 1_500_000, 0.9),
+    _published("edm-cifar10-uncond-vp", "cifar10-32x32.npz", "cifar10", 18, budget=40 * _MI, own=100_000, weight=0.8),
+    _published("edm-ffhq-uncond-vp", "ffhq-64x64.npz", "ffhq64", 40, budget=34 * _MI, own=100_000, weight=1.5),
+    _published("edm2-img64-s", "img64.pkl", "imagenet64-edm2-s", 32, budget=56 * _MI, own=1_500_000, weight=0.9),
 )
 
 
@@ -125,6 +160,13 @@ def at_scale(
     return tuple(scales[scale])
 
 
+def seeds_of(scale: str, seeds: Sequence[int] | None) -> tuple[int, ...]:
+    """The seeds asked for, or the scale's own: on digits 10 to 13, on which nothing was tuned."""
+    if seeds is not None:
+        return tuple(seeds)
+    return (10, 11, 12, 13) if scale == "small" else (10,)
+
+
 def missing_files(subjects: Sequence[Subject], data: Path | None) -> list[str]:
     """Lines on the files a recipe reads, each found or missing.
 
@@ -136,6 +178,57 @@ def missing_files(subjects: Sequence[Subject], data: Path | None) -> list[str]:
         found = data is not None and (data / file.name).exists()
         lines.append(f"{'found  ' if found else 'missing'}  {file.name}: {file.origin}")
     return lines
+
+
+def plan_line(subject: Subject, what: str, *, seeds: int, plain: float = 0, guided: float = 0, copies: int = 1) -> str:
+    """One subject of a recipe and its cost.
+
+    Args:
+        subject: the subject.
+        what: what is done with it.
+        seeds: how often.
+        plain, guided: sets that are drawn from one network and from two.
+        copies: auxiliaries that are fine-tuned.
+    """
+    settings = subject.improvement
+    assert settings.synthetic_count is not None and settings.budget is not None
+    images = settings.synthetic_count * copies + subject.count * (plain + 2 * guided)
+    passes = images * (2 * subject.steps - 1) + 3 * (settings.budget * copies + subject.steps_budget)
+    labels = 1000 if subject.network.startswith("imagenet") else 0
+    operations = seeds * passes * flops_of(NETWORKS[subject.network], labels)
+    hours = operations / (312e12 * 0.3) / 3600
+    return (
+        f"{subject.name}: {what}; {settings.synthetic_count:,} own samples, {settings.budget:,} images of fine-tuning, "
+        f"{subject.count:,} samples a score; {seeds} seed(s): {operations / 1e15:,.3g} PFLOP, "
+        f"{hours:,.2g} hours on an A100 at 30% of 312 TFLOP/s (assumed)"
+    )
+
+
+def scorer(folder: Path, subject: Subject, reference: ReferenceSet, seed: int) -> Callable[..., dict[str, Any]]:
+    """A function that scores candidates and keeps every score in ``folder/scores.json``, so that none is lost.
+
+    It is called as ``score(make, sampler=None, **key)``: ``make()`` makes the model, ``key`` names it and begins the
+    row. A candidate that was scored before is read, not made.
+
+    Args:
+        folder: where the scores are kept.
+        subject: says how many samples.
+        reference: what to score against.
+        seed: seed of all samples.
+    """
+    kept = folder / "scores.json"
+    table = read_table(kept) if kept.exists() else Table()
+
+    def score(make: Callable[[], Model], *, sampler: SamplerConfig | None = None, **key: Any) -> dict[str, Any]:
+        for row in table.rows:
+            if all(row.get(name) == value for name, value in key.items()):
+                return row
+        row = {**key, **score_model(make(), reference, subject.count, seed, sampler=sampler)}
+        table.rows.append(row)
+        table.write(kept)
+        return row
+
+    return score
 
 
 def scoring_seed(seed: int, index: int = 0) -> int:
