@@ -144,7 +144,7 @@ def test_bad_features_are_told() -> None:
     good = features(10, 4, 0)
     spoiled = good.clone()
     spoiled[7, 2] = torch.nan
-    with pytest.raises(UsageError, match="feature 7 is not finite"):
+    with pytest.raises(UsageError, match="features: row 7 is not finite"):
         frechet_distance_from_features(good, spoiled)
     with pytest.raises(UsageError, match="at least 2 features, got 1"):
         frechet_distance_from_features(good, good[:1])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.intervals import GROUPS
+from nomadiff.metrics.neighbours import check_finite
 from nomadiff.processes import Processes
 
 __all__ = [
@@ -26,23 +27,25 @@ __all__ = [
     "frechet_left_out",
 ]
 
+ROWS = 4096  # features taken into the sums at a time: beside them only as many in float64 are held
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Mean and covariance of a set of features, in float64.
 
     Attributes:
         mean: ``(D,)``.
-        covariance: ``(D, D)``, divided by ``count - 1``.
+        scatter: ``(D, D)`` covariance, divided by ``count - 1``; or, where there are no more features than dimensions,
+            ``(count, D)`` centred features over ``sqrt(count - 1)``, which are the covariance's exact root.
         count: how many features they come from; None if the file they were read from does not say.
-        deviations: ``(count, D)``, the centred features over ``sqrt(count - 1)``, kept when there are fewer of them
-            than dimensions: they are the exact root of a covariance that has no full rank.
+        thin: True if ``scatter`` is the root.
     """
 
     mean: Tensor
-    covariance: Tensor
+    scatter: Tensor
     count: int | None = None
-    deviations: Tensor | None = None
+    thin: bool = False
 
     @classmethod
     def from_features(cls, features: Tensor | np.ndarray) -> Statistics:
@@ -51,22 +54,42 @@ class Statistics:
         Raises:
             UsageError: fewer than two features, or one that is not finite.
         """
-        accumulator = StatisticsAccumulator().update(features)
-        statistics = accumulator.finish()
         x = torch.as_tensor(features)
-        if len(x) > x.shape[1]:
-            return statistics
-        deviations = (x.double() - statistics.mean) / (len(x) - 1) ** 0.5
-        return cls(statistics.mean, statistics.covariance, statistics.count, deviations)
+        if x.ndim != 2 or len(x) > x.shape[1]:
+            return StatisticsAccumulator().update(x).finish()
+        if len(x) < 2:
+            raise UsageError(f"a covariance needs at least 2 features, got {len(x)}")
+        check_finite(x, "features")
+        x = x.double()
+        mean = x.mean(0)
+        return cls(mean, (x - mean) / (len(x) - 1) ** 0.5, len(x), thin=True)
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """float64 ``(D, D)``, divided by ``count - 1``."""
+        return self.scatter.T @ self.scatter if self.thin else self.scatter
 
     @cached_property
     def root(self) -> Tensor:
-        """``R`` with ``R^T R = covariance``: float64 ``(rank, D)``. Eigenvalues below rounding error are dropped."""
-        if self.deviations is not None:
-            return self.deviations
-        values, vectors = torch.linalg.eigh(self.covariance)
-        kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
+        """``R`` with ``R^T R = covariance``: float64 ``(rank, D)``.
+
+        Cholesky's root where there is one. Else by eigenvalues, of which those below rounding error are dropped.
+        """
+        if self.thin:
+            return self.scatter
+        factor, failed = torch.linalg.cholesky_ex(self.scatter)
+        diagonal = factor.diagonal()
+        tiny = len(factor) * torch.finfo(torch.float64).eps
+        if not int(failed) and float(diagonal.min()) ** 2 > tiny * float(diagonal.max()) ** 2:
+            return factor.T
+        values, vectors = torch.linalg.eigh(self.scatter)
+        kept = values > values[-1] * tiny
         return vectors[:, kept].mul(values[kept].sqrt()).T.contiguous()
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance: the variance of the features in all directions together."""
+        return float(self.scatter.square().sum() if self.thin else self.scatter.trace())
 
 
 class StatisticsAccumulator:
@@ -90,15 +113,14 @@ class StatisticsAccumulator:
         x = torch.as_tensor(features)
         if x.ndim != 2:
             raise UsageError(f"features must be (N, D), got {tuple(x.shape)}")
-        x = x.double()
-        if not bool(torch.isfinite(x).all()):
-            row = int((~torch.isfinite(x).all(1)).nonzero()[0, 0])
-            raise UsageError(f"feature {self.count + row} is not finite (NaN or infinity)")
-        if len(x) == 0:
-            return self
-        mean = x.mean(0)
-        x = x - mean
-        return self._add(len(x), mean, x.T @ x)
+        check_finite(x, "features")
+        for start in range(0, len(x), ROWS):
+            rows = x[start : start + ROWS].cpu().double().numpy()
+            mean = rows.mean(0)
+            rows = rows - mean
+            # numpy sees that both factors are the same matrix, and does half the work of torch
+            self._add(len(rows), torch.from_numpy(mean), torch.from_numpy(rows.T @ rows))
+        return self
 
     def merge(self, other: StatisticsAccumulator) -> StatisticsAccumulator:
         """Add what another accumulator has seen; gives itself.
@@ -154,12 +176,11 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     """
     if len(a.mean) != len(b.mean):
         raise UsageError(f"features of dimension {len(a.mean)} and {len(b.mean)} cannot be compared: two detectors?")
-    if a.deviations is None and b.deviations is None:  # the singular values of R1 R2^T, squared: one root less
-        shared = torch.linalg.eigvalsh(a.root @ b.covariance @ a.root.T).clamp(min=0).sqrt().sum()
-    else:
+    if a.thin or b.thin:
         shared = torch.linalg.svdvals(a.root @ b.root.T).sum()
-    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * shared
-    return max(float(distance), 0.0)
+    else:  # the same singular values, squared: one root less
+        shared = torch.linalg.eigvalsh(a.root @ b.covariance @ a.root.T).clamp(min=0).sqrt().sum()
+    return max(float((a.mean - b.mean).square().sum()) + a.trace + b.trace - 2 * float(shared), 0.0)
 
 
 def frechet_left_out(reference: Statistics, features: Tensor | np.ndarray, member: Tensor) -> np.ndarray:
