@@ -149,15 +149,16 @@ def _makers(
     real = ImageSource.open("digits:pool", name="real", synthetic=False)
     mix = SourceMix(real)
     options: dict[str, Any] = {"budget": subject.steps_budget, "seed": seed}
-    assert settings.budget is not None and settings.synthetic_count is not None and settings.learning_rate is not None
-    fitting = Fitting(budget=settings.budget, seed=seed, learning_rate=settings.learning_rate)
+    budget, own_count, rate = settings.budget, settings.synthetic_count, settings.learning_rate
+    assert budget is not None and own_count is not None and rate is not None
+    fitting = Fitting(budget=budget, seed=seed, learning_rate=rate)
 
     def own(**changes: Any) -> Any:
         name = "-".join(["improved", *map(str, changes.values())])
         return improved(subject, folder / name, seed, base=base, device=device, **changes).candidates
 
     def cross() -> Any:
-        other = ImageSource.open("digits:close", name="other", synthetic=True).first(settings.synthetic_count)
+        other = ImageSource.open("digits:close", name="other", synthetic=True).first(own_count)
         return improve(base, folder / "cross", settings, synthetic=other, device=device).candidates
 
     def within(method: Any, name: str) -> Model:
@@ -181,7 +182,7 @@ def _makers(
 
     return {
         "base": lambda: base,
-        "longer": lambda: DM("digits", budget=subject.steps_budget + settings.budget, seed=seed).fit(
+        "longer": lambda: DM("digits", budget=subject.steps_budget + budget, seed=seed).fit(
             mix, folder / "longer", device=device
         ),
         "auxiliary": lambda: own().auxiliary(own().budgets[-1]),
@@ -192,7 +193,7 @@ def _makers(
         "neon-other": lambda: last(cross(), "parameters"),
         "source-guidance": lambda: within(SourceGuided("digits", improvement=settings, **options), "source-guidance"),
         "discriminator-guidance": lambda: within(
-            DiscriminatorGuided("digits", discriminator=fitting, synthetic_count=settings.synthetic_count, **options),
+            DiscriminatorGuided("digits", discriminator=fitting, synthetic_count=own_count, **options),
             "discriminator-guidance",
         ),
         "autoguidance": lambda: within(Autoguidance("digits", **options), "autoguidance"),
