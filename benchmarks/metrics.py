@@ -9,8 +9,9 @@ process of its own, so that its peak of memory is its own; `extra MB` is the gro
 features. CPU-s counts the CPU time of all threads, which other programs disturb least; nothing is asserted.
 
 moments: Frechet distance of means and covariances known before. moments-scipy: the same with scipy's sqrtm, as in EDM
-and pytorch-fid. frechet, frechet-scipy: the same from features, the sums included. prdc: precision, recall, density and coverage, k = 5; prdc-package: Naeem et al.'s package (`pip
-install prdc`; left out where it is missing). prdc-intervals and kid come without a peer.
+and pytorch-fid. frechet, frechet-scipy: the same from features, the sums included. prdc: precision, recall, density and
+coverage, k = 5; prdc-package: Naeem et al.'s package (`pip install prdc`; left out where it is missing). prdc-intervals
+and kid come without a peer.
 """
 
 from __future__ import annotations

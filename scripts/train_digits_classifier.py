@@ -11,23 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
 from torch import nn
 
+from nomadiff.data.digits import read_digits
 from nomadiff.files import atomic_path, sha256_of_file
 from nomadiff.metrics.detectors.digits import DigitsClassifier
-
-
-def pool_and_reference() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The built-in split: uint8 images and int64 classes of the pool, then of the reference."""
-    digits = load_digits()
-    order = np.random.RandomState(1234).permutation(len(digits.images))  # the split is frozen to it
-    images = torch.from_numpy(np.round(digits.images[order] * (255 / 16)).astype(np.uint8))[:, None]
-    classes = torch.from_numpy(digits.target[order].astype(np.int64))
-    return images[:1000], classes[:1000], images[1000:], classes[1000:]
 
 
 def jittered(x: torch.Tensor, amount: float) -> torch.Tensor:
@@ -80,13 +70,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=100)
     options = parser.parse_args()
-    pool, pool_classes, reference, reference_classes = pool_and_reference()
-    network = train(pool, pool_classes, seed=options.seed, epochs=options.epochs)
+    pool, reference = read_digits("digits:pool"), read_digits("digits:reference")
+    network = train(pool.images, pool.labels, seed=options.seed, epochs=options.epochs)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     with atomic_path(options.out) as temporary:
         save_file(tensors, temporary)
-    print(f"accuracy on the pool (trained on):     {accuracy(network, pool, pool_classes):.4f}")
-    print(f"accuracy on the reference (unseen):    {accuracy(network, reference, reference_classes):.4f}")
+    print(f"accuracy on the pool (trained on):     {accuracy(network, pool.images, pool.labels):.4f}")
+    print(f"accuracy on the reference (unseen):    {accuracy(network, reference.images, reference.labels):.4f}")
     print(f"{options.out}: {options.out.stat().st_size:,} bytes, SHA-256 {sha256_of_file(options.out)}")
 
 
