@@ -9,9 +9,7 @@ from nomadiff.experiments import arms as arms_module
 from nomadiff.experiments.arms import Arm
 from nomadiff.experiments.compare import Comparison, compare
 from nomadiff.experiments.demo import demo_comparison
-from nomadiff.experiments.findings import findings
 from nomadiff.files import read_json
-from nomadiff.tables import Table
 
 
 def comparison(out, **changes):
@@ -50,6 +48,8 @@ def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     shares = read_json(tmp_path / "composition.json")["rows"]
     per_arm = sum(row["share"] for row in shares if (row["method"], row["source"], row["seed"]) == ("casd", "style", 1))
     assert per_arm == pytest.approx(1)
+    answers = {(row["principle"], row["method"], row["source"]) for row in read_json(tmp_path / "verdict.json")["rows"]}
+    assert ("no harm", "casd", "style") in answers
     page = (tmp_path / "report.html").read_text()
     assert "casd" in page
     assert "fd_digits" in page
@@ -121,33 +121,3 @@ def test_demo_has_the_rows_it_promises(tmp_path):
     }
     assert {row["images_seen"] for row in table.rows} == {512}
     assert (tmp_path / "report.html").exists()
-
-
-def rows(**distances):
-    result = []
-    for arm, values in distances.items():
-        method, _, source = arm.partition("_")
-        for seed, value in enumerate(values):
-            result.append({"method": method, "source": source, "seed": seed, "fd": value, "replication": 0.1})
-    return Table(result)
-
-
-def test_findings_can_say_no():
-    verdicts = {
-        finding.text.split(":")[1].split(" is ")[0].strip(): finding.verdict
-        for finding in findings(rows(dm=[10, 11], sda_b=[30, 31], casd_b=[12, 13]), "fd")
-        if " is " in finding.text
-    }
-    assert verdicts == {"CASD": "bad", "SDA": "bad"}
-
-
-def test_findings_are_neutral_where_seeds_disagree():
-    first = findings(rows(dm=[10, 11], casd_b=[9, 13]), "fd")[0]
-    assert first.verdict == "neutral"
-    assert "1 of 2 seeds" in first.text
-
-
-def test_findings_are_good_where_all_seeds_agree():
-    first = findings(rows(dm=[10, 11], casd_b=[5, 5.5]), "fd")[0]
-    assert first.verdict == "good"
-    assert "50% closer" in first.text

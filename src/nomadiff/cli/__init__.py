@@ -34,8 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result_action="return_value",
         default_parameter=Parameter(negative=()),
     )
-    for verb in ("train", "sample", "evaluate", "improve", "compare", "loop", "demo", "reproduce", "metrics", "info"):
+    for verb in (
+        "train",
+        "sample",
+        "evaluate",
+        "improve",
+        "compare",
+        "loop",
+        "demo",
+        "reproduce",
+        "metrics",
+        "verdict",
+        "audit",
+        "info",
+    ):
         app.command(f"nomadiff.cli.{verb}:{verb}", name=verb)
+    app.command("nomadiff.cli.export:export", name="export")
     app.command("nomadiff.cli.import_:import_", name="import")  # a word of the language cannot name a module
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:

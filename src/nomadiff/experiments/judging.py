@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -12,14 +13,13 @@ from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.experiments.arms import Arm
 from nomadiff.experiments.comparison import Comparison
-from nomadiff.experiments.findings import findings
 from nomadiff.files import read_json
 from nomadiff.metrics.detectors import load_classifier, load_detector
-from nomadiff.metrics.evaluate import distance_name, evaluate
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
-from nomadiff.metrics.reference import ReferenceSet
-from nomadiff.reports.page import Composition, GridPanel, Neighbours, Report
+from nomadiff.metrics.reference import ReferenceSet, distance_name
+from nomadiff.metrics.verdict import judge as judge_arms
+from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, Report
 from nomadiff.reports.plots import Curve
 from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
@@ -34,69 +34,76 @@ _METHOD_SENTENCES = {
 }
 
 
+@dataclass
+class _Scored:
+    """One arm's samples and what they scored."""
+
+    arm: Arm
+    samples: torch.Tensor
+    train: torch.Tensor
+    metrics: dict[str, Any]
+    shares: dict[str, float] | None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        training = self.arm.algorithm().training
+        named = {"method": self.arm.method, "source": self.arm.source, "seed": self.arm.seed}
+        return {**named, "images_seen": training.steps * training.batch, **self.metrics}
+
+
 def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -> Table:
-    """Score the samples of every arm and write table and report."""
-    table = Table(meta={"command": comparison.command, "versions": versions()})
-    grids, neighbours, compositions = [GridPanel("real", "held out", reference.images[:64], 8, method="real")], [], []
-    curves: list[Curve] = []
-    provenance: dict[str, dict[str, Any]] = {}
-    shares_table = Table(meta=table.meta)
+    """Score the samples of every arm; write ``metrics``, ``composition`` and ``verdict`` tables and ``report.html``.
+
+    Args:
+        comparison: what was compared.
+        arms: its arms, trained and sampled.
+        reference: held-out real images.
+
+    Returns:
+        One row an arm and seed.
+    """
     detector = load_detector(comparison.detector, weights=comparison.detector_weights)
     classifier = None
     if comparison.classifier is not None:
         classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights)
-    first: ReferenceSet | None = None
+    scored: list[_Scored] = []
     for seed in comparison.seeds:
         of_seed = [arm for arm in arms if arm.seed == seed]
-        train = of_seed[0].mix.open().sources[0].images
-        against = ReferenceSet(
-            reference.images,
-            train=train,
-            detector=detector,
-            classifier=classifier,
-        )
-        first = first or against
+        mixes = {mix: mix.open() for mix in dict.fromkeys(arm.mix for arm in of_seed)}
+        train = mixes[of_seed[0].mix].sources[0].images
+        against = ReferenceSet(reference.images, train=train, detector=detector, classifier=classifier)
         for arm in of_seed:
-            samples = read_images(arm.samples_path).images
-            scores = against.evaluate(samples)
-            shares, meta = scores.pop("composition"), scores.pop("meta")
-            training = arm.algorithm().training
-            row = {"method": arm.method, "source": arm.source, "seed": seed}
-            if comparison.similarity:
-                scores |= _similarity(samples, train)
-            table.rows.append({**row, "images_seen": training.steps * training.batch, **scores})
-            if shares is not None:
-                named = _named(against, shares)
-                shares_table.rows += [{**row, "class": name, "share": share} for name, share in named.items()]
-            table.meta["evaluation"] = {key: value for key, value in meta.items() if not key.startswith("train_sha")}
-            run = RunFolder(arm.out)
-            curves.append(Curve(arm.method, run.read_log(), arm.source, seed))
-            provenance |= {source["name"]: source for source in read_json(run.path / "sources.json")}
-            if against is first:
-                grids.append(GridPanel(arm.method, "", samples[:64], 8, arm.source, arm.method))
-                neighbours.append(_neighbours(arm, samples, train, scores.get("replication")))
-                if shares is not None:
-                    compositions.append(Composition(arm.method, _named(against, shares), arm.source))
-    assert first is not None
-    if first.composition is not None:
-        compositions.insert(0, Composition("real", _named(first, first.composition)))
-    distance = distance_name(first.detector)
-    if first.composition is not None:
-        real = {"method": "real", "source": "", "seed": comparison.seeds[0]}
-        named = _named(first, first.composition)
-        shares_table.rows += [{**real, "class": name, "share": share} for name, share in named.items()]
-        shares_table.write(comparison.out / "composition.json")
+            synthetic = mixes[arm.mix].sources[1:] or [source for mix in mixes.values() for source in mix.sources[1:]]
+            scored.append(_score(arm, against, train, [source.images for source in synthetic], comparison.similarity))
+    conditions = {key: value for key, value in against.meta.items() if not key.startswith("train_sha")}
+    evaluation = {"count": comparison.count, **conditions}
+    meta = {"command": comparison.command, "versions": versions(), "evaluation": evaluation}
+    table = Table([each.row for each in scored], meta)
     table.write(comparison.out / "metrics.json")
+    real = None if against.composition is None else _named(against, against.composition)
+    if real is not None:
+        _composition_table(scored, real, meta).write(comparison.out / "composition.json")
+    found, verdict = _findings(table.rows)
+    if verdict is not None:
+        verdict.write(comparison.out / "verdict.json")
+    runs = [RunFolder(each.arm.out) for each in scored]
+    provenance = {source["name"]: source for run in runs for source in read_json(run.path / "sources.json")}
+    shown = [each for each in scored if each.arm.seed == comparison.seeds[0]]
     Report(
         title=comparison.title,
         subtitle=_subtitle(comparison, len(train), len(reference)),
         table=table,
-        metrics=metric_infos(distance, _floors(reference.images, first)),
-        grids=grids,
-        neighbours=neighbours,
-        compositions=compositions,
-        curves=curves,
-        findings=findings(table, distance),
+        metrics=metric_infos(distance_name(detector), _floor(against)),
+        grids=[
+            GridPanel("real", "held out", reference.images[:64], 8, method="real"),
+            *(GridPanel(e.arm.method, "", e.samples[:64], 8, e.arm.source, e.arm.method) for e in shown),
+        ],
+        neighbours=[_neighbours(each) for each in shown],
+        compositions=[] if real is None else [Composition("real", real), *_compositions(shown)],
+        curves=[
+            Curve(each.arm.method, run.read_log(), each.arm.source, each.arm.seed) for each, run in zip(scored, runs)
+        ],
+        findings=found,
         command=comparison.command,
         versions=versions(),
         notes=comparison.notes,
@@ -106,16 +113,65 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     return table
 
 
-def _floors(images: torch.Tensor, against: ReferenceSet) -> dict[str, float]:
-    """What fresh real data scores: one half of the reference judged by the other, and replication by construction."""
-    half = len(images) // 2
+def _score(
+    arm: Arm, against: ReferenceSet, train: torch.Tensor, synthetic: Sequence[torch.Tensor], similarity: bool
+) -> _Scored:
+    """Score one arm; ``style`` is the mean over ``synthetic``, its own sources or, for real-only training, all."""
+    samples = read_images(arm.samples_path).images
+    metrics = against.evaluate(samples)
+    shares = metrics.pop("composition")
+    metrics.pop("meta")
+    styles = [style for images in synthetic if (style := _style(against, samples, images)) is not None]
+    if styles:
+        metrics["style"] = sum(styles) / len(styles)
+    if similarity:
+        metrics |= _similarity(samples, train)
+    return _Scored(arm, samples, train, metrics, None if shares is None else _named(against, shares))
+
+
+def _style(against: ReferenceSet, samples: torch.Tensor, synthetic: torch.Tensor) -> float | None:
+    """How much of a source's style shows in samples; None where that cannot be said."""
     try:
-        scores = evaluate(
-            images[:half], images[half:], detector=against.detector, classifier=against.classifier, k=against.k
-        )
-    except UsageError:  # too few images to halve
-        scores = {}
-    return {**scores, "replication": against.quantile}
+        return against.style(samples, synthetic)
+    except UsageError:
+        return None
+
+
+def _composition_table(scored: Sequence[_Scored], real: Mapping[str, float], meta: dict[str, Any]) -> Table:
+    """One row an arm, seed and class."""
+    rows = []
+    for each in scored:
+        named = {"method": each.arm.method, "source": each.arm.source, "seed": each.arm.seed}
+        rows += [{**named, "class": name, "share": share} for name, share in (each.shares or {}).items()]
+    rows += [{"method": "real", "source": "", "seed": None, "class": name, "share": real[name]} for name in real]
+    return Table(rows, meta)
+
+
+def _compositions(shown: Sequence[_Scored]) -> list[Composition]:
+    return [Composition(each.arm.method, each.shares, each.arm.source) for each in shown if each.shares is not None]
+
+
+def _floor(against: ReferenceSet) -> dict[str, float]:
+    """What fresh real data scores; nothing where the reference is too small to tell."""
+    try:
+        return against.floor()
+    except UsageError:
+        return {}
+
+
+def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table | None]:
+    """The verdict on the arms as sentences and as a table; nothing without a real-only arm to compare with."""
+    try:
+        verdict = judge_arms(rows)
+    except UsageError:
+        return [], None
+    tones: dict[str, Literal["good", "bad"]] = {"yes": "good", "no": "bad"}
+    result = [Finding(verdict.recommendation)]
+    for statement in verdict.statements:
+        of = f" with “{statement.source}”" if statement.source else " over all sources"
+        text = f"{statement.method.upper()}{of}, {statement.principle}: {statement.answer}. {statement.text}"
+        result.append(Finding(text, tones.get(statement.answer, "neutral")))
+    return result, verdict.table()
 
 
 def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]:
@@ -163,12 +219,14 @@ def _similarity(samples: torch.Tensor, train: torch.Tensor) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in pair_similarity(samples, train).items()}
 
 
-def _neighbours(arm: Arm, samples: torch.Tensor, train: torch.Tensor, replication: float | None) -> Neighbours:
-    shown = samples[:12]
-    index, distance = nearest_neighbours(shown, train)
-    title = f"{arm.method}, {arm.source}" if arm.source else arm.method
-    sentence = "" if replication is None else f"{replication:.0%} of its samples replicate a training image."
-    return Neighbours(title, shown, train[index[:, 0]], distance[:, 0].tolist(), sentence, arm.method)
+def _neighbours(scored: _Scored) -> Neighbours:
+    shown = scored.samples[:12]
+    index, distance = nearest_neighbours(shown, scored.train)
+    method, source = scored.arm.method, scored.arm.source
+    rate = scored.metrics.get("replication")
+    sentence = "" if rate is None else f"{rate:.0%} of its samples replicate a training image."
+    title = f"{method}, {source}" if source else method
+    return Neighbours(title, shown, scored.train[index[:, 0]], distance[:, 0].tolist(), sentence, method)
 
 
 def _named(against: ReferenceSet, shares: Sequence[float]) -> dict[str, float]:

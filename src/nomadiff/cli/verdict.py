@@ -1,0 +1,39 @@
+"""``nomadiff verdict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+__all__ = ["verdict"]
+
+
+def verdict(
+    *studies: Annotated[Path, Parameter(help="Folders of compare, or their metrics.json.")],
+    level: float = 0.95,
+    out: Path | None = None,
+) -> None:
+    """Say whether synthetic data helped: no harm, utility, adaptability, with intervals over seeds, and what to do.
+
+    An example:
+
+    nomadiff verdict study/
+
+    Args:
+        studies: one or more comparisons; their rows are judged together.
+        level: Level of the intervals.
+        out: Where to write the evidence as a table, if anywhere.
+    """
+    from nomadiff.errors import UsageError
+    from nomadiff.metrics.verdict import judge
+    from nomadiff.tables import read_table
+
+    if not studies:
+        raise UsageError("verdict needs at least one folder of compare, or a metrics.json")
+    tables = [read_table(study / "metrics.json" if study.is_dir() else study) for study in studies]
+    found = judge([row for table in tables for row in table.rows], level=level)
+    print(found.text())
+    if out is not None:
+        found.table().write(out)

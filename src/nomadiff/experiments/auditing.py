@@ -1,0 +1,65 @@
+"""Auditing files of images, which is what ``nomadiff audit`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nomadiff.data.manifest import is_synthetic
+from nomadiff.data.mix_spec import MixSpec
+from nomadiff.data.sources import ImageSource
+from nomadiff.metrics.audit import Audit, audit
+from nomadiff.metrics.detectors import load_detector
+from nomadiff.processes import join_processes
+
+__all__ = ["audit_files"]
+
+
+def audit_files(
+    images: str,
+    against: Sequence[str],
+    *,
+    trusted: str | None = None,
+    detector: str = "pixels",
+    detector_weights: str | None = None,
+    resolution: int | None = None,
+    device: str | None = None,
+) -> Audit:
+    """Audit a folder that should hold real images against suspect synthetic sources.
+
+    Args:
+        images: the folder in question, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens.
+        against: suspects, ``[name=]path``.
+        trusted: images known to be real.
+        detector, detector_weights: feature space.
+        resolution: resize everything to this many pixels.
+        device: where the detector computes.
+
+    Returns:
+        The audit. A folder whose own manifest says that it is synthetic is told so in the first suspect's sentence.
+
+    Raises:
+        UsageError, DataError: the files cannot be used as asked.
+    """
+
+    def opened(spec: str, name: str, synthetic: bool) -> ImageSource:
+        return ImageSource.open(spec, name=name, synthetic=synthetic, resolution=resolution)
+
+    place = join_processes(device).device
+    folder = opened(images, "folder", True)
+    suspects = {
+        name: opened(spec, name, True).images
+        for name, spec in MixSpec(real="", synthetic=tuple(against)).named_synthetic()
+    }
+    found = audit(
+        folder.images,
+        suspects,
+        trusted=None if trusted is None else opened(trusted, "trusted", False).images,
+        detector=load_detector(detector, weights=detector_weights, device=place),
+        device=place,
+    )
+    if is_synthetic(folder.provenance["manifest"]) and found.suspicions:
+        first = found.suspicions[0]
+        warned = replace(first, sentence=f"The folder's own manifest says it is synthetic. {first.sentence}")
+        return replace(found, suspicions=[warned, *found.suspicions[1:]])
+    return found
