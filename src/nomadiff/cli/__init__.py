@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default_parameter=Parameter(negative=()),
     )
     for verb in (
+        "synthesize",
         "train",
         "sample",
         "evaluate",
@@ -47,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verdict",
         "audit",
         "info",
+        "export",
     ):
         app.command(f"nomadiff.cli.{verb}:{verb}", name=verb)
-    app.command("nomadiff.cli.export:export", name="export")
     app.command("nomadiff.cli.import_:import_", name="import")  # a word of the language cannot name a module
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
