@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nomadiff.data.digits import read_digits
 from nomadiff.errors import DataError, UsageError
 from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors import digits as digits_module
@@ -13,13 +14,8 @@ from nomadiff.metrics.detectors import digits as digits_module
 @pytest.fixture(scope="module")
 def reference() -> tuple[torch.Tensor, torch.Tensor]:
     """The 797 digits that neither a generator nor the classifier has seen."""
-    import numpy as np
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = np.random.RandomState(1234).permutation(1797)[1000:]  # the split is frozen to it
-    images = np.round(data.images[order] * (255 / 16)).astype(np.uint8)[:, None]
-    return torch.from_numpy(images), torch.from_numpy(data.target[order].astype(np.int64))
+    digits = read_digits("digits:reference")
+    return digits.images, digits.labels
 
 
 def test_digits_classifier_knows_digits_it_has_not_seen(reference) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nomadiff.data.digits import read_digits
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.evaluate import ReferenceSet, evaluate, images_sha256
@@ -14,13 +15,8 @@ METRICS = {"fd_digits", "precision", "recall", "density", "coverage", "replicati
 
 @pytest.fixture(scope="module")
 def digits() -> dict[str, torch.Tensor]:
-    import numpy as np
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = np.random.RandomState(1234).permutation(1797)  # the split is frozen to it
-    images = torch.from_numpy(np.round(data.images[order] * (255 / 16)).astype(np.uint8))[:, None]
-    return {"pool": images[:1000], "reference": images[1000:], "classes": torch.from_numpy(data.target[order])[:1000]}
+    pool = read_digits("digits:pool")
+    return {"pool": pool.images, "reference": read_digits("digits:reference").images, "classes": pool.labels}
 
 
 @pytest.fixture(scope="module")
