@@ -10,7 +10,8 @@ What is compared: Euler with diffusers' EDMEulerScheduler, the same algorithm. H
 same order and number of evaluations (2 steps - 1), though it takes the network for an epsilon predictor: diffusers
 has no Heun scheduler with EDM's preconditioning. EDMDPMSolverMultistepScheduler is another algorithm, with one
 evaluation a step; it is listed for its overhead. The two networks have the same width, depth and attention but not
-quite the same size: so read `of matmul`, FLOP a second over those of a large matrix product here.
+quite the same size: so read `of reachable`, FLOP a second over those of a large matrix product or convolution on this
+machine, whichever is faster.
 
 outside: share of the time outside the network's forward pass: noise, preconditioning, solver.
 images/s counts wall seconds, CPU-ms the CPU time of one image in one evaluation of the network.
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import DTYPES, Clock, Span, describe_machine, digits, matmul_speed, print_table
+from measuring import DTYPES, Clock, Span, describe_machine, digits, print_table, reachable_speed
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -143,13 +144,15 @@ def compare(
         sides[f"diffusers {diffusers.__version__}"] = (theirs, list(SCHEDULERS))
     except ImportError:
         print("diffusers is not installed: its rows are left out")
-    rows = []
+    columns = ["network", "precision", "batch", "library", "solver", "NFE", "parameters", "GFLOP", "images/s"]
+    columns += ["ms" if device.type == "cuda" else "CPU-ms", "of reachable", "outside"]
     for preset in presets:
+        rows = []
         config = NETWORKS[preset]
         size, count = (256, 18) if device.type == "cuda" else ON_CPU[preset]
         size, count = batch or size, steps or count
         for precision in precisions:
-            peak = matmul_speed(device, precision)
+            peak = reachable_speed(device, precision)
             contenders = {
                 (library, solver): make(config, precision, solver, size, count, device)
                 for library, (make, solvers) in sides.items()
@@ -183,8 +186,7 @@ def compare(
                         *(f"{one * size * evaluations / busy / peak:.0%}", f"{outside:.1%}"),
                     ]
                 )
-    columns = ["network", "precision", "batch", "library", "solver", "NFE", "parameters", "GFLOP"]
-    print_table([*columns, "images/s", "ms" if device.type == "cuda" else "CPU-ms", "of matmul", "outside"], rows)
+        print_table(columns, rows)
 
 
 def main() -> None:
