@@ -49,7 +49,7 @@ def improve(
     evaluations: int = 8,
     interval: Annotated[tuple[float, float] | None, Parameter(converter=_interval, n_tokens=1)] = None,
     count: Images = 1000,
-    confirmations: int = 5,
+    confirmations: int = 8,
     keep_synthetic: bool = False,
     seed: int = 0,
     allow_synthetic_as_real: bool = False,

@@ -16,8 +16,8 @@ __all__ = ["SecondAct", "second_act"]
 
 _SUBJECT = Subject(
     "short",
-    replace(DIGITS_SHORT, weight=None, synthetic_count=1000, count=500, evaluations=3, confirmations=3),
-    500,
+    replace(DIGITS_SHORT, weight=None, synthetic_count=1000, count=400, evaluations=3, confirmations=6),
+    400,
     steps_budget=38_400,
 )
 _SHOWN = 64

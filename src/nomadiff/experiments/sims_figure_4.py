@@ -31,10 +31,10 @@ __all__ = ["DESCRIPTION", "run"]
 
 DESCRIPTION = "SIMS Figure 4: distance against guidance weight, a line a budget, in function and parameter space"
 
-_THREE_BUDGETS = replace(DIGITS_SHORT, budget=19_200, snapshots=3)
+_BUDGETS = replace(DIGITS_SHORT, snapshots=2)
 _DIGITS = (
-    Subject("short", _THREE_BUDGETS, 1000, steps_budget=38_400),
-    Subject("converged", _THREE_BUDGETS, 1000, steps_budget=153_600),
+    Subject("short", _BUDGETS, 1000, steps_budget=38_400),
+    Subject("converged", _BUDGETS, 1000, steps_budget=153_600),
 )
 _WEIGHTS = {"smoke": (1.0,), "small": (0.5, 1.0, 1.5, 2.0), "paper": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)}
 _SPACES = ("function", "parameters")
@@ -53,8 +53,8 @@ def run(
 ) -> Table:
     """Improve every base and score weight x budget x space; interrupted and called again, it goes on.
 
-    Writes ``table.json``, ``table.csv``, ``verdicts.json`` (what the tool itself concludes from a search, with its
-    interval) and ``report.html``.
+    Writes ``table.json``, ``table.csv``, ``verdicts.json`` (what ``improve`` itself concludes for each base at weight 1,
+    with its interval) and ``report.html``.
 
     Args:
         out: folder.
@@ -94,7 +94,7 @@ def run(
 def _sweep(
     subject: Subject, folder: Path, seed: int, data: Path | None, device: str | None, weights: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """All candidates of one base, and what the tool concludes when it searches by itself."""
+    """All candidates of one base, and what the tool concludes on fresh noise at the weight that was fixed."""
     base = subject.base(folder, seed, data, device)
     reference = subject.judge(data, device)
     made = improved(subject, folder / "improved", seed, base=base, device=device)
@@ -109,7 +109,7 @@ def _sweep(
                     return candidates.make(budget, weight, space)
 
                 rows.append(score(make, space=space, weight=weight, budget=budget, seed=seed))
-    verdict = improved(subject, folder / "improved", seed, base=base, reference=reference, device=device, weight=None)
+    verdict = improved(subject, folder / "improved", seed, base=base, reference=reference, device=device)
     assert verdict.gain is not None
     best = verdict.table.meta["best"]
     conclusion = {
@@ -126,9 +126,9 @@ def _plan(subjects: Sequence[Subject], seeds: Sequence[int], weights: Sequence[f
     for subject in subjects:
         settings = subject.improvement
         bowl = settings.snapshots * len(weights)
-        search, fresh = settings.snapshots * settings.evaluations, settings.confirmations
-        what = f"{1 + 2 * bowl} candidates, then a search of its own"
-        sets = {"plain": 2 + bowl + fresh, "guided": bowl + search + fresh}
+        fresh = settings.confirmations
+        what = f"{1 + 2 * bowl} candidates, then the tool's own conclusion"
+        sets = {"plain": 2 + bowl + fresh, "guided": bowl + settings.snapshots + fresh}
         lines.append(plan_line(subject, what, seeds=len(seeds), **sets))
     return "\n".join(lines)
 
@@ -200,7 +200,7 @@ def _findings(
         result.append(Finding(text + ".", verdict))  # type: ignore[arg-type]
     sure = sum(row["improves"] for row in verdicts)
     if verdicts:
-        text = f"Base “{base}”: searching by itself, the tool finds a sure gain in {sure} of {len(verdicts)} seeds"
+        text = f"Base “{base}”: asked for weight 1, the tool finds a sure gain in {sure} of {len(verdicts)} seeds"
         text += " and recommends keeping the base in the others." if sure < len(verdicts) else "."
         result.append(Finding(text, "good" if sure == len(verdicts) else "neutral"))
     return result

@@ -58,7 +58,7 @@ class Improvement:
     weight_limit: float = 2.0
     evaluations: int = 8
     count: int = 1000
-    confirmations: int = 5
+    confirmations: int = 8
     keep_synthetic: bool = False
     seed: int = 0
 
