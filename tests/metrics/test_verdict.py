@@ -72,6 +72,17 @@ def test_class_bias_is_harm_though_the_distance_falls() -> None:
     assert verdict.recommendation.startswith("Train on real images only (dm)")
 
 
+def test_style_is_harm_and_counts_from_zero() -> None:
+    table = rows({("sda", "x"): {"fd_digits": -0.3}, ("casd", "x"): {"fd_digits": -0.3}})
+    for row in table:
+        if row["source"]:
+            row["style"] = (0.3 if row["method"] == "sda" else 0.0) + 0.01 * row["seed"]
+    verdict = judge(table)
+    assert verdict.find("no harm", "sda", "x").answer == "no"
+    assert "more like the synthetic source by 0.3" in verdict.find("no harm", "sda", "x").text
+    assert verdict.find("no harm", "casd", "x").answer == "yes"
+
+
 def test_a_sure_difference_within_the_margin_is_no_harm() -> None:
     verdict = judge(rows({("casd", "x"): {"fd_digits": 0.02, "coverage": 0.1}}, noise=0.002))
     harm = verdict.find("no harm", "casd", "x")

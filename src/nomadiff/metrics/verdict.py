@@ -159,6 +159,7 @@ def judge(
     Args:
         rows: the rows of ``compare``'s table: ``method``, ``source`` (empty or None for the baseline), ``seed``,
             ``images_seen`` and metrics. Of several rows of an arm and seed the one with the most images seen counts.
+            ``style`` is :meth:`~nomadiff.metrics.reference.ReferenceSet.style` of the arm's own source.
         baseline: the method that was trained on real images only.
         distance: the metric that decides; by default the first of the table whose name begins with ``fid`` or ``fd_``.
         level: level of the intervals.
@@ -211,11 +212,12 @@ def _evidence(
     metric: str, role: str, alone: Mapping[Any, Mapping], arm: Mapping[Any, Mapping], level: float
 ) -> Evidence | None:
     """The paired comparison over the seeds both have; None where the metric was not measured."""
-    pairs = [
-        (float(alone[seed][metric]), float(row[metric]))
-        for seed, row in arm.items()
-        if seed in alone and alone[seed].get(metric) is not None and row.get(metric) is not None
-    ]
+    pairs = []
+    for seed in arm.keys() & alone.keys():
+        # the style of a source is asked of the arms that saw it; real-only training has none to show
+        before = alone[seed].get(metric, 0.0 if role == "style" else None)
+        if before is not None and arm[seed].get(metric) is not None:
+            pairs.append((float(before), float(arm[seed][metric])))
     if not pairs:
         return None
     before, after = np.array(pairs).T
