@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ RECIPES = (
     "casd-table-3",
     "sims-figure-3",
     "sims-figure-5",
+    "sims-figure-6",
     "loop-comparison",
 )
 
@@ -60,7 +61,7 @@ def reproduce(
         **options: further options of recipes that take them (``runs``, ``generations``, ...).
 
     Returns:
-        What to tell the user, a few lines.
+        What to tell the user: what a recipe concludes, where it says so, and the files it wrote.
 
     Raises:
         UsageError: no such recipe or scale, or an option that this recipe does not take.
@@ -74,14 +75,17 @@ def reproduce(
         study = module.study(scale, data, tuple(seeds))
         if dry_run:
             return plan_study(study, data)
-        run_study(study, out, data=data, command=command)
+        result = run_study(study, out, data=data, command=command)
     else:
         known = inspect.signature(module.run).parameters
-        given |= {key: value for key, value in (("data", data), ("seeds", tuple(seeds))) if key in known}
+        also = {"data": data, "seeds": tuple(seeds), "command": command}
+        given |= {key: value for key, value in also.items() if key in known}
         if unknown := sorted(given.keys() - known.keys()):
             raise UsageError(f"{name} does not take {', '.join(unknown)}")
         if dry_run:
             plan = module.run(out, scale=scale, dry_run=True, **given)
             return "\n".join([f"{name}: {module.DESCRIPTION}", *map(str, plan.values())])
-        module.run(out, scale=scale, **given)
-    return "\n".join(f"{path.name}: {path}" for path in sorted(out.glob("*")) if path.is_file())
+        result = module.run(out, scale=scale, **given)
+    files = [f"{path.name}: {path}" for path in sorted(out.glob("*")) if path.is_file()]
+    told = [result["text"]] if isinstance(result, Mapping) and "text" in result else []
+    return "\n".join([*told, *files])
