@@ -72,6 +72,26 @@ def test_class_bias_is_harm_though_the_distance_falls() -> None:
     assert verdict.recommendation.startswith("Train on real images only (dm)")
 
 
+def test_what_a_gain_costs_is_said() -> None:
+    table = rows({("casd", "x"): {"fd_digits": -0.3, "replication": -0.15, "precision": -0.2}})
+    verdict = judge(table)
+    assert "At a price: fewer samples look real by 0.2" in verdict.find("utility", "casd", "x").text
+    assert not any("replicate training images" in note for note in verdict.notes)
+    for row in table:
+        row["replication"] += 0.6
+    assert any("of real-only training's samples replicate" in note for note in judge(table).notes)
+
+
+def test_worse_for_sure_but_by_less_than_the_margin_is_not_harm_yet() -> None:
+    table = []
+    for seed, change in enumerate([1.03, 1.04, 1.045]):
+        table.append({"method": "dm", "source": "", "seed": seed, "fd_digits": 10.0})
+        table.append({"method": "casd", "source": "x", "seed": seed, "fd_digits": 10.0 * change})
+    item = judge(table).find("no harm", "casd", "x").evidence[0]
+    assert 0 < item.low < item.worse < 0.05 < item.high
+    assert judge(table).find("no harm", "casd", "x").answer == "unclear"
+
+
 def test_style_is_harm_and_counts_from_zero() -> None:
     table = rows({("sda", "x"): {"fd_digits": -0.3}, ("casd", "x"): {"fd_digits": -0.3}})
     for row in table:

@@ -31,6 +31,7 @@ Answer = Literal["yes", "no", "unclear", "not measured"]
 MARGINS = {"distance": 0.05, "composition_tv": 0.05, "style": 0.05}
 """How much worse still counts as "not worse": 5 % of the distance, 5 in 100 samples of another class or style."""
 
+COPIER = 0.2  # share of replicated samples from which on the baseline's precision says little: four times fresh data's
 UTILITY = ("distance", "precision", "recall", "coverage", "replication")
 LOWER_IS_BETTER = {"distance", "composition_tv", "style", "replication"}
 WORDS = {
@@ -257,10 +258,10 @@ def _no_harm(method: str, source: str, evidence: Mapping[str, Evidence]) -> Stat
     judged = [evidence[role] for role in MARGINS if role in evidence]
     if not judged:
         return Statement("no harm", method, source, "not measured", "None of its metrics is in the table.")
-    # harm is excluded when no part of the interval exceeds the margin, and shown when it does and all of it is worse
-    beyond = [item for item in judged if item.high > MARGINS[item.role]]
-    harmed = [item for item in beyond if item.low > 0]
-    unsure = [item for item in beyond if item.low <= 0]
+    # harm is excluded when no part of the interval exceeds the margin, and shown when all of it is worse and the mean
+    # exceeds the margin
+    harmed = [item for item in judged if item.low > 0 and item.worse > MARGINS[item.role]]
+    unsure = [item for item in judged if item not in harmed and item.high > MARGINS[item.role]]
     if harmed:
         text = "Harm: " + "; ".join(item.sentence() for item in harmed) + "."
         return Statement("no harm", method, source, "no", text, tuple(judged))
@@ -279,8 +280,10 @@ def _utility(method: str, source: str, evidence: Mapping[str, Evidence]) -> Stat
         return Statement("utility", method, source, "not measured", "None of its metrics is in the table.")
     gained = [item for item in judged if item.high < 0]
     if gained:
-        text = "; ".join(item.sentence() for item in gained)
-        return Statement("utility", method, source, "yes", _capital(text) + ".", tuple(judged))
+        text = _capital("; ".join(item.sentence() for item in gained)) + "."
+        if lost := [item for item in judged if item.low > 0]:
+            text += " At a price: " + "; ".join(item.sentence() for item in lost) + "."
+        return Statement("utility", method, source, "yes", text, tuple(judged))
     open_ = [item for item in judged if item.low < 0]
     if not open_:
         text = "Nothing is better: " + "; ".join(item.sentence() for item in judged) + "."
@@ -365,6 +368,10 @@ def _notes(alone: Mapping, arms: Mapping, statements: Sequence[Statement]) -> li
     budgets = {row.get("images_seen") for arm in (alone, *arms.values()) for row in arm.values()}
     if len(budgets - {None}) > 1:
         notes.append("The arms saw different numbers of images: part of a difference may be the budget's.")
+    copied = [row["replication"] for row in alone.values() if row.get("replication") is not None]
+    if copied and sum(copied) / len(copied) > COPIER:
+        share = sum(copied) / len(copied)
+        notes.append(f"{share:.0%} of real-only training's samples replicate training images: its precision is theirs.")
     measured = {item.role for statement in statements for item in statement.evidence}
     if missing := [role for role in WORDS if role not in measured]:
         notes.append(f"Not measured: {', '.join(missing)}.")
