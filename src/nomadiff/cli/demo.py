@@ -35,13 +35,12 @@ def demo(
         device: where to compute.
         dry_run: plan only.
     """
-    from nomadiff.experiments.compare import compare
     from nomadiff.experiments.comparison import plan_comparison
-    from nomadiff.experiments.demo import demo_comparison
+    from nomadiff.experiments.demo import demo_comparison, run_demo
 
     comparison = demo_comparison(out, seeds=seeds, budget=budget, workers=workers, device=device)
     if dry_run:
         print(plan_comparison(comparison))
         return
-    compare(comparison)
+    run_demo(comparison)
     print(f"report:  {out / 'report.html'}\nmetrics: {out / 'metrics.json'}")

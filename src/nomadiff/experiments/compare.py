@@ -14,13 +14,14 @@ from nomadiff.experiments.arms import run_arms
 from nomadiff.experiments.comparison import Comparison
 from nomadiff.experiments.judging import judge
 from nomadiff.processes import join_processes
+from nomadiff.reports.page import Report
 from nomadiff.tables import Table
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "compared"]
 
 
 def compare(comparison: Comparison) -> Table:
-    """Train, sample and score every arm, and write ``metrics.json``, ``metrics.csv`` and ``report.html``.
+    """Train, sample and score every arm, and write ``metrics.json``, ``verdict.json`` and ``report.html``.
 
     Interrupted, the same call continues: finished arms are kept, half-done ones resumed.
 
@@ -31,6 +32,13 @@ def compare(comparison: Comparison) -> Table:
         UsageError, DataError: something is wrong with the images or options; found before training starts.
         NomadiffError, Interrupted: as training does.
     """
+    table, report = compared(comparison)
+    report.write(comparison.out / "report.html")
+    return table
+
+
+def compared(comparison: Comparison) -> tuple[Table, Report]:
+    """As :func:`compare`, but the report is handed back unwritten, for callers that have more to say."""
     if not comparison.mix.synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     arms = comparison.arms()

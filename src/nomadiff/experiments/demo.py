@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.experiments.compare import Comparison
+from nomadiff.experiments.compare import Comparison, compared
+from nomadiff.experiments.demo_improve import second_act
+from nomadiff.tables import Table
 
-__all__ = ["DEMO_MIX", "demo_comparison"]
+__all__ = ["DEMO_MIX", "demo_comparison", "run_demo"]
 
 DEMO_MIX = MixSpec(
     real="digits:pool",
@@ -60,3 +63,22 @@ def demo_comparison(
         command=f"nomadiff demo --out {out}",
         notes=_NOTES,
     )
+
+
+def run_demo(comparison: Comparison) -> Table:
+    """Run both acts and write one report: few real images with synthetic help, then a model that improves itself.
+
+    Args:
+        comparison: the first act, from :func:`demo_comparison`.
+
+    Returns:
+        The first act's table. ``improve.json`` beside it is the second's.
+    """
+    table, report = compared(comparison)
+    act = second_act(comparison.out / "improve", workers=comparison.workers)
+    Table(act.rows, table.meta).write(comparison.out / "improve.json")
+    report.grids = [*report.grids, *(replace(panel, source="self-improvement") for panel in act.grids)]
+    report.figures = act.figures
+    report.findings = [*report.findings, *act.findings]
+    report.write(comparison.out / "report.html")
+    return table

@@ -51,8 +51,8 @@ class _Scored:
         return {**named, "images_seen": training.steps * training.batch, **self.metrics}
 
 
-def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -> Table:
-    """Score the samples of every arm; write ``metrics``, ``composition`` and ``verdict`` tables and ``report.html``.
+def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -> tuple[Table, Report]:
+    """Score the samples of every arm; write the tables ``metrics``, ``composition`` and ``verdict``.
 
     Args:
         comparison: what was compared.
@@ -60,7 +60,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         reference: held-out real images.
 
     Returns:
-        One row an arm and seed.
+        The table, one row an arm and seed, and the report on it, not yet written.
     """
     detector = load_detector(comparison.detector, weights=comparison.detector_weights)
     classifier = None
@@ -89,7 +89,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     runs = [RunFolder(each.arm.out) for each in scored]
     provenance = {source["name"]: source for run in runs for source in read_json(run.path / "sources.json")}
     shown = [each for each in scored if each.arm.seed == comparison.seeds[0]]
-    Report(
+    report = Report(
         title=comparison.title,
         subtitle=_subtitle(comparison, len(train), len(reference)),
         table=table,
@@ -109,8 +109,8 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         notes=comparison.notes,
         arms={method: _METHOD_SENTENCES[method] for method in comparison.methods},
         provenance=[_flat(source) for source in provenance.values()],
-    ).write(comparison.out / "report.html")
-    return table
+    )
+    return table, report
 
 
 def _score(
