@@ -7,6 +7,7 @@ a file is written. Networks are nomadiff's own, whose parameters have the origin
 from __future__ import annotations
 
 import encodings.cp437  # noqa: F401 - names in a zip are in it; imported late it would look like an import by the file
+import json
 import pickle
 import sys
 import types
@@ -230,3 +231,68 @@ def watch() -> Iterator[Watch]:
     _watch.events.clear()
     yield _watch
     _watch.on = False
+
+
+def tiny_text_to_image(folder: Path) -> None:
+    """Stable Diffusion's parts with random weights, a few thousand parameters."""
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    letters = [*map(chr, range(97, 123)), *"0123456789,.'-"]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    place = folder / "words"
+    place.mkdir(parents=True)
+    (place / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"), model_max_length=77)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+    diffusers.StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder / "pipe")
+
+
+@pytest.fixture(scope="session", name="pipeline")
+def _pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny text-to-image pipeline."""
+    pytest.importorskip("diffusers", reason="needs the diffusers extra")
+    pytest.importorskip("transformers", reason="needs the diffusers extra")
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("text-to-image")
+    tiny_text_to_image(folder)
+    return folder / "pipe"

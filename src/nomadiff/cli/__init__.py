@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "audit",
         "info",
         "export",
+        "lora",
     ):
         app.command(f"nomadiff.cli.{verb}:{verb}", name=verb)
     app.command("nomadiff.cli.import_:import_", name="import")  # a word of the language cannot name a module

@@ -18,7 +18,7 @@ from nomadiff.interop.prompts import PromptGrid
 from nomadiff.methods.model import Model
 from nomadiff.seeding import mixed_seed
 
-__all__ = ["Drawn", "ImageGenerator", "ModelGenerator", "PipelineGenerator", "is_text_to_image"]
+__all__ = ["Drawn", "ImageGenerator", "ModelGenerator", "PipelineGenerator", "is_text_to_image", "load_pipeline"]
 
 _MOST_ATTEMPTS = 20
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -138,18 +138,7 @@ class PipelineGenerator:
     ) -> None:
         if dtype not in _DTYPES:
             raise UsageError(f"unknown dtype '{dtype}': choose one of {', '.join(_DTYPES)}")
-        try:
-            from diffusers import DiffusionPipeline
-        except ImportError as error:
-            raise UsageError("text-to-image sources need an extra: pip install 'nomadiff[diffusers]'") from error
-        name = spec.removeprefix(HUB_PREFIX)
-        try:
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its name changes in diffusers 1.0
-                self._pipeline = DiffusionPipeline.from_pretrained(name, torch_dtype=_DTYPES[dtype]).to(device)
-        except Exception as error:  # files, network and settings fail in the ways of several libraries
-            lines = str(error).strip().splitlines()
-            raise DataError(f"{spec}: cannot be loaded ({lines[0] if lines else type(error).__name__})") from error
-        self._pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = load_pipeline(spec, device, _DTYPES[dtype])
         taken = inspect.signature(self._pipeline.__call__).parameters
         if "prompt" not in taken:
             raise UsageError(
@@ -232,6 +221,32 @@ class PipelineGenerator:
             "diffusers": diffusers.__version__,
             **self._options,
         }
+
+
+def load_pipeline(spec: str, device: torch.device | str, dtype: torch.dtype) -> Any:
+    """A pipeline of diffusers on its device, silent. Code that comes with a pipeline is not run.
+
+    Args:
+        spec: its folder, or ``hf:<user>/<name>``.
+        device: where it is to compute.
+        dtype: what in.
+
+    Raises:
+        UsageError: diffusers is not installed.
+        DataError: it cannot be loaded.
+    """
+    try:
+        from diffusers import DiffusionPipeline
+    except ImportError as error:
+        raise UsageError("pipelines of diffusers need an extra: pip install 'nomadiff[diffusers]'") from error
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its name changes in diffusers 1.0
+            pipeline = DiffusionPipeline.from_pretrained(spec.removeprefix(HUB_PREFIX), torch_dtype=dtype).to(device)
+    except Exception as error:  # files, network and settings fail in the ways of several libraries
+        lines = str(error).strip().splitlines()
+        raise DataError(f"{spec}: cannot be loaded ({lines[0] if lines else type(error).__name__})") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def is_text_to_image(spec: str) -> bool:

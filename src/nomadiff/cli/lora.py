@@ -1,0 +1,79 @@
+"""``nomadiff lora``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nomadiff.cli.options import Device, Images
+
+__all__ = ["lora"]
+
+
+def lora(
+    source: Annotated[str, Parameter(help="Stable Diffusion pipeline (folder or hf:USER/NAME), or a LoRA file.")],
+    *,
+    out: Annotated[Path, Parameter(help="The Neon LoRA to write (safetensors); must be new.")],
+    images: str | None = None,
+    auxiliary: Path | None = None,
+    weight: float = 1.0,
+    rank: int = 8,
+    budget: Images = 4000,
+    batch: int = 4,
+    learning_rate: Annotated[float, Parameter(name=["--learning-rate", "--lr"])] = 1e-4,
+    seed: int = 0,
+    device: Device = None,
+) -> None:
+    """Improve a text-to-image checkpoint by its own images: a LoRA that steers it away from them (Neon).
+
+    Example:
+
+    nomadiff synthesize --from hf:stable-diffusion-v1-5/stable-diffusion-v1-5 --prompts faces --count 2k --out own/
+
+    nomadiff lora hf:stable-diffusion-v1-5/stable-diffusion-v1-5 --images own/ --weight 0.5 --out neon.safetensors
+
+    The result is an ordinary LoRA: diffusers, ComfyUI and A1111 load it at strength 1; another strength scales the
+    weight. Given a LoRA that another tool trained on own images, it is negated and nothing is trained.
+
+    Args:
+        source: what to improve.
+        out: where to.
+        images: The pipeline's own images with their prompts, written by `nomadiff synthesize`.
+        auxiliary: Keep the LoRA before it is negated in this file, for SIMS with two passes a step.
+        weight: Guidance weight.
+        rank: Rank of the LoRA.
+        budget: Images of fine-tuning.
+        batch: Images a step.
+        learning_rate: Learning rate.
+        seed: Seed of the fine-tuning.
+        device: where to compute.
+    """
+    import tempfile
+
+    from nomadiff.errors import UsageError
+    from nomadiff.interop.lora import neon_lora, train_on_set
+
+    if source.endswith(".safetensors"):
+        if images is not None or auxiliary is not None:
+            raise UsageError("a LoRA file is only negated; --images and --auxiliary are for a pipeline")
+        print(f"neon LoRA: {neon_lora(source, out, weight)}")
+        return
+    if images is None:
+        raise UsageError("a pipeline needs --images: its own, written by nomadiff synthesize")
+    if out.exists():
+        raise UsageError(f"{out}: exists already; refusing to overwrite")
+    with tempfile.TemporaryDirectory() as scratch:
+        trained = train_on_set(
+            source,
+            images,
+            auxiliary or Path(scratch) / "auxiliary.safetensors",
+            rank=rank,
+            budget=budget,
+            batch=batch,
+            learning_rate=learning_rate,
+            seed=seed,
+            device=device,
+        )
+        print(f"neon LoRA: {neon_lora(trained, out, weight)}")
