@@ -19,7 +19,7 @@ from nomadiff.sampling.sampler import SamplerConfig
 if TYPE_CHECKING:
     from nomadiff.methods.model import Model
 
-__all__ = ["SamplingCost", "sampling_cost", "solver_levels"]
+__all__ = ["OperationCounter", "SamplingCost", "sampling_cost", "solver_levels"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def sampling_cost(model: Model, sampler: SamplerConfig | None = None) -> Samplin
         state = _state(denoiser, sigma)
         if state not in operations:
             # attention is known by its matrix products, not by every fused kernel
-            with _Operations() as counted, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            with OperationCounter() as counted, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
                 denoiser(x, torch.tensor([sigma], device=x.device))
             operations[state] = counted.total
         total += operations[state]
@@ -88,8 +88,14 @@ def _parameters(denoiser: Any) -> int:
     return sum(_parameters(part) for part in parts)
 
 
-class _Operations(TorchDispatchMode):
-    """Counts as torch's FlopCounterMode does, which cannot follow a gradient taken inside (it tracks modules)."""
+class OperationCounter(TorchDispatchMode):
+    """Counts operations while it is entered, as torch's FlopCounterMode does.
+
+    That one cannot follow a gradient taken inside (it tracks modules).
+
+    Attributes:
+        total: operations so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()
