@@ -326,7 +326,7 @@ def _report(setting: _Setting, table: Table, verdicts: Table) -> Report:
     if last < 8:
         notes.append(f"{last} generations cannot tell a curve that still rises from one at rest (8 are needed).")
     if len(loop.seeds) < 5:
-        notes.append(f"{len(loop.seeds)} seeds: intervals from so few runs are narrower than the truth.")
+        notes.append(f"{len(loop.seeds)} seed(s): intervals from so few runs are narrower than the truth.")
     return Report(
         title="Does this loop go MAD?",
         subtitle=f"{setting.kind}: {setting.real_count:,} real images, {setting.synthetic_count:,} of each generation; "
