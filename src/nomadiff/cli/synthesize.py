@@ -27,6 +27,7 @@ def synthesize(
     width: int | None = None,
     source: str = "real",
     class_label: int | None = None,
+    vae: str | None = None,
     batch_size: int | None = None,
     dtype: str | None = None,
     device: Device = None,
@@ -56,6 +57,7 @@ def synthesize(
         width: Width a pipeline draws at, pixels.
         source: Source label of a CASD model.
         class_label: Class of a class-conditional model; all of them by default.
+        vae: Autoencoder of a model that draws latents (folder or hf:USER/NAME); the one its file names by default.
         batch_size: Images drawn together.
         dtype: fp32, bf16 or fp16 for pipelines; bf16 on a GPU by default.
         device: where to compute.
@@ -65,6 +67,7 @@ def synthesize(
 
     from nomadiff.errors import UsageError
     from nomadiff.interop.generators import ImageGenerator, ModelGenerator, PipelineGenerator, is_text_to_image
+    from nomadiff.interop.latents import codec_of
     from nomadiff.interop.prompts import SHIPPED, PromptGrid
     from nomadiff.interop.synthesis import synthesize as make
     from nomadiff.methods.model import Model
@@ -105,8 +108,15 @@ def synthesize(
         if dry_run:
             print(f"model: {model.config.method}, {sampler.solver} with {sampler.steps} steps, {count:,} images")
             return
+        latent = model.shape[0] not in (1, 3)
         generator = ModelGenerator(
-            model, seed, source=source, class_label=class_label, sampler=sampler, batch_size=batch_size
+            model,
+            seed,
+            source=source,
+            class_label=class_label,
+            sampler=sampler,
+            batch_size=batch_size,
+            codec=codec_of(model, vae, device=processes.device) if latent else None,
         )
     make(generator, out, count, first=first, resolution=resolution, processes=processes)
     if processes.is_main:
