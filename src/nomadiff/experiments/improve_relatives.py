@@ -9,6 +9,7 @@ from typing import Any
 
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import UsageError
+from nomadiff.experiments.improvement import COST_METRICS
 from nomadiff.experiments.judging import metric_infos
 from nomadiff.experiments.sims_settings import (
     DIGITS_SHORT,
@@ -22,7 +23,6 @@ from nomadiff.experiments.sims_settings import (
     scoring_seed,
     seeds_of,
 )
-from nomadiff.experiments.sims_table_1 import COST_METRICS
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
 from nomadiff.methods.autoguidance import Autoguidance
 from nomadiff.methods.choosing import paired_gain

@@ -16,12 +16,21 @@ from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
 from nomadiff.reports.plots import metric_lines
+from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 
-__all__ = ["improve_files", "improvement_report", "plan_improvement"]
+__all__ = ["COST_METRICS", "improve_files", "improvement_report", "plan_improvement"]
 
 _SHOWN = 64
+
+COST_METRICS = [
+    MetricInfo("nfe", "NFE", "lower", None, "Network evaluations for one image."),
+    MetricInfo("gflop", "GFLOP", "lower", None, "Operations for one image, in 10^9."),
+    MetricInfo("mparams", "Mparams", "lower", None, "Parameters in memory, in 10^6."),
+    MetricInfo("seconds_per_image", "seconds", "lower", None, "Wall clock for one image, on the machine as it was."),
+]
+"""What a sample costs, for reports."""
 
 
 def improve_files(
@@ -98,24 +107,27 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
     bowls = [row for row in search if row["weight"] != 0]
     bowls += [{**zero, "budget": budget} for budget in dict.fromkeys(row["budget"] for row in bowls)]
     svg = metric_lines(bowls, "weight", metric, by="budget", label=metric, x_label="guidance weight (0 is the base)")
+    best = done.table.meta["best"]
+    compared = ((0, 0.0), (best["budget"], best["weight"]))
     fresh = [
         {**row, "method": name if row["weight"] else "base", "source": "", "images_seen": row["budget"]}
         for row in rows
-        if row["noise"] == "fresh"
+        if row["noise"] == "fresh" and (row["budget"], row["weight"]) in compared
     ]
     assert done.gain is not None
+    count = done.table.meta["evaluation"]["count"]
     distance = next(field for field in done.table.fields if field.startswith(("fd_", "fid")))
     grids = [
         GridPanel("base", "", base.sample(_SHOWN), 8, method="base"),
-        GridPanel(name, f"weight {done.table.meta['best']['weight']:g}", done.candidate.sample(_SHOWN), 8, method=name),
+        GridPanel(name, f"weight {done.table.meta['best']['weight']:g}", done.candidate.sample(_SHOWN), method=name),
     ]
     if reference.images is not None:
         grids.insert(0, GridPanel("real", "held out", reference.images[:_SHOWN], 8, method="real"))
     return Report(
         title="Did the model improve itself?",
-        subtitle=f"{name} on {base.path}; each set of samples has {len(fresh) // 2 and _count(done)} images",
+        subtitle=f"{name} on {base.path}; {len(fresh) // 2} sets of {count:,} samples of each model, fresh noise",
         table=Table(fresh, done.table.meta),
-        metrics=metric_infos(distance, {}),
+        metrics=[*metric_infos(distance, {}), *COST_METRICS],
         grids=grids,
         findings=[Finding(done.sentence, "good" if done.gain.is_sure else "neutral")],
         figures=[Figure(f"{metric} against weight", svg, "One line a budget (images of fine-tuning), search noise.")],
@@ -136,10 +148,6 @@ _WHAT = {
     "sims": "SIMS: extrapolated away from a copy fine-tuned on own samples",
     "neon": "Neon: the parameters extrapolated away from a copy fine-tuned on own samples",
 }
-
-
-def _count(done: Improved) -> str:
-    return f"{done.table.meta['evaluation']['count']:,}"
 
 
 def _cost_text(model: Model) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nomadiff.experiments.improvement import COST_METRICS
 from nomadiff.experiments.judging import metric_infos
 from nomadiff.experiments.sims_settings import (
     DIGITS_SHORT,
@@ -22,7 +23,6 @@ from nomadiff.experiments.sims_settings import (
     scoring_seed,
     seeds_of,
 )
-from nomadiff.experiments.sims_table_1 import COST_METRICS
 from nomadiff.methods.model import Model
 from nomadiff.reports.page import Figure, Report
 from nomadiff.reports.plots import metric_lines

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -194,14 +194,19 @@ def plan_line(subject: Subject, what: str, *, seeds: int, plain: float = 0, guid
     assert settings.synthetic_count is not None and settings.budget is not None
     images = settings.synthetic_count * copies + subject.count * (plain + 2 * guided)
     passes = images * (2 * subject.steps - 1) + 3 * (settings.budget * copies + subject.steps_budget)
-    labels = 1000 if subject.network.startswith("imagenet") else 0
-    operations = seeds * passes * flops_of(NETWORKS[subject.network], labels)
+    operations = seeds * passes * _forward(subject.network)
     hours = operations / (312e12 * 0.3) / 3600
     return (
         f"{subject.name}: {what}; {settings.synthetic_count:,} own samples, {settings.budget:,} images of fine-tuning, "
         f"{subject.count:,} samples a score; {seeds} seed(s): {operations / 1e15:,.3g} PFLOP, "
         f"{hours:,.2g} hours on an A100 at 30% of 312 TFLOP/s (assumed)"
     )
+
+
+@lru_cache
+def _forward(network: str) -> float:
+    """Operations of one forward pass."""
+    return flops_of(NETWORKS[network], 1000 if network.startswith("imagenet") else 0)
 
 
 def scorer(folder: Path, subject: Subject, reference: ReferenceSet, seed: int) -> Callable[..., dict[str, Any]]:

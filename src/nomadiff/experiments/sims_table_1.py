@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nomadiff.experiments.improvement import COST_METRICS
 from nomadiff.experiments.judging import metric_infos
 from nomadiff.experiments.sims_settings import (
     DIGITS_SHORT,
@@ -21,10 +22,9 @@ from nomadiff.experiments.sims_settings import (
     seeds_of,
 )
 from nomadiff.reports.page import Report
-from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
 
-__all__ = ["COST_METRICS", "DESCRIPTION", "run"]
+__all__ = ["DESCRIPTION", "run"]
 
 DESCRIPTION = "SIMS Table 1: base, SIMS and Neon with NFE, operations and parameters"
 
@@ -32,14 +32,6 @@ _DIGITS = (
     Subject("short", DIGITS_SHORT, 1000, steps_budget=38_400),
     Subject("converged", DIGITS_SHORT, 1000, steps_budget=153_600),
 )
-
-COST_METRICS = [
-    MetricInfo("nfe", "NFE", "lower", None, "Network evaluations for one image."),
-    MetricInfo("gflop", "GFLOP", "lower", None, "Operations for one image, in 10^9."),
-    MetricInfo("mparams", "Mparams", "lower", None, "Parameters in memory, in 10^6."),
-    MetricInfo("seconds_per_image", "seconds", "lower", None, "Wall clock for one image, on the machine as it was."),
-]
-"""What a sample costs, for reports."""
 
 
 def run(
