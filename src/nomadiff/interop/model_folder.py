@@ -56,7 +56,10 @@ def write_model(
     labels = imported.classes
     if source_names and len(source_names) != labels:
         raise UsageError(f"the network has {labels} labels, but {len(source_names)} sources are named")
-    known = {"budget": _BUDGET, **imported.training}
+    # what one GPU takes at once: the published batches were shared out over many
+    known = {"budget": _BUDGET, "microbatch": 64 if imported.network.resolution <= 32 else 32, **imported.training}
+    if not imported.network.augment_dim:
+        known["augment"] = 0.0
     config = RunConfig(
         method=method,
         network=imported.network,
