@@ -20,7 +20,7 @@ def reproduce(
     scale: str = "small",
     out: Out | None = None,
     data: Path | None = None,
-    seeds: tuple[int, ...] = (0, 1, 2),
+    seeds: tuple[int, ...] | None = None,
     seed: int | None = None,
     runs: int | None = None,
     generations: int | None = None,
@@ -39,7 +39,7 @@ def reproduce(
         scale: smoke (seconds), small (two cores, within an hour) or paper (GPU hours; see --dry-run).
         out: Folder for tables, plots and report; reproduce-RECIPE-SCALE by default.
         data: Folder with the image files that the recipe reads.
-        seeds: Seeds of the models, for recipes on images; once for every seed.
+        seeds: Seeds of the models, for recipes on images; once for every seed. By default the recipe's own.
         seed: First seed, for recipes of many runs.
         runs: Independent runs, for recipes of loops.
         generations: Generations, for recipes of loops.

@@ -10,6 +10,7 @@ from typing import Any
 
 from nomadiff.errors import UsageError
 from nomadiff.experiments.study import plan_study, run_study
+from nomadiff.tables import Table
 
 __all__ = ["RECIPES", "describe_recipes", "reproduce"]
 
@@ -19,9 +20,12 @@ RECIPES = (
     "casd-table-2",
     "casd-figure-3",
     "casd-table-3",
+    "sims-table-1",
     "sims-figure-3",
+    "sims-figure-4",
     "sims-figure-5",
     "sims-figure-6",
+    "sims-figure-9",
     "loop-comparison",
 )
 
@@ -43,7 +47,7 @@ def reproduce(
     *,
     scale: str = "small",
     data: Path | None = None,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] | None = None,
     dry_run: bool = False,
     command: str = "",
     **options: Any,
@@ -55,7 +59,7 @@ def reproduce(
         out: where its tables, plots and report go.
         scale: "smoke", "small" or "paper".
         data: folder with the files it reads, for recipes on images.
-        seeds: seeds of the models.
+        seeds: seeds of the models; None takes the recipe's own, or 0, 1 and 2.
         dry_run: only say what it needs and costs.
         command: printed in the report.
         **options: further options of recipes that take them (``runs``, ``generations``, ...).
@@ -72,19 +76,20 @@ def reproduce(
     if hasattr(module, "study"):
         if given:
             raise UsageError(f"{name} does not take {', '.join(sorted(given))}")
-        study = module.study(scale, data, tuple(seeds))
+        study = module.study(scale, data, tuple(seeds or (0, 1, 2)))
         if dry_run:
             return plan_study(study, data)
         result = run_study(study, out, data=data, command=command)
     else:
         known = inspect.signature(module.run).parameters
-        also = {"data": data, "seeds": tuple(seeds), "command": command}
-        given |= {key: value for key, value in also.items() if key in known}
+        also = {"data": data, "seeds": seeds and tuple(seeds), "command": command}
+        given |= {key: value for key, value in also.items() if key in known and value is not None}
         if unknown := sorted(given.keys() - known.keys()):
             raise UsageError(f"{name} does not take {', '.join(unknown)}")
         if dry_run:
             plan = module.run(out, scale=scale, dry_run=True, **given)
-            return "\n".join([f"{name}: {module.DESCRIPTION}", *map(str, plan.values())])
+            said = plan.meta["plan"] if isinstance(plan, Table) else plan["text"]
+            return "\n".join([f"{name}: {module.DESCRIPTION}", *([said] if isinstance(said, str) else said)])
         result = module.run(out, scale=scale, **given)
     files = [f"{path.name}: {path}" for path in sorted(out.glob("*")) if path.is_file()]
     told = [result["text"]] if isinstance(result, Mapping) and "text" in result else []
