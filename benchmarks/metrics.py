@@ -38,8 +38,9 @@ def measure(contender: str, count: int, dimension: int) -> dict[str, float]:
 
     random = np.random.default_rng(0)
     scale = (1 / np.sqrt(np.arange(1, dimension + 1))).astype(np.float32)
-    real, fake = (random.standard_normal((count, dimension), dtype=np.float32) * scale for _ in range(2))
-    fake *= np.float32(0.95)
+    real, fake = (random.standard_normal((count, dimension), dtype=np.float32) for _ in range(2))
+    real *= scale  # in place: a copy would count as memory that was there before
+    fake *= np.float32(0.95) * scale
     run = _prepared(contender, real, fake)
     torch.randn(64, 64) @ torch.randn(64, 64)  # libraries set up their buffers at first use
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
