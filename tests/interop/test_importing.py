@@ -132,6 +132,8 @@ def test_labels_can_be_sources(lookalikes: Any, tiny_network: Make, tmp_path: Pa
         ("ddpmpp", {"label_dim": -1}, "labels"),
         ("ddpmpp", {"sigma_data": 0}, "sigma_data"),
         ("ddpmpp", {"sigma_data": float("nan")}, "sigma_data"),
+        ("ddpmpp", {"sigma_data": 1 << 500}, "finite number"),
+        ("ddpmpp", {"img_resolution": 1 << 500}, "resolution"),
         ("ddpmpp", {"dropout": 2}, "dropout"),
         ("edm2", {"clip_act": None}, "clip_act"),
         ("edm2", {"label_balance": 0.4}, "label_balance"),

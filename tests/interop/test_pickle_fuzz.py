@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import torch
 
-from nomadiff.errors import DataError
+from nomadiff.errors import DataError, NomadiffError
+from nomadiff.interop.importing import import_model
 from nomadiff.interop.safe_pickle import _INSTRUCTIONS
 from nomadiff.interop.torch_files import Module, read_torch_file
 
@@ -97,13 +98,25 @@ def test_damaged_files_are_read_or_refused(seed: int, tmp_path: Path, watch: Any
     assert outcomes["read"] > 20 and outcomes["refused"] > 20 and outcomes["damaged"] > 20
 
 
-def test_damaged_snapshots_are_read_or_refused(
+def test_damaged_snapshots_become_models_or_nothing(
     lookalikes: Any, tiny_network: Any, tmp_path: Path, canary: Path
 ) -> None:
-    network, arguments = tiny_network("edm2")
+    network, arguments = tiny_network("edm2", 2)
     snapshot = lookalikes.pickle(lookalikes.edm2(network, **arguments))
-    assert sum(fuzz(tmp_path / "f.pkl", [snapshot], 0, 60).values()) == 60
-    assert not canary.exists()
+    start = snapshot.index(b"img_resolution")  # the arguments, and what surrounds them
+    chance = random.Random(0)
+    made = 0
+    for number in range(60):
+        window = slice(max(start - 500, 0), start + 500) if number % 2 else slice(0, len(snapshot))
+        damage = damaged(snapshot[window], chance)
+        (tmp_path / "f.pkl").write_bytes(snapshot[: window.start] + damage + snapshot[window.stop :])
+        try:
+            import_model(tmp_path / "f.pkl", tmp_path / f"model{number}")
+            made += 1
+        except NomadiffError as error:
+            assert str(error).isprintable()
+            assert not (tmp_path / f"model{number}").exists()
+    assert 0 < made < 60 and not canary.exists()
 
 
 def read_torch_file_once(files: list[bytes], folder: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from nomadiff.errors import DataError
-from nomadiff.interop.imported import Imported, Settings, default_sampler
+from nomadiff.interop.imported import Imported, Settings, default_sampler, is_plain
 from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import Module
 from nomadiff.networks.config import NetworkConfig
@@ -127,20 +127,20 @@ def training_facts(contents: dict[str, Any]) -> dict[str, Any]:
     if isinstance(loss, Module):
         for ours, theirs in (("p_mean", "P_mean"), ("p_std", "P_std")):
             value = loss.attribute(theirs)
-            if type(value) in (int, float):
+            if is_plain(value) and type(value) in (int, float):
                 facts[ours] = float(value)
-    if isinstance(augment, Module) and type(augment.attribute("p")) in (int, float):
-        facts["augment"] = min(max(float(augment.attribute("p")), 0.0), 1.0)
+    share = augment.attribute("p") if isinstance(augment, Module) else None
+    if isinstance(share, (int, float)) and is_plain(share):
+        facts["augment"] = min(max(float(share), 0.0), 1.0)
     return facts
 
 
 def data_facts(contents: dict[str, Any]) -> dict[str, Any]:
     """What the file says about its training data."""
     data = contents.get("dataset_kwargs")
-    plain = (str, int, float, bool, type(None))
     if type(data) is not dict:
         return {}
-    return {"dataset": {str(name): value for name, value in data.items() if isinstance(value, plain)}}
+    return {"dataset": {str(name): value for name, value in data.items() if is_plain(value)}}
 
 
 def images_in(contents: dict[str, Any]) -> int | None:

@@ -11,8 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.interop.edm import attending, constructor_arguments, data_facts, ema_of, images_in, training_facts
-from nomadiff.interop.imported import Imported, Settings, default_sampler
+from nomadiff.interop.edm import (
+    attending,
+    constructor_arguments,
+    data_facts,
+    ema_of,
+    images_in,
+    training_facts,
+)
+from nomadiff.interop.imported import Imported, Settings, default_sampler, is_plain
+from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import Module, read_torch_file
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.progress import progress_bar
@@ -92,10 +100,16 @@ def _encoder_facts(contents: dict[str, Any]) -> dict[str, Any]:
     arguments = encoder.attribute("_init_kwargs")
     arguments = arguments if type(arguments) is dict else {}
     vae = arguments.get("vae_name", encoder.attribute("vae_name"))
-    return {"latents": {"vae": str(vae)[:200], **{name: arguments[name] for name in _STATISTICS if name in arguments}}}
+    wanted = {name: arguments.get(name) for name in ("raw_mean", "raw_std", "final_mean", "final_std")}
+    statistics = {name: value for name, value in wanted.items() if _are_numbers(value)}
+    return {"latents": {"vae": printable(vae, 200), **statistics}}
 
 
-_STATISTICS = ("raw_mean", "raw_std", "final_mean", "final_std")
+def _are_numbers(value: Any) -> bool:
+    """Whether a value is a number, or a short list of numbers."""
+    if type(value) is list:
+        return 0 < len(value) <= 64 and all(type(item) in (int, float) and is_plain(item) for item in value)
+    return type(value) in (int, float) and is_plain(value)
 
 
 def images_in_name(path: str | Path) -> int | None:

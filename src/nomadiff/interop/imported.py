@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.sampling.solvers import Churn
 
-__all__ = ["Imported", "Settings", "default_sampler"]
+__all__ = ["Imported", "Settings", "default_sampler", "is_plain"]
 
 # a file's numbers are its maker's: nothing is built before they are known to be of this world
 _LARGEST = {"resolution": 4096, "channels": 64, "model_channels": 8192, "blocks": 64, "channel_mult_embedding": 64}
@@ -85,8 +86,8 @@ class Settings:
             DataError: it is no number.
         """
         value = self._values.pop(name, default)
-        if type(value) not in (int, float):
-            raise DataError(f"{self._owner}: {name} must be a number, got {printable(value)}")
+        if type(value) not in (int, float) or not is_plain(value):
+            raise DataError(f"{self._owner}: {name} must be a finite number, got {printable(value)}")
         return float(value)
 
     def integers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -159,3 +160,12 @@ def default_sampler(architecture: str, resolution: int) -> SamplerConfig:
     if architecture == "adm" and resolution >= 64:
         return SamplerConfig(steps=256, churn=Churn(40, 0.05, 50, 1.003))
     return SamplerConfig(steps=18 if resolution <= 32 else 40)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value of a file can be kept as JSON: a short text, a finite number, true, false or nothing."""
+    if type(value) is int:
+        return abs(value) < 1 << 63
+    if type(value) is float:
+        return math.isfinite(value)
+    return value is None or type(value) is bool or (type(value) is str and len(value) <= 1000)
