@@ -52,7 +52,7 @@ def test_an_improved_model_is_a_stored_model_with_a_report(table_1, tmp_path):
     for said in (done.sentence.split(":")[0], "<span>nomadiff</span>", "NFE"):
         assert said in page, said
     plan = plan_improvement(base, Improvement(synthetic_count=64, budget=256), scored=True)
-    assert "0.000256 Mi at learning rate 5.12e-05" in plan and "32 candidates" in plan and "NFE 70" in plan
+    assert "0.000512 Mi at learning rate 5.12e-05" in plan and "32 candidates" in plan and "NFE 70" in plan
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda module: module.__name__.rpartition(".")[2])
