@@ -69,7 +69,7 @@ def test_a_single_model(models: Any, tmp_path: Path) -> None:
     assert "| method | edm |" in card and "| fd_digits | 1.25 | 1 to 1.5 |" in card and "| recall | 0.5 |" in card
     assert "count 1000, reference count 500, detector digits, reference sha256 abc" in card
     assert "base.pkl" in card and model.sha256 in card
-    assert "license" not in card
+    assert "license" not in card and "images seen" not in card, "the file does not say how long it was trained"
     with pytest.raises(UsageError, match="exists already"):
         export_model(model, out)
     assert not list(tmp_path.glob(".export-*"))
@@ -135,7 +135,7 @@ def test_synthetic_training_images_are_named(models: Any, tmp_path: Path) -> Non
         ],
     )
     card = (export_model(Model.load(tmp_path / "base", device="cpu"), tmp_path / "out") / "README.md").read_text()
-    assert "trained with synthetic images (sdxl)" in card
+    assert "trained with synthetic images (sdxl)" in card and "| training | 200,000,000 images seen |" in card
     assert "| 1 | sdxl | synthetic | 5,000 | gen.zip (made by StableDiffusionXLPipeline) |" in card
 
 

@@ -74,9 +74,16 @@ def _what(model: Model) -> str:
         ("network", f"{network.architecture}, {_parameters(model) / 1e6:,.2f} M parameters"),
         ("labels", labels),
         ("sampler", f"{config.sampler.solver}, {config.sampler.steps} steps, {model.nfe():g} network evaluations"),
-        ("training", f"{config.training.budget:,} images seen, batch {config.training.batch}"),
     ]
+    if _knows_its_training(model):
+        rows.append(("training", f"{config.training.budget:,} images seen"))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""])
+
+
+def _knows_its_training(model: Model) -> bool:
+    """Whether the recipe's budget is a fact: an imported model whose file does not say it has an assumed one."""
+    imported = [source["imported"] for source in origins(model) if "imported" in source]
+    return bool(origins(model)) and all("budget" in facts.get("training", []) for facts in imported)
 
 
 def _parameters(model: Model) -> int:
@@ -95,7 +102,7 @@ def _parameters(model: Model) -> int:
 def _sources(model: Model) -> str:
     found = origins(model)
     if not found:
-        return "Not recorded with these weights.\n"
+        return "Not recorded with these weights; the terms of the model they were made from still hold.\n"
     lines = ["| label | source | kind | images | from |", "|---|---|---|---|---|"]
     for source in found:
         cells = (
