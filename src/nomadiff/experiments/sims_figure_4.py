@@ -53,8 +53,8 @@ def run(
 ) -> Table:
     """Improve every base and score weight x budget x space; interrupted and called again, it goes on.
 
-    Writes ``table.json``, ``table.csv``, ``verdicts.json`` (what ``improve`` itself concludes for each base at weight 1,
-    with its interval) and ``report.html``.
+    Writes ``table.json``, ``table.csv``, ``verdicts.json`` (what ``improve`` itself concludes for each base at weight
+    1, with its interval) and ``report.html``.
 
     Args:
         out: folder.
