@@ -113,7 +113,7 @@ def _filled(config: RunConfig, imported: Imported) -> EDMDenoiser:
 
 @torch.no_grad()
 def check_denoiser(denoiser: EDMDenoiser, config: RunConfig) -> None:
-    """Call the denoiser on images of noise: right shape, finite, and almost the image itself at sigma 0.002.
+    """Call the denoiser on an image of noise: right shape, finite, and almost the image itself at sigma 0.002.
 
     At that noise level the estimate of a clean image is the image within a few thousandths, whatever the network was
     trained on, unless preconditioning or weights are wrong.
@@ -123,7 +123,7 @@ def check_denoiser(denoiser: EDMDenoiser, config: RunConfig) -> None:
     """
     network = config.network
     shape = (network.channels, network.resolution, network.resolution)
-    noise = SampleNoise(0, range(2))
+    noise = SampleNoise(0, range(1))
     clean = (noise.normal(shape) * config.sigma_data).clip(-1, 1)
     condition: dict[str, Any] = {}
     if config.sources:
