@@ -8,7 +8,7 @@ import torch
 
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.sources import ImageSource, SourceMix
-from nomadiff.errors import Interrupted, UsageError
+from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.guidance.shared_encoder import SharedEncoder
 from nomadiff.methods import own_samples
 from nomadiff.methods.auxiliary import auxiliary_config, budgets
@@ -251,6 +251,14 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, reference, tmp_path
     assert whole[:3] == broken[:3]
     assert all(torch.equal(value, broken[3][name]) for name, value in whole[3].items())
     assert Model.load(tmp_path / "whole", device="cpu").sha256 == Model.load(tmp_path / "broken", device="cpu").sha256
+
+
+def test_an_unfinished_one_says_so(base, tmp_path, monkeypatch):
+    stop_after(monkeypatch, RunFolder, "log", 1)
+    with pytest.raises(Interrupted):
+        improve(base, tmp_path / "out", QUICK, device="cpu")
+    with pytest.raises(DataError, match="unfinished improvement: run its command again"):
+        Model.load(tmp_path / "out", device="cpu")
 
 
 def test_a_finished_one_is_only_read(base, reference, tmp_path, monkeypatch):

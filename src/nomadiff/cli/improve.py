@@ -97,6 +97,7 @@ def improve(
     """
     from nomadiff.experiments.improvement import improve_files, plan_improvement
     from nomadiff.methods.improvement import Improvement
+    from nomadiff.processes import join_processes
 
     settings = Improvement(
         synthetic_count=synthetic_count,
@@ -132,6 +133,8 @@ def improve(
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),
     )
+    if not join_processes(device).is_main:
+        return
     print(f"{done.sentence}\nmodel:  {out}\nscores: {out / 'improve.json'}")
     if done.gain is not None:
         print(f"report: {out / 'report.html'}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from nomadiff.denoiser import BoundDenoiser, Denoiser
 from nomadiff.errors import UsageError
 
-__all__ = ["Guided", "Interval", "evaluations_of", "rows_of"]
+__all__ = ["Guided", "Interval", "check_guidance", "evaluations_of", "rows_of"]
 
 Interval = tuple[float, float]
 
@@ -34,10 +34,7 @@ class Guided:
     """
 
     def __init__(self, base: Denoiser, weight: float, interval: Interval | None = None) -> None:
-        if not math.isfinite(weight):
-            raise UsageError(f"a guidance weight must be a finite number, got {weight}")
-        if interval is not None and not 0 <= interval[0] < interval[1]:
-            raise UsageError(f"a guidance interval in sigma needs 0 <= low < high, got {interval[0]}:{interval[1]}")
+        check_guidance(weight, interval)
         self.base = base
         self.weight = weight
         self.interval = interval
@@ -79,6 +76,18 @@ class Guided:
         if self.interval is None:
             return torch.ones_like(level, dtype=torch.bool)
         return (level >= self.interval[0]) & (level <= self.interval[1])
+
+
+def check_guidance(weight: float, interval: Interval | None) -> None:
+    """Refuse a weight or an interval that makes no sense.
+
+    Raises:
+        UsageError: the weight is not finite, or the interval is not ``0 <= low < high``.
+    """
+    if not math.isfinite(weight):
+        raise UsageError(f"a guidance weight must be a finite number, got {weight}")
+    if interval is not None and not 0 <= interval[0] < interval[1]:
+        raise UsageError(f"a guidance interval in sigma needs 0 <= low < high, got {interval[0]:g}:{interval[1]:g}")
 
 
 def evaluations_of(denoiser: Denoiser, sigma: float) -> float:

@@ -14,7 +14,7 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json, write_json
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.guidance.gradient import DiscriminatorGuidance
-from nomadiff.guidance.guided import Interval
+from nomadiff.guidance.guided import Interval, check_guidance
 from nomadiff.guidance.label_guidance import ClassifierFreeGuidance, SourceGuidance
 from nomadiff.guidance.merge import merged
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
@@ -73,6 +73,7 @@ class GuidanceConfig:
         if (self.auxiliary is not None) != (self.kind in _WITH_AUXILIARY):
             needs = "needs an auxiliary" if self.auxiliary is None else "takes no auxiliary"
             raise UsageError(f"guidance '{self.kind}' {needs}")
+        check_guidance(self.weight, self.interval)
         if self.kind == "merge" and self.interval is not None:
             raise UsageError("merged weights act at every noise level: an interval needs function space")
 

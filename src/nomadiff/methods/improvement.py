@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nomadiff.errors import UsageError
-from nomadiff.guidance.guided import Interval
+from nomadiff.guidance.guided import Interval, check_guidance
 from nomadiff.methods.auxiliary import TRAIN_PARTS
 
 __all__ = ["SPACES", "Improvement"]
@@ -74,8 +73,9 @@ class Improvement:
                 raise UsageError(f"unknown {name} '{value}': choose one of {', '.join(known)}")
         if self.space == "parameters" and self.interval is not None:
             raise UsageError("merged weights act at every noise level: an interval needs --space function")
-        if self.weight is not None and (self.weight == 0 or not math.isfinite(self.weight)):
-            raise UsageError(f"weight must be a finite number other than 0, which is the base; got {self.weight}")
+        check_guidance(1.0 if self.weight is None else self.weight, self.interval)
+        if self.weight == 0:
+            raise UsageError("weight must be another number than 0, which is the base")
         if not self.weight_limit > 0 or self.warmup < 0 or self.seed < 0:
             raise UsageError("weight_limit must be positive; warmup and seed must not be negative")
 

@@ -96,6 +96,8 @@ class Model:
                 raise UsageError(f"{path} has no snapshot at {snapshot} images; it has: {known}")
             file = folder.model_path if snapshot is None else folder.snapshot_path(snapshot)
             if not file.exists():
+                if (folder.path / "improve.json").exists():
+                    raise DataError(f"{path} is an unfinished improvement: run its command again")
                 folder.config()  # says so if this is no run at all
                 raise DataError(f"{path} is not finished: run its training command again, or take a snapshot ({known})")
         elif snapshot is not None:

@@ -22,7 +22,7 @@ from nomadiff.training.config import RunConfig
 from nomadiff.training.loop import train
 from nomadiff.training.run_folder import RunFolder
 
-__all__ = ["SourceGuided"]
+__all__ = ["SourceGuided", "with_source_labels"]
 
 _OWN_SAMPLES = 2
 
