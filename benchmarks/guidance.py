@@ -176,10 +176,10 @@ def main() -> None:
     kind = "CPU seconds" if device.type == "cpu" else "seconds"
     place = f"{device}, {torch.get_num_threads()} thread(s)"
     print(f"{options.network}, {options.steps} Heun steps, batch {options.batch}, {place}")
-    print(f"{'':<30}{'NFE':>7}{'GFLOP':>9}{'x base':>8}{kind + ' an image':>22}{'x base':>8}")
+    print(f"{'':<30}{'NFE':>7}{'GFLOP':>10}{'x base':>8}{kind + ' an image':>22}{'x base':>8}")
     for row in rows:
         print(
-            f"{row['way']:<30}{row['nfe']:>7.1f}{row['gflop']:>9,.0f}{row['gflop'] / base['gflop']:>8.2f}"
+            f"{row['way']:<30}{row['nfe']:>7.1f}{row['gflop']:>10,.2f}{row['gflop'] / base['gflop']:>8.2f}"
             f"{row['seconds']:>22.3f}{row['seconds'] / base['seconds']:>8.2f}"
         )
     weights = sum(value.numel() for value in network(options.network, 0).parameters()) * 4 >> 20
