@@ -138,6 +138,8 @@ def test_a_searched_weight_is_confirmed_on_other_noise(base, reference, tmp_path
     assert {row["nfe"] for row in rows if row["weight"]} == {10} and {r["nfe"] for r in rows if not r["weight"]} == {5}
     meta = json.loads((tmp_path / "out" / "improve.json").read_text())["meta"]
     assert meta["best"]["weight"] == best["weight"] and meta["sentence"] == done.sentence
+    recall = [sum(row["recall"] for row in fresh if bool(row["weight"]) == guided) / 2 for guided in (False, True)]
+    assert f"recall {recall[0]:.2f} -> {recall[1]:.2f}" in done.sentence
     assert meta["evaluation"]["detector"] == "pixels" and meta["evaluation"]["count"] == 30
 
 
@@ -145,7 +147,7 @@ def by_formula(monkeypatch, formula):
     """Replace drawing and scoring by a function of (budget, weight, seed)."""
 
     def score(self, budget, weight, seed, noise):
-        row = {"budget": budget, "weight": weight, "seed": seed, "noise": noise}
+        row = {"space": "function", "budget": budget, "weight": weight, "seed": seed, "noise": noise}
         row["fd_pixels"] = formula(budget, weight, seed)
         self.table.rows.append(row)
         return row

@@ -6,6 +6,7 @@ import json
 import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nomadiff.data.sources import ImageSource, SourceMix
@@ -26,6 +27,7 @@ from nomadiff.training.run_folder import RunFolder, save_tensors, versions
 
 __all__ = ["Improved", "improve"]
 
+_BESIDE = ("precision", "recall", "coverage")
 _OWN_SAMPLES = 2  # keeps the noise of the internal set apart from that of training and scoring
 
 
@@ -199,7 +201,8 @@ class _Task:
         chooser = Chooser(self.improvement, self.reference, self._candidate, self.table, self._save, self.processes)
         budget, weight = chooser.search(budgets(self.config, self.improvement.snapshots))
         gain = chooser.confirm(budget, weight)
-        sentence = _sentence(gain, chooser.metric, budget, weight, self.improvement.weight is not None)
+        beside = _beside(self.table.rows, self.improvement.space, budget, weight, chooser.metric)
+        sentence = _sentence(gain, chooser.metric, budget, weight, self.improvement.weight is not None) + beside
         self.meta["best"] = {"budget": budget, "weight": weight, "metric": chooser.metric, **asdict(gain)}
         return self._finish(budget, weight, sentence, gain)
 
@@ -240,6 +243,20 @@ def _sentence(gain: Gain, metric: str, budget: int, weight: float, asked: bool) 
     if asked:
         return f"{how}, as asked: {change}; the interval includes no gain: keep the base model"
     return f"no sure gain: keep the base model (the best candidate, {how}: {change}); this model draws as the base"
+
+
+def _beside(rows: list[dict[str, Any]], space: str, budget: int, weight: float, metric: str) -> str:
+    """What became of the other metrics: a distance that falls at the price of recall is no gain to everyone."""
+    means = []
+    for candidate in ((0, 0.0), (budget, weight)):
+        fresh = [
+            row
+            for row in rows
+            if row["noise"] == "fresh" and row["space"] == space and (row["budget"], row["weight"]) == candidate
+        ]
+        means.append({name: fmean(row[name] for row in fresh) for name in _BESIDE if all(name in row for row in fresh)})
+    changes = [f"{name} {means[0][name]:.2f} -> {means[1][name]:.2f}" for name in means[0] if name != metric]
+    return f"; {', '.join(changes)}" if changes else ""
 
 
 def _real_count(model: Model) -> int | None:
