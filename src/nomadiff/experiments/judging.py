@@ -27,6 +27,8 @@ from nomadiff.training.run_folder import RunFolder, versions
 
 __all__ = ["judge", "metric_infos"]
 
+_TOLD = ("distance", "replication")  # what the first lines of a report name; verdict.json has the rest
+
 _METHOD_SENTENCES = {
     "dm": "Diffusion model trained on the real images only.",
     "sda": "Trained on real and synthetic images together, without telling them apart.",
@@ -165,12 +167,17 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table |
         verdict = judge_arms(rows)
     except UsageError:
         return [], None
-    tones: dict[str, Literal["good", "bad"]] = {"yes": "good", "no": "bad"}
     result = [Finding(verdict.recommendation)]
-    for statement in verdict.statements:
-        of = f" with “{statement.source}”" if statement.source else " over all sources"
-        text = f"{statement.method.upper()}{of}, {statement.principle}: {statement.answer}. {statement.text}"
-        result.append(Finding(text, tones.get(statement.answer, "neutral")))
+    for arm in dict.fromkeys((each.method, each.source) for each in verdict.statements if each.source):
+        harmless, useful = verdict.find("no harm", *arm), verdict.find("utility", *arm)
+        tone: Literal["good", "bad", "neutral"] = "bad" if harmless.answer == "no" else "neutral"
+        if harmless.answer == useful.answer == "yes":
+            tone = "good"
+        told = [item.sentence() for item in (*harmless.evidence, *useful.evidence) if item.role in _TOLD]
+        text = (
+            f"{arm[0].upper()} with “{arm[1]}”: no harm {harmless.answer}, utility {useful.answer}; against real-only "
+        )
+        result.append(Finding(text + "; ".join(dict.fromkeys(told)) + ".", tone))
     return result, verdict.table()
 
 
