@@ -174,10 +174,9 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table |
         if harmless.answer == useful.answer == "yes":
             tone = "good"
         told = [item.sentence() for item in (*harmless.evidence, *useful.evidence) if item.role in _TOLD]
-        text = (
-            f"{arm[0].upper()} with “{arm[1]}”: no harm {harmless.answer}, utility {useful.answer}; against real-only "
-        )
-        result.append(Finding(text + "; ".join(dict.fromkeys(told)) + ".", tone))
+        answers = f"{arm[0].upper()} with “{arm[1]}”: harmless {harmless.answer}, useful {useful.answer}."
+        against = f" Against real-only training: {'; '.join(dict.fromkeys(told))}." if told else ""
+        result.append(Finding(answers + against, tone))
     return result, verdict.table()
 
 
