@@ -12,7 +12,7 @@ __all__ = ["demo"]
 def demo(
     *,
     out: Out = Path("demo-run"),
-    seeds: tuple[int, ...] = (0, 1, 2),
+    seeds: tuple[int, ...] = (0, 1),
     budget: Images | None = None,
     workers: int | None = None,
     device: Device = "cpu",
