@@ -281,7 +281,8 @@ def test_one_auxiliary_serves_both_spaces_and_any_weight(base, reference, tmp_pa
     model = Model.load(out, device="cpu")
     assert (model.config.method, model.guidance.kind, model.nfe()) == ("neon", "merge", 5)
     assert len(done.table.rows) > rows and {row["space"] for row in done.table.rows} == {"function", "parameters"}
-    improve(base, out, dataclasses.replace(QUICK, weight=0.3, interval=(0.1, 9.0)), device="cpu")
+    unscored = improve(base, out, dataclasses.replace(QUICK, weight=0.3, interval=(0.1, 9.0)), device="cpu")
+    assert unscored.table.rows == done.table.rows  # scores are not lost by a call that scores nothing
     model = Model.load(out, device="cpu")
     assert (model.guidance.weight, model.guidance.interval) == (0.3, (0.1, 9.0)) and 5 < model.nfe() < 10
     assert (out / "auxiliary" / "model.safetensors").stat().st_mtime_ns == trained

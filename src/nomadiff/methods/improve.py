@@ -173,6 +173,7 @@ class _Task:
 
     def _begin(self) -> None:
         """Claim the folder, or make sure it holds the same improvement; take over its scores."""
+        self.out.mkdir(parents=True, exist_ok=True)
         file = self.out / "improve.json"
         if file.exists():
             found = read_table(file)
@@ -180,6 +181,8 @@ class _Task:
                 if found.meta.get(name) != _plain(self.meta[name]):
                     what = _difference(found.meta.get(name), self.meta[name])
                     raise UsageError(f"{self.out} holds another improvement (differs in {what}); choose another --out")
+            if self.reference is None:  # nothing will be scored: what was stays
+                self.meta["scoring"] = found.meta.get("scoring")
             if found.meta.get("scoring") == _plain(self.meta["scoring"]):
                 self.table.rows = found.rows
         elif {entry.name for entry in self.out.iterdir() if not entry.name.startswith(".")} - {self.base_path.parts[0]}:
