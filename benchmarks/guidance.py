@@ -113,10 +113,7 @@ def measure(name: str, device: torch.device, batch: int, rounds: int, steps: int
                 if round_:
                     times.setdefault((way, inside), []).append(clock(device) - started)
                 elif "vmapped" not in way:
-                    with (
-                        OperationCounter() as counted,
-                        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-                    ):
+                    with OperationCounter() as counted:
                         denoiser(x[:1], sigma[:1])
                     operations[way, inside] = counted.total
     operations["sims, one vmapped pass", True] = operations["sims, two passes", True]
