@@ -1,10 +1,11 @@
-"""Latents: EDM2's layout and scale, with a small autoencoder of random weights."""
+"""Latent space from end to end, with a small autoencoder of random weights: encode, train, improve, sample."""
 
 from __future__ import annotations
 
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,109 +14,344 @@ import pytest
 import torch
 
 from nomadiff.cli import main
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.latents import LatentSpace, read_space
+from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.data.writing import write_images
-from nomadiff.errors import DataError, UsageError
-from nomadiff.files import read_json, write_json
+from nomadiff.errors import DataError, Interrupted, UsageError
+from nomadiff.files import read_json
+from nomadiff.interop import latents as encoding
 from nomadiff.interop.importing import import_model
-from nomadiff.interop.latents import LatentCodec, LatentStatistics, codec_of, encode_set
+from nomadiff.interop.latents import encode_set
+from nomadiff.methods.discriminator_guidance import DiscriminatorGuided
+from nomadiff.methods.distillation import distil
+from nomadiff.methods.dm import DM
+from nomadiff.methods.fitting import Fitting
+from nomadiff.methods.model import Model
+from nomadiff.methods.own_samples import OwnSamples
+from nomadiff.networks import autoencoder as decoding
+from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.networks.config import NetworkConfig
+from nomadiff.processes import Processes
+from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.training.config import TrainingConfig
+from nomadiff.training.presets import Preset
 
 diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
 
+ALONE = Processes(0, 1, torch.device("cpu"))
+SMALL = ["--budget", "64", "--batch", "16", "--warmup", "16", "--device", "cpu"]
 
-@pytest.fixture(scope="module", name="vae")
-def _vae() -> Any:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+
+def small_vae(seed: int = 0, levels: int = 2) -> Any:
+    torch.manual_seed(seed)
     return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=4,
         norm_num_groups=4,
         sample_size=16,
     ).eval()
 
 
-def pictures(count: int = 5) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+@pytest.fixture(scope="module", name="vae")
+def _vae() -> Any:
+    torch.set_num_threads(1)
+    return small_vae()
 
 
-def test_the_scale_is_edm2s() -> None:
-    statistics = LatentStatistics()
-    raw = torch.randn(1000, 4, 2, 2) * torch.tensor(statistics.std).reshape(1, 4, 1, 1)
-    raw = raw + torch.tensor(statistics.mean).reshape(1, 4, 1, 1)
-    normalised = statistics.normalised(raw)
-    assert normalised.mean((0, 2, 3)).abs().max() < 0.05
-    assert (normalised.std((0, 2, 3)) - 0.5).abs().max() < 0.05
-    torch.testing.assert_close(statistics.raw(normalised), raw, rtol=1e-5, atol=1e-5)
-    with pytest.raises(UsageError, match="a mean and a positive standard deviation"):
-        LatentStatistics(mean=(1.0,), std=(0.0,))
+@pytest.fixture(scope="module", name="place")
+def _place(vae: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it: an autoencoder, photos, somebody's synthetic images, held-out photos."""
+    place = tmp_path_factory.mktemp("latents")
+    vae.save_pretrained(place / "vae")
+    for name, kind, seed in (("photos", "real", 1), ("sdxl", "synthetic", 2), ("held-out", "real", 3)):
+        write_images(place / name, [pictures(40, seed)], 40, labels=[0, 1] * 20, manifest={"kind": kind, "by": name})
+    return place
+
+
+@pytest.fixture(scope="module", name="sets")
+def _sets(place: Path) -> Path:
+    """The same with real and synthetic latents."""
+    encode = ["encode", "--vae", str(place / "vae"), "--device", "cpu"]
+    assert main([*encode, str(place / "photos"), "--out", str(place / "real.zip")]) == 0
+    like = ["--like", str(place / "real.zip")]
+    assert main([*encode, str(place / "sdxl"), *like, "--out", str(place / "sdxl.zip")]) == 0
+    return place
+
+
+@pytest.fixture(scope="module", name="run")
+def _run(sets: Path) -> Path:
+    """A trained model of latents, sampled in two steps."""
+    network = NetworkConfig("edm2", 8, 4, 16, (1, 2), 1, (4,), channels_per_head=16, channel_mult_embedding=2)
+    training = TrainingConfig(budget=64, batch=16, warmup=16, ema_stds=(0.05, 0.1))
+    preset = Preset(network, training, SamplerConfig(steps=2), 0.5, "test")
+    real = ImageSource.open(sets / "real.zip", name="real", synthetic=False)
+    DM(preset, class_labels=True).fit(SourceMix(real), sets / "run", device="cpu")
+    return sets / "run"
+
+
+def pictures(count: int = 5, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def loaded(place: Path, **options: Any) -> Autoencoder:
+    return Autoencoder.load(str(place / "vae"), **options)
+
+
+# --- the autoencoder
 
 
 def test_encoding_is_the_posterior_of_images_in_0_to_1(vae: Any) -> None:
     images = pictures()
-    moments = LatentCodec(vae, batch_size=2).encode(images)
+    moments = Autoencoder(vae, "small", batch_size=2).encode(images)
     with torch.no_grad():
         posterior = vae.encode(images.float() / 255).latent_dist
     expected = torch.cat([posterior.mean, posterior.std], dim=1)
     torch.testing.assert_close(moments, expected, rtol=1e-5, atol=1e-5)  # whatever the chunks
-    codec = LatentCodec(vae)
-    noise = torch.randn(5, 4, 8, 8)
-    latents = codec.sampled(moments, noise)
-    torch.testing.assert_close(codec.statistics.raw(latents), posterior.mean + posterior.std * noise)
 
 
 def test_decoding_in_chunks_and_tiles(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(2)) * 0.5
-    codec = LatentCodec(vae)
-    images = codec.decode(latents)
+    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    images = Autoencoder(vae, "small").decode(latents)
     assert images.shape == (5, 3, 16, 16) and images.dtype == torch.uint8
     with torch.no_grad():
-        whole = vae.decode(codec.statistics.raw(latents)).sample
+        whole = vae.decode(latents).sample
     assert torch.equal(images, (whole.clamp(0, 1) * 255).to(torch.uint8))
-    assert (LatentCodec(vae, batch_size=2).decode(latents).int() - images.int()).abs().max() <= 1
+    assert (Autoencoder(vae, "small", batch_size=2).decode(latents).int() - images.int()).abs().max() <= 1
     asked: list[bool] = []
     monkeypatch.setattr(vae, "enable_tiling", lambda: asked.append(True))
-    monkeypatch.setattr("nomadiff.interop.latents._TILED_FROM", 32)
-    codec.decode(torch.randn(1, 4, 8, 8))
-    codec.decode(torch.randn(1, 4, 16, 16))
+    monkeypatch.setattr(decoding, "_TILED_FROM", 32)
+    Autoencoder(vae, "small").decode(torch.randn(1, 4, 8, 8))
+    Autoencoder(vae, "small").decode(torch.randn(1, 4, 16, 16))
     assert asked == [True]
 
 
-def test_a_set_is_encoded_once_in_edm2s_layout(vae: Any, tmp_path: Path) -> None:
-    images = pictures()
-    write_images(tmp_path / "photos", [images], 5, labels=[0, 1, 2, 0, 1], manifest={"kind": "real"})
-    codec = LatentCodec(vae, batch_size=2)
-    out = encode_set(tmp_path / "photos", tmp_path / "latents.zip", codec)
-    with zipfile.ZipFile(out) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".npy")]
-        assert names[0] == "00000/img-mean-std-00000000.npy" and len(names) == 5
-        arrays = np.stack([np.load(io.BytesIO(archive.read(name)), allow_pickle=False) for name in names])
-        labels = json.loads(archive.read("dataset.json"))["labels"]
-    assert arrays.dtype == np.float32 and arrays.shape == (5, 8, 8, 8)
-    torch.testing.assert_close(torch.from_numpy(arrays), codec.encode(images))
-    assert [label for _, label in labels] == [0, 1, 2, 0, 1] and labels[3][0] == names[3]
-    with pytest.raises(UsageError, match="exists already"):
-        encode_set(tmp_path / "photos", out, codec)
-
-
-def test_images_that_do_not_fit(vae: Any, tmp_path: Path) -> None:
-    codec = LatentCodec(vae)
+def test_images_that_do_not_fit_and_autoencoders_that_are_not_there(vae: Any, place: Path, tmp_path: Path) -> None:
+    small = Autoencoder(vae, "small")
     with pytest.raises(UsageError, match="must be uint8"):
-        codec.encode(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
+        small.encode(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
     with pytest.raises(UsageError, match="15x15 pixels do not divide by 2"):
-        codec.encode(torch.zeros(1, 3, 15, 15, dtype=torch.uint8))
-    with pytest.raises(UsageError, match="4 latent channels, its statistics 1"):
-        LatentCodec(vae, LatentStatistics((0.0,), (1.0,)))
+        small.encode(torch.zeros(1, 3, 15, 15, dtype=torch.uint8))
+    with pytest.raises(UsageError, match="4 latent channels, the scale is of 1"):
+        small.space((0.0,), (1.0,))
     with pytest.raises(DataError, match="cannot be loaded"):
-        LatentCodec.load(str(tmp_path / "none"))
+        Autoencoder.load(str(tmp_path / "none"))
+    ours = loaded(place)
+    assert ours.sha256 == small.sha256 and ours.spec == str((place / "vae").resolve())
+    small_vae(1).save_pretrained(tmp_path / "other")
+    with pytest.raises(DataError, match="another autoencoder than the one these latents belong to"):
+        Autoencoder.load(str(tmp_path / "other"), sha256=ours.sha256)
 
 
-def test_a_latent_model_makes_images(
-    vae: Any, lookalikes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+# --- encoding sets
+
+
+def test_a_set_keeps_labels_and_provenance(sets: Path) -> None:
+    opened = ImageSource.open(sets / "real.zip", name="real", synthetic=False)
+    expected = loaded(sets).encode(pictures(40, 1))
+    torch.testing.assert_close(opened.images, expected.half(), rtol=2e-3, atol=2e-3)
+    assert opened.labels is not None and opened.labels.tolist() == [0, 1] * 20
+    assert opened.provenance["manifest"] == {"kind": "real", "by": "photos", "count": 40}
+    with pytest.raises(UsageError, match="says these images are synthetic"):
+        ImageSource.open(sets / "sdxl.zip", name="real", synthetic=False)
+    with zipfile.ZipFile(sets / "real.zip") as archive:
+        first = np.load(io.BytesIO(archive.read("00000/img-mean-std-00000000.npy")), allow_pickle=False)
+        assert first.dtype == np.float32 and json.loads(archive.read("latents.json"))["factor"] == 2
+    assert not (sets / "real.zip.part").exists()
+
+
+def test_the_scale_is_measured_unless_it_is_known(sets: Path, tmp_path: Path) -> None:
+    space = read_space(sets / "real.zip")
+    mean, spread = loaded(sets).encode(pictures(40, 1)).double().chunk(2, dim=1)
+    drawn = torch.stack([mean + spread * torch.randn(mean.shape, dtype=torch.float64) for _ in range(50)])
+    torch.testing.assert_close(torch.tensor(space.mean).double(), drawn.mean((0, 1, 3, 4)), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(torch.tensor(space.std).double(), drawn.std((0, 1, 3, 4)), rtol=0.02, atol=0.02)
+    assert read_space(sets / "sdxl.zip") == space, "--like takes it from another set"
+    published = Autoencoder(small_vae(levels=4), LatentSpace().vae)
+    found = encode_set(sets / "photos", tmp_path / "a.zip", published)
+    assert replace(found, vae_sha256=None) == LatentSpace(), "EDM2's autoencoder has EDM2's scale"
+    elsewhere = Autoencoder(small_vae(levels=4), "elsewhere")
+    assert encode_set(sets / "photos", tmp_path / "b.zip", elsewhere, space=LatentSpace()) == found
+    with pytest.raises(UsageError, match="another autoencoder than that of the latents to be like"):
+        encode_set(sets / "photos", tmp_path / "c.zip", elsewhere, space=space)
+
+
+def test_an_interrupted_encoding_goes_on(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "_SHARD", 8)
+    out, ours = tmp_path / "a.zip", loaded(sets, batch_size=4)
+    calls, encode = [], Autoencoder.encode
+
+    def failing(self: Autoencoder, images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    monkeypatch.setattr(Autoencoder, "encode", failing)
+    with pytest.raises(Interrupted, match="run the same command again"):
+        encode_set(sets / "photos", out, ours)
+    assert not out.exists() and len(list((tmp_path / "a.zip.part").glob("*.npy"))) == 2
+    with pytest.raises(UsageError, match="another job half done"):
+        encode_set(sets / "sdxl", out, ours)
+    encode_set(sets / "photos", out, ours)
+    assert sum(calls) - calls[5] == 16 + 4 + 24, "the two finished shards were not encoded again"
+    again = ImageSource.open(out, name="real", synthetic=False)
+    assert torch.equal(again.images, ImageSource.open(_whole(sets, tmp_path), name="real", synthetic=False).images)
+    with pytest.raises(UsageError, match="exists already"):
+        encode_set(sets / "photos", out, ours)
+    with pytest.raises(UsageError, match=r"written to a \.zip"):
+        encode_set(sets / "photos", tmp_path / "folder", ours)
+
+
+def _whole(sets: Path, tmp_path: Path) -> Path:
+    encode_set(sets / "photos", tmp_path / "whole.zip", loaded(sets, batch_size=4))
+    return tmp_path / "whole.zip"
+
+
+def test_latents_are_not_encoded_again(sets: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ["encode", str(sets / "real.zip"), "--vae", str(sets / "vae"), "--out", str(tmp_path / "a.zip")]
+    assert main(command) == 1
+    assert "holds no images" in capsys.readouterr().err
+    small_vae(1).save_pretrained(tmp_path / "other")
+    command = ["encode", str(sets / "sdxl"), "--vae", str(tmp_path / "other"), "--like", str(sets / "real.zip")]
+    assert main([*command, "--out", str(tmp_path / "a.zip")]) == 1
+    assert "another autoencoder" in capsys.readouterr().err
+    dry = ["encode", str(sets / "photos"), "--vae", str(sets / "vae"), "--out", str(tmp_path / "a.zip"), "--dry-run"]
+    assert main(dry) == 0
+    assert "8 x 8 x 8" in capsys.readouterr().out and not (tmp_path / "a.zip").exists()
+
+
+# --- models
+
+
+def test_a_model_of_latents_makes_images(
+    sets: Path, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    model = Model.load(run, device="cpu")
+    assert model.shape == (4, 8, 8) and model.image_shape == (3, 16, 16)
+    assert model.config.latents == read_space(sets / "real.zip")
+    images = model.sample(3, seed=1)
+    assert images.shape == (3, 3, 16, 16) and images.dtype == torch.uint8
+    raw = torch.cat(list(model.sample_batches(3, 1, decode=False)))
+    assert raw.dtype == torch.float32
+    assert torch.equal(images, loaded(sets).decode(raw))
+    later = model.sample(1, seed=1, first=2)
+    assert (later.int() - images[2:].int()).abs().max() <= 1, "image i depends on (seed, i) only"
+    samples = tmp_path / "samples.zip"
+    assert main(["sample", str(run), "--count", "40", "--device", "cpu", "--out", str(samples)]) == 0
+    opened = ImageSource.open(samples, name="own", synthetic=True)
+    assert opened.latents is None and opened.resolution == 16 and opened.labels is not None
+    assert opened.provenance["manifest"]["vae"] == str((sets / "vae").resolve())
+    command = ["evaluate", str(samples), "--reference", str(sets / "held-out"), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "metrics.json")]) == 0
+    assert main(["info", str(run)]) == 0 and main(["info", str(sets / "real.zip")]) == 0
+    text = capsys.readouterr().out
+    assert "images of:   3 x 16 x 16\nlatents:     4 x 8 x 8, of /" in text
+    assert "latents:     40 of 4 x 8 x 8" in text
+
+
+def test_the_same_images_by_another_way(sets: Path, run: Path, tmp_path: Path) -> None:
+    """synthesize draws what sample draws; an autoencoder that moved is said by --vae, another one is refused."""
+    (tmp_path / "moved").mkdir()
+    loaded(sets).vae.save_pretrained(tmp_path / "moved" / "vae")
+    command = ["synthesize", "--from", str(run), "--count", "3", "--seed", "1", "--device", "cpu"]
+    command += ["--batch-size", "3"]
+    assert main([*command, "--vae", str(tmp_path / "moved"), "--out", str(tmp_path / "set")]) == 0
+    model = Model.load(run, device="cpu")
+    images = model.sample(3, seed=1)
+    assert torch.equal(ImageSource.open(tmp_path / "set", name="own", synthetic=True).images, images)
+    small_vae(1).save_pretrained(tmp_path / "other")
+    with pytest.raises(DataError, match="another autoencoder"):
+        Model.load(run, vae=str(tmp_path / "other"), device="cpu").sample(1)
+
+
+@pytest.mark.parametrize("method", ["sda", "casd"])
+def test_real_and_synthetic_latents(sets: Path, tmp_path: Path, method: str) -> None:
+    train = ["train", "--real", str(sets / "real.zip"), "--synthetic", str(sets / "sdxl.zip"), "--method", method]
+    assert main([*train, "--preset", "imagenet512-edm2-tiny", *SMALL, "--out", str(tmp_path / "run")]) == 0
+    model = Model.load(tmp_path / "run", device="cpu")
+    assert model.config.source_names == (("real", "sdxl") if method == "casd" else model.config.source_names)
+    kinds = [source["kind"] for source in read_json(tmp_path / "run" / "sources.json")]
+    assert "synthetic" in kinds
+    assert model.sample(1, sampler=replace(model.config.sampler, steps=1)).shape == (1, 3, 16, 16)
+
+
+def test_wrong_mixes_are_one_line(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own_scale = ["encode", str(sets / "sdxl"), "--vae", str(sets / "vae"), "--out", str(tmp_path / "own.zip")]
+    assert main(own_scale) == 0
+    train = ["train", "--preset", "imagenet512-edm2-tiny", *SMALL, "--out", str(tmp_path / "run")]
+    for wrong, says in (
+        (["--real", str(sets / "real.zip"), "--synthetic", str(sets / "sdxl")], "encode both"),
+        (["--real", str(sets / "photos"), "--synthetic", str(sets / "sdxl.zip")], "encode both"),
+        (["--real", str(sets / "real.zip"), "--synthetic", str(tmp_path / "own.zip")], "different scales"),
+        (["--real", str(sets / "real.zip"), "--resolution", "32"], "cannot be resized"),
+        (["--real", str(sets / "real.zip"), "--augment", "0.1"], "--augment 0"),
+        (["--real", str(sets / "sdxl.zip")], "--allow-synthetic-as-real"),
+    ):
+        capsys.readouterr()
+        assert main([*train, *wrong]) == 2
+        errors = capsys.readouterr().err
+        assert says in errors and errors.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+# --- improvement
+
+
+def test_improve_stays_in_latent_space(
+    sets: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encodings: list[int] = []
+    monkeypatch.setattr(Autoencoder, "encode", lambda self, images: encodings.append(len(images)))
+    out = tmp_path / "better"
+    command = ["improve", str(run), "--synthetic-count", "24", "--budget", "32", "--snapshots", "1", "--weight", "0.5"]
+    assert main([*command, "--keep-synthetic", "--device", "cpu", "--out", str(out)]) == 0
+    own = ImageSource.open(out / "own.zip", name="own", synthetic=True)
+    base = Model.load(run, device="cpu")
+    assert own.latents == base.config.latents and own.images.shape == (24, 4, 8, 8)
+    seed = own.provenance["manifest"]["seed"]
+    drawn = torch.cat(list(base.sample_batches(24, seed, decode=False)))
+    torch.testing.assert_close(own.images.float(), drawn, rtol=2e-3, atol=2e-3)
+    assert own.labels is not None and torch.equal(own.labels, base.drawn_classes(range(24), seed))
+    better = Model.load(out, device="cpu")
+    assert better.config.latents == base.config.latents and better.guidance is not None
+    assert better.sample(2).shape == (2, 3, 16, 16)
+    # scored against real images: candidates are decoded
+    score = ["--reference", str(sets / "held-out"), "--count", "40", "--confirmations", "2", "--evaluations", "2"]
+    assert main([*command, *score, "--device", "cpu", "--out", str(out)]) == 0
+    assert "as asked" in capsys.readouterr().out and (out / "report.html").exists()
+    assert not encodings, "nothing was decoded and encoded again"
+    samples = ["sample", str(out), "--count", "2", "--device", "cpu", "--out", str(tmp_path / "s.zip")]
+    assert main(samples) == 0
+
+
+def test_own_latents_are_the_same_however_often_interrupted(run: Path, tmp_path: Path) -> None:
+    model = Model.load(run, device="cpu")
+    whole, broken = (OwnSamples(model, tmp_path / name, 20, 3) for name in ("a", "b"))
+    for own in (whole, broken):
+        own._size = 8
+    whole.draw(ALONE)
+    broken.draw(ALONE)
+    (tmp_path / "b" / "own" / "000000008.zip").unlink()
+    broken.draw(ALONE)
+    assert torch.equal(whole.open().images, broken.open().images)
+
+
+def test_a_discriminator_and_a_student_learn_from_latents(sets: Path, tmp_path: Path) -> None:
+    real = ImageSource.open(sets / "real.zip", name="real", synthetic=False)
+    fitting = Fitting(budget=32, batch=16)
+    options = {"discriminator": fitting, "synthetic_count": 16, "budget": 32, "batch": 16, "warmup": 16}
+    guided = DiscriminatorGuided("imagenet512-edm2-tiny", **options).fit(SourceMix(real), tmp_path / "d", device="cpu")
+    student = distil(guided, real, tmp_path / "student", fitting)
+    assert student.config.latents == real.latents
+    assert student.sample(1, sampler=replace(student.config.sampler, steps=1)).shape == (1, 3, 16, 16)
+
+
+# --- EDM2's own models
+
+
+def test_an_imported_model_of_latents(place: Path, lookalikes: Any, tmp_path: Path) -> None:
     from nomadiff.networks.build import build_network
 
     config = NetworkConfig("edm2", 8, 4, 16, (1, 2), 1, (4,), channels_per_head=16, channel_mult_embedding=2)
@@ -125,21 +361,27 @@ def test_a_latent_model_makes_images(
     )
     encoder = contents["encoder"]
     encoder.identity = ("StabilityVAEEncoder", "")
+
+    def imported(name: str) -> Model:
+        (tmp_path / f"{name}.pkl").write_bytes(lookalikes.pickle(contents))
+        return import_model(tmp_path / f"{name}.pkl", tmp_path / name)
+
+    assert imported("plain").config.latents == LatentSpace(), "without a file's word, EDM2's space"
     encoder._init_kwargs.update(vae_name="somebody/some-vae", raw_mean=[0.0] * 4, raw_std=[2.0] * 4, final_std=0.5)
-    (tmp_path / "n.pkl").write_bytes(lookalikes.pickle(contents))
-    model = import_model(tmp_path / "n.pkl", tmp_path / "model")
-    vae.save_pretrained(tmp_path / "vae")
-    codec = codec_of(model, str(tmp_path / "vae"))
-    assert codec.statistics.std == (2.0,) * 4, "the scale is what the file says"
-    command = ["synthesize", "--from", str(tmp_path / "model"), "--count", "3", "--out", str(tmp_path / "set")]
-    command += ["--steps", "2", "--device", "cpu"]
-    assert main([*command, "--vae", str(tmp_path / "vae")]) == 0
-    source = ImageSource.open(tmp_path / "set", name="own", synthetic=True)
-    assert source.images.shape == (3, 3, 16, 16) and source.labels is not None
-    assert main([*command[:-4], "--out", str(tmp_path / "b"), "--vae", str(tmp_path / "none")]) != 0
-    # without a file's word, EDM2's scale
-    path = tmp_path / "model" / "sources.json"
-    sources = read_json(path)
-    del sources[0]["imported"]["latents"]
-    write_json(path, sources)
-    assert codec_of(model, str(tmp_path / "vae")).statistics == LatentStatistics()
+    model = imported("said")
+    assert model.config.latents == LatentSpace("hf:somebody/some-vae", mean=(0.0,) * 4, std=(2.0,) * 4)
+    small_vae(levels=4).save_pretrained(tmp_path / "vae")
+    again = Model.load(tmp_path / "said", vae=str(tmp_path / "vae"), device="cpu")
+    assert again.sample(2, sampler=replace(again.config.sampler, steps=2)).shape == (2, 3, 64, 64)
+    with pytest.raises(DataError, match="4 channels of 2 pixels a side; this model's latents have 4 of 8"):
+        Model.load(tmp_path / "said", vae=str(place / "vae"), device="cpu").sample(1)
+    encoder._init_kwargs.update(raw_std=[2.0] * 3)
+    with pytest.raises(DataError, match="its encoder: a latent space needs"):
+        imported("three")
+    encoder._init_kwargs.update(raw_std=[2.0] * 4, final_mean=1)
+    with pytest.raises(DataError, match="final_mean 1"):
+        imported("mean")
+    contents["encoder"].identity = ("StandardRGBEncoder", "")
+    model = imported("silent")
+    with pytest.raises(UsageError, match="draws 4 channels and does not name the autoencoder .*: pass --vae"):
+        model.sample(1)

@@ -41,7 +41,7 @@ def figure(text, pattern):
 def test_the_papers_four_settings(preset, classes, millions, forward, nfe, budget, batch):
     config = recipe(preset, classes)
     before = torch.random.get_rng_state()
-    text = plan_training(config)
+    text = plan_training(config, PRESETS[preset].published)
     assert torch.equal(torch.random.get_rng_state(), before)  # planning leaves no trace
     assert figure(text, r"parameters: +([\d.,]+) M") == millions
     assert figure(text, r"compute: +([\d.,]+) GFLOP an image forward") == forward
@@ -50,6 +50,8 @@ def test_the_papers_four_settings(preset, classes, millions, forward, nfe, budge
     assert f"NFE {nfe}," in text and config.sampler.nfe == nfe
     total = 3 * figure(text, r"compute: +([\d.,]+) GFLOP") * 1e9 * budget * 1e6
     assert figure(text, r"([\d,.]+) PFLOP in all") * 1e15 == pytest.approx(total, rel=0.01)
+    (papers,) = re.findall(r"papers: +(.+)", text)
+    assert f"NFE {nfe}" in papers and "280 M" in papers and "no paper gives memory or GPU hours" in papers
     assert figure(text, r"GPU hours: +([\d,.]+) on an A100") == pytest.approx(total / (0.3 * 312e12) / 3600, rel=0.02)
 
 

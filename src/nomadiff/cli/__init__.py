@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for verb in (
         "synthesize",
+        "encode",
         "train",
         "sample",
         "evaluate",

@@ -53,6 +53,7 @@ def improve(
     keep_synthetic: bool = False,
     seed: int = 0,
     allow_synthetic_as_real: bool = False,
+    vae: str | None = None,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -92,6 +93,7 @@ def improve(
         keep_synthetic: Keep the own samples as own.zip.
         seed: Seed of everything.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference.
+        vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
         device: where to compute.
         dry_run: plan only.
     """
@@ -130,6 +132,7 @@ def improve(
         train=train,
         detector=detector,
         allow_synthetic_as_real=allow_synthetic_as_real,
+        vae=vae,
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),
     )

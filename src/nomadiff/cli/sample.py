@@ -24,6 +24,7 @@ def sample(
     steps: int | None = None,
     batch_size: int | None = None,
     snapshot: Images | None = None,
+    vae: str | None = None,
     grid: Path | None = None,
     device: Device = None,
     dry_run: DryRun = False,
@@ -47,6 +48,7 @@ def sample(
         steps: Solver steps; the model's own by default.
         batch_size: Images solved together.
         snapshot: Take the snapshot at this many images seen.
+        vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
         grid: Where to write the PNG grid of the first images; beside --out by default.
         device: where to compute.
         dry_run: plan only.
@@ -59,7 +61,7 @@ def sample(
     from nomadiff.reports.grids import save_grid
 
     processes = join_processes(device)
-    loaded = Model.load(model, snapshot=snapshot, device=processes.device)
+    loaded = Model.load(model, snapshot=snapshot, vae=vae, device=processes.device)
     changes: dict[str, Any] = {
         name: value for name, value in (("solver", solver), ("steps", steps)) if value is not None
     }

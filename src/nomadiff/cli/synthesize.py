@@ -57,7 +57,7 @@ def synthesize(
         width: Width a pipeline draws at, pixels.
         source: Source label of a CASD model.
         class_label: Class of a class-conditional model; all of them by default.
-        vae: Autoencoder of a model that draws latents (folder or hf:USER/NAME); the one its file names by default.
+        vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
         batch_size: Images drawn together.
         dtype: fp32, bf16 or fp16 for pipelines; bf16 on a GPU by default.
         device: where to compute.
@@ -67,7 +67,6 @@ def synthesize(
 
     from nomadiff.errors import UsageError
     from nomadiff.interop.generators import ImageGenerator, ModelGenerator, PipelineGenerator, is_text_to_image
-    from nomadiff.interop.latents import codec_of
     from nomadiff.interop.prompts import SHIPPED, PromptGrid
     from nomadiff.interop.synthesis import synthesize as make
     from nomadiff.methods.model import Model
@@ -103,12 +102,11 @@ def synthesize(
             if value is not None
         ]:
             raise UsageError(f"{', '.join(misplaced)}: for text-to-image pipelines; {source_model} is a model")
-        model = Model.load(source_model, device=processes.device)
+        model = Model.load(source_model, vae=vae, device=processes.device)
         sampler = model.config.sampler if steps is None else replace(model.config.sampler, steps=steps)
         if dry_run:
             print(f"model: {model.config.method}, {sampler.solver} with {sampler.steps} steps, {count:,} images")
             return
-        latent = model.shape[0] not in (1, 3)
         generator = ModelGenerator(
             model,
             seed,
@@ -116,7 +114,6 @@ def synthesize(
             class_label=class_label,
             sampler=sampler,
             batch_size=batch_size,
-            codec=codec_of(model, vae, device=processes.device) if latent else None,
         )
     make(generator, out, count, first=first, resolution=resolution, processes=processes)
     if processes.is_main:

@@ -32,7 +32,8 @@ def train(
         options: training.
         out: The run folder.
         method: dm (real only), sda (union without labels) or casd (source-conditional).
-        preset: cifar10, ffhq64, small32, tiny or digits.
+        preset: cifar10, ffhq64, small32, tiny or digits; EDM2's imagenet64-edm2-s, edm2-tiny; of latents
+            imagenet512-edm2-s, -xs or -tiny.
         class_labels: Condition on the images' class labels too.
         device: where to compute.
         dry_run: plan only.
@@ -44,7 +45,7 @@ def train(
     algorithm = method_named(method)(preset, class_labels=class_labels, **options.changes())
     sources = mix.open()
     if dry_run:
-        print(plan_training(algorithm.recipe(sources)))
+        print(plan_training(algorithm.recipe(sources), algorithm.preset.published))
         return
     model = algorithm.fit(sources, out, device=device)
     if join_processes(device).is_main:

@@ -18,10 +18,11 @@ from nomadiff.data.containers import FileTree, image_names, open_tree
 from nomadiff.data.decoding import decode_image, reason_of
 from nomadiff.data.hub import PREFIX, HubTable
 from nomadiff.data.labels import LABELS_NAME, labels_from_folders, labels_from_json
+from nomadiff.data.latents import LatentSpace, latent_names, read_latents
 from nomadiff.errors import DataError, UsageError
 from nomadiff.progress import progress_bar
 
-__all__ = ["ImageSet", "read_images"]
+__all__ = ["ImageSet", "labels_in", "read_images"]
 
 _CHUNK = 64  # files a thread takes at a time
 # Threads pay for files from about this many bytes; for smaller ones, passing the interpreter's lock costs more
@@ -34,19 +35,24 @@ class ImageSet:
     """Images as they are held in memory.
 
     Attributes:
-        images: uint8 ``(N, C, H, W)``, C 1 (grey) or 3 (RGB), H = W.
+        images: uint8 ``(N, C, H, W)``, C 1 (grey) or 3 (RGB), H = W; for latents what
+            :func:`~nomadiff.data.latents.read_latents` gives.
         labels: int64 ``(N,)`` class labels, or None.
         names: relative names of the files the images came from; None for arrays.
         skipped: names of files left out because they could not be read.
+        latents: the space of latents; None for images.
     """
 
     images: Tensor
     labels: Tensor | None
     names: tuple[str, ...] | None
     skipped: tuple[str, ...] = ()
+    latents: LatentSpace | None = None
 
 
-def read_images(path: str | Path, *, resolution: int | None = None, skip_unreadable: bool = False) -> ImageSet:
+def read_images(
+    path: str | Path, *, resolution: int | None = None, skip_unreadable: bool = False, latents: bool = False
+) -> ImageSet:
     """Read a set of images.
 
     ``path`` is one of
@@ -63,13 +69,14 @@ def read_images(path: str | Path, *, resolution: int | None = None, skip_unreada
         resolution: side in pixels: the largest centred square of each image is resized to it (Lanczos); images of that
             size are untouched. None asks that all images are square and of one size.
         skip_unreadable: leave out files that cannot be read instead of refusing the set.
+        latents: accept a folder or archive of latents (:mod:`nomadiff.data.latents`) as well.
 
     Returns:
         The images, their labels, the names of the files and of those left out.
 
     Raises:
         DataError: nothing there, unreadable files, mixed sizes, wrong labels: one line that names the file.
-        UsageError: the resolution is not positive, or ``hf:`` without the extra.
+        UsageError: the resolution is not positive, ``hf:`` without the extra, or latents where images are needed.
     """
     if resolution is not None and resolution < 1:
         raise UsageError(f"the resolution must be at least 1, got {resolution}")
@@ -85,12 +92,27 @@ def read_images(path: str | Path, *, resolution: int | None = None, skip_unreada
         return ImageSet(images, None if labels is None else torch.from_numpy(labels), None)
     with open_tree(path) as tree:
         names = image_names(tree.names)
+        if not names and (stored := latent_names(tree.names)):
+            if not latents:
+                raise UsageError(f"{path} holds latents where images are needed")
+            if resolution is not None:
+                raise UsageError(
+                    f"{path} holds latents, which cannot be resized: encode images at another --resolution"
+                )
+            found, space = read_latents(tree, stored)
+            labelled = labels_in(tree, stored)
+            return ImageSet(found, None if labelled is None else torch.from_numpy(labelled), tuple(stored), (), space)
         if not names:
             raise DataError(f"{path}: holds no images")
-        return _decoded(str(path), names, tree.read, _labels(tree, names), resolution, skip_unreadable)
+        return _decoded(str(path), names, tree.read, labels_in(tree, names), resolution, skip_unreadable)
 
 
-def _labels(tree: FileTree, names: Sequence[str]) -> np.ndarray | None:
+def labels_in(tree: FileTree, names: Sequence[str]) -> np.ndarray | None:
+    """Labels of these files: from ``dataset.json``, or else from the top folders; int64 or None.
+
+    Raises:
+        DataError: a ``dataset.json`` that is wrong.
+    """
     if LABELS_NAME not in tree.names:
         return labels_from_folders(names)
     where = f"{tree.path}/{LABELS_NAME}"

@@ -100,7 +100,7 @@ def checked_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
 
 def _is_chunk(name: str) -> bool:
     """Whether a file lies in EDM's folder for its thousand: ``00001/img00001234.png`` or ``001000/001234.png``."""
-    match = re.match(r"([0-9]{5})/img([0-9]{8})\.|([0-9]{6})/([0-9]{6})\.", name)
+    match = re.match(r"([0-9]{5})/img(?:-[a-z-]+-)?([0-9]{8})\.|([0-9]{6})/([0-9]{6})\.", name)
     if match is None:
         return False
     if match[1]:

@@ -1,4 +1,7 @@
-"""Every image knows where it came from: a source is a named origin of images, a mix is one real and some synthetic."""
+"""Every image knows where it came from: a source is a named origin of images, a mix is one real and some synthetic.
+
+What is said of images holds for latents (:mod:`nomadiff.data.latents`) too.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from nomadiff.data import digits, hub
 from nomadiff.data.arrays import fit_array
 from nomadiff.data.images import ImageSet, read_images
 from nomadiff.data.interleave import Interleave, ShuffledEpochs
+from nomadiff.data.latents import LatentSpace, alike
 from nomadiff.data.manifest import is_synthetic, read_manifest
 from nomadiff.data.selection import parse_classes, parse_subset
 from nomadiff.errors import UsageError
@@ -29,16 +33,18 @@ __all__ = ["Batch", "ImageSource", "SourceMix", "parse_named", "union"]
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Images of one origin, held once in memory as uint8.
+    """Images of one origin, held once in memory: as uint8, or in latent space as float16.
 
     Attributes:
         name: what reports and tables call it.
-        images: uint8 ``(N, C, S, S)``, C 1 or 3, N at least 1.
+        images: uint8 ``(N, C, S, S)``, C 1 or 3, N at least 1; of latents float16 or float32, raw: means and standard
+            deviations ``(N, 2 C, S, S)``, or ``(N, C, S, S)`` that a model drew.
         labels: int64 ``(N,)`` class labels, or None.
         provenance: where the images came from, plain values fit for JSON: ``spec`` and ``file`` (what was opened),
             ``kind`` ("real" or "synthetic"), ``subset`` (the choices made, in order), ``skipped`` (how many unreadable
             files were left out), ``manifest`` (of the set, or None). ``count`` and ``content_hash`` are added here, so
             that they are always those of ``images``.
+        latents: the space of latents; None for images.
 
     Raises:
         UsageError: images or labels of another shape or type.
@@ -48,11 +54,18 @@ class ImageSource:
     images: Tensor
     labels: Tensor | None
     provenance: dict[str, Any]
+    latents: LatentSpace | None = None
 
     def __post_init__(self) -> None:
-        shape = tuple(self.images.shape)
-        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
-            raise UsageError(f"{self.name}: images must be uint8 (N, 1 or 3, S, S), got {self.images.dtype} {shape}")
+        shape, dtype = tuple(self.images.shape), self.images.dtype
+        kinds: tuple[torch.dtype, ...]
+        if self.latents is None:
+            wanted, channels, kinds = "images must be uint8 (N, 1 or 3, S, S)", (1, 3), (torch.uint8,)
+        else:
+            channels, kinds = (self.latents.channels, 2 * self.latents.channels), (torch.float16, torch.float32)
+            wanted = f"latents must be float16 or float32 (N, {channels[0]} or {channels[1]}, S, S)"
+        if dtype not in kinds or len(shape) != 4 or shape[1] not in channels or shape[2] != shape[3]:
+            raise UsageError(f"{self.name}: {wanted}, got {dtype} {shape}")
         if len(self) == 0:
             raise UsageError(f"{self.name}: no images")
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
@@ -106,7 +119,7 @@ class ImageSource:
                 resized = torch.from_numpy(fit_array(found.images.numpy(), resolution, spec))
                 found = replace(found, images=resized)
         else:
-            found = read_images(spec, resolution=resolution, skip_unreadable=skip_unreadable)
+            found = read_images(spec, resolution=resolution, skip_unreadable=skip_unreadable, latents=True)
         indices = np.arange(len(found.images))
         if wanted is not None:
             indices = _of_classes(found.labels, wanted, spec)
@@ -124,20 +137,20 @@ class ImageSource:
             "manifest": manifest,
         }
         images, labels = _taken(found, indices)
-        return cls(name, images, labels, provenance)
+        return cls(name, images, labels, provenance, found.latents)
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def resolution(self) -> int:
-        """Side of the images in pixels."""
+        """Side of the images in pixels, or of the latents."""
         return self.images.shape[-1]
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
-        return self.images.shape[1]
+        """1 for grey, 3 for RGB; of latents those that a network sees."""
+        return self.images.shape[1] if self.latents is None else self.latents.channels
 
     @cached_property
     def content_hash(self) -> str:
@@ -175,7 +188,7 @@ class ImageSource:
     def _selected(self, indices: np.ndarray, step: str) -> ImageSource:
         images, labels = _taken(ImageSet(self.images, self.labels, None), indices)
         provenance = {**self.provenance, "subset": [*self.provenance.get("subset", []), step]}
-        return ImageSource(self.name, images, labels, provenance)
+        return ImageSource(self.name, images, labels, provenance, self.latents)
 
 
 def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
@@ -186,17 +199,18 @@ def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
     """
     if not sources:
         raise UsageError(f"{name}: a union needs at least one source")
-    _require_equal_shapes(sources)
+    _require_equal_kinds(sources)
     labels = [source.labels for source in sources if source.labels is not None]
     kinds = {source.provenance.get("kind") for source in sources}
     return ImageSource(
         name,
-        torch.cat([source.images for source in sources]),
+        torch.cat(alike([source.images for source in sources])),
         torch.cat(labels) if len(labels) == len(sources) else None,
         {
             "kind": "real" if kinds == {"real"} else "synthetic",
             "union": [{"name": source.name, **source.provenance} for source in sources],
         },
+        sources[0].latents,
     )
 
 
@@ -221,7 +235,8 @@ class Batch(NamedTuple):
     """Images of a mix.
 
     Attributes:
-        images: uint8 ``(count, C, S, S)``.
+        images: uint8 ``(count, C, S, S)``, or latents as their source stores them; :meth:`SourceMix.clean` makes of
+            both what networks are trained on.
         source: int64 ``(count,)``: 0 is real, 1..K the synthetic sources in order.
         labels: int64 ``(count,)`` class labels; None unless every source has them.
     """
@@ -246,8 +261,9 @@ class SourceMix:
         sources: all sources, the real one first.
         names: their names.
         shares: float64 ``(K + 1,)``, summing to 1.
-        resolution: side of the images in pixels.
-        channels: 1 or 3.
+        resolution: side of the images in pixels, or of the latents.
+        channels: 1 or 3; of latents those that a network sees.
+        latents: the space of latents; None for images.
         classes: number of class labels (the largest + 1 over all sources), or 0 if a source has none.
         provenance: one mapping a source: its ``label``, ``name`` and ``share``, and its own provenance.
 
@@ -267,11 +283,12 @@ class SourceMix:
         self.names = tuple(source.name for source in self.sources)
         if twice := next((name for name in self.names if self.names.count(name) > 1), None):
             raise UsageError(f"two sources are called {twice!r}; name them: --synthetic NAME=PATH")
-        _require_equal_shapes(self.sources)
+        _require_equal_kinds(self.sources)
         shares = _shares([len(source) for source in self.sources], real_fraction, weights)
         self.shares = np.array([float(share) for share in shares])
         self.resolution = real.resolution
         self.channels = real.channels
+        self.latents = real.latents
         highest = [-1 if source.labels is None else int(source.labels.max()) for source in self.sources]
         self.classes = max(highest) + 1 if min(highest) >= 0 else 0
         self._interleave = Interleave(shares)
@@ -307,10 +324,22 @@ class SourceMix:
         images = [origin.images.index_select(0, which) for origin, which in zip(self.sources, chosen)]
         labels = [o.labels.index_select(0, which) for o, which in zip(self.sources, chosen) if o.labels is not None]
         return Batch(
-            torch.cat(images).index_select(0, back),
+            torch.cat(alike(images)).index_select(0, back),
             torch.from_numpy(source),
             torch.cat(labels).index_select(0, back) if self.classes else None,
         )
+
+    def clean(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """What networks are trained on: images in [-1, 1]; of latents a fresh sample of each posterior.
+
+        Args:
+            images: of a batch or a part of it, on the device to train on.
+            generator: where the noise of latents comes from, on the same device; images take none.
+
+        Returns:
+            float32 ``(count, C, S, S)``.
+        """
+        return images.float() / 127.5 - 1 if self.latents is None else self.latents.draw(images, generator)
 
 
 def _manifest(spec: str) -> dict[str, Any] | None:
@@ -336,10 +365,19 @@ def _taken(found: ImageSet, indices: np.ndarray) -> tuple[Tensor, Tensor | None]
     return found.images[chosen], None if found.labels is None else found.labels[chosen]
 
 
-def _require_equal_shapes(sources: Sequence[ImageSource]) -> None:
+def _require_equal_kinds(sources: Sequence[ImageSource]) -> None:
     first = sources[0]
     for source in sources[1:]:
-        if source.channels != first.channels:
+        if (first.latents is None) != (source.latents is None):
+            images, latents = (first, source) if first.latents is None else (source, first)
+            raise UsageError(
+                f"{images.name} holds images but {latents.name} holds latents: encode both (nomadiff encode --like)"
+            )
+        if first.latents is not None and source.latents is not None:
+            if difference := first.latents.difference(source.latents):
+                told = f"{first.name} and {source.name} are latents of {difference}"
+                raise UsageError(f"{told}: encode one of them like the other (nomadiff encode --like)")
+        elif source.channels != first.channels:
             colours = {1: "grey", 3: "RGB"}
             told = f"{first.name} is {colours[first.channels]} but {source.name} is {colours[source.channels]}"
             raise UsageError(f"{told}; convert one of them")

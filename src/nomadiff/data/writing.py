@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -19,10 +18,10 @@ from torch import Tensor
 
 from nomadiff.data.labels import LABELS_NAME
 from nomadiff.data.manifest import MANIFEST_NAME
-from nomadiff.errors import NomadiffError, UsageError
-from nomadiff.files import atomic_path
+from nomadiff.errors import UsageError
+from nomadiff.files import atomic_path, told_in_one_line
 
-__all__ = ["refuse_existing", "write_images"]
+__all__ = ["refuse_existing", "store_entry", "write_images"]
 
 
 def write_images(
@@ -62,11 +61,11 @@ def write_images(
     if path.suffix.lower() == ".npz":
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             _write_arrays(archive, rows, count, numbers)
-            _store(archive, MANIFEST_NAME, about.encode())
+            store_entry(archive, MANIFEST_NAME, about.encode())
     elif path.suffix.lower() == ".zip":
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            _write_files(lambda name, data: _store(archive, name, data), rows, count, numbers, compress_level=0)
-            _store(archive, MANIFEST_NAME, about.encode())
+            _write_files(lambda name, data: store_entry(archive, name, data), rows, count, numbers, compress_level=0)
+            store_entry(archive, MANIFEST_NAME, about.encode())
     else:
         with _atomic_folder(path) as temporary:
 
@@ -142,7 +141,8 @@ def _write_arrays(archive: zipfile.ZipFile, rows: Iterator[np.ndarray], count: i
             np.lib.format.write_array(handle, np.array(labels, dtype=np.int64), allow_pickle=False)
 
 
-def _store(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+def store_entry(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Put a file into an archive, uncompressed and undated: equal contents give equal archives."""
     archive.writestr(_entry(name), data)
 
 
@@ -157,18 +157,15 @@ def _entry(name: str) -> zipfile.ZipInfo:
 def _atomic_folder(path: Path) -> Iterator[Path]:
     """:func:`nomadiff.files.atomic_path` for a folder: filled beside, flushed, renamed; deleted if the block raises."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.sync()  # one flush for all files; a flush each would take minutes for 50,000
-        if path.exists():
-            path.rmdir()  # empty, or this raises
-        temporary.rename(path)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NomadiffError(f"{path}: the disk is full; free some space and run the same command again") from error
-        if isinstance(error, OSError):
-            raise NomadiffError(f"{path}: cannot be written ({error.strerror or error})") from error
-        raise
+    with told_in_one_line(path):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
+            temporary.mkdir(parents=True)
+            yield temporary
+            os.sync()  # one flush for all files; a flush each would take minutes for 50,000
+            if path.exists():
+                path.rmdir()  # empty, or this raises
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise

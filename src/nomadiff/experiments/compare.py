@@ -47,6 +47,8 @@ def compared(comparison: Comparison) -> tuple[Table, Report]:
         arm.mix for arm in arms
     ):  # whatever is wrong is found before the first expensive step
         mix = mix_spec.open()
+        if mix.latents is not None:
+            raise UsageError("compare trains on images and scores images; of latents train one model at a time")
         _check_size(reference, mix.sources[0], comparison.reference)
         for arm in arms:
             if arm.mix == mix_spec:

@@ -42,6 +42,7 @@ def improve_files(
     train: str | None = None,
     detector: str = "pixels",
     allow_synthetic_as_real: bool = False,
+    vae: str | None = None,
     device: str | None = None,
     command: str = "",
 ) -> Improved:
@@ -55,6 +56,7 @@ def improve_files(
         train: the real images the base was trained on, for replication.
         detector: feature space of the metrics.
         allow_synthetic_as_real: accept a sample set as reference.
+        vae: autoencoder of a model of latents, if it is not where its recipe says.
         device: where to compute.
         command: the command line, for the report.
 
@@ -63,14 +65,14 @@ def improve_files(
         NomadiffError, Interrupted: as :func:`~nomadiff.methods.improve.improve`.
     """
     processes = join_processes(device)
-    base = Model.load(model, device=processes.device)
+    base = Model.load(model, vae=vae, device=processes.device)
 
     def real(spec: str, name: str) -> ImageSource:
         return ImageSource.open(
             spec,
             name=name,
             synthetic=False,
-            resolution=base.shape[1],
+            resolution=base.image_shape[1],
             allow_synthetic_as_real=allow_synthetic_as_real,
         )
 

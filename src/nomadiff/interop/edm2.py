@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from nomadiff.data.hub import PREFIX
+from nomadiff.data.latents import LatentSpace
 from nomadiff.errors import DataError, UsageError
 from nomadiff.interop.edm import (
     attending,
@@ -19,7 +21,7 @@ from nomadiff.interop.edm import (
     images_in,
     training_facts,
 )
-from nomadiff.interop.imported import Imported, Settings, default_sampler, is_plain
+from nomadiff.interop.imported import Imported, Settings, default_sampler
 from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import Module, read_torch_file
 from nomadiff.networks.config import NetworkConfig
@@ -79,7 +81,8 @@ def from_edm2(module: Module, contents: dict[str, Any]) -> Imported:
         sampler=default_sampler("edm2", resolution),
         images=images_in(contents),
         training={"precision": precision, **_published_training(network), **training_facts(contents)},
-        facts={"network": module.class_name, **_encoder_facts(contents), **data_facts(contents)},
+        facts={"network": module.class_name, **data_facts(contents)},
+        latents=_latent_space(contents),
     )
 
 
@@ -92,24 +95,30 @@ def _published_training(network: NetworkConfig) -> dict[str, Any]:
     return {"batch": _BATCH, "learning_rate": rate, "lr_decay": decay, "adam_beta2": 0.99, "ema_stds": (0.05, 0.10)}
 
 
-def _encoder_facts(contents: dict[str, Any]) -> dict[str, Any]:
-    """The latent space the network works in, if it does: the encoder and its statistics."""
+def _latent_space(contents: dict[str, Any]) -> LatentSpace | None:
+    """The latent space the network works in, if it does: EDM2's own where the file does not say otherwise."""
     encoder = contents.get("encoder")
     if not isinstance(encoder, Module) or encoder.class_name != "StabilityVAEEncoder":
-        return {}
+        return None
     arguments = encoder.attribute("_init_kwargs")
     arguments = arguments if type(arguments) is dict else {}
-    vae = arguments.get("vae_name", encoder.attribute("vae_name"))
-    wanted = {name: arguments.get(name) for name in ("raw_mean", "raw_std", "final_mean", "final_std")}
-    statistics = {name: value for name, value in wanted.items() if _are_numbers(value)}
-    return {"latents": {"vae": printable(vae, 200), **statistics}}
+    said = {name: value for name, value in arguments.items() if name in _OF_ENCODER}
+    values: dict[str, Any] = {_OF_ENCODER[name]: value for name, value in said.items()}
+    if (
+        type(name := arguments.get("vae_name", encoder.attribute("vae_name"))) is str
+        and len(name) <= 200
+        and name.isprintable()
+    ):
+        values["vae"] = PREFIX + name
+    if arguments.get("final_mean", 0) != 0:
+        raise DataError(f"its encoder has final_mean {printable(arguments['final_mean'])}; nomadiff's has 0")
+    try:
+        return LatentSpace.from_dict({**LatentSpace().to_dict(), **values})
+    except UsageError as error:
+        raise DataError(f"its encoder: {error}") from error
 
 
-def _are_numbers(value: Any) -> bool:
-    """Whether a value is a number, or a short list of numbers."""
-    if type(value) is list:
-        return 0 < len(value) <= 64 and all(type(item) in (int, float) and is_plain(item) for item in value)
-    return type(value) in (int, float) and is_plain(value)
+_OF_ENCODER = {"raw_mean": "mean", "raw_std": "std", "final_std": "final_std"}
 
 
 def images_in_name(path: str | Path) -> int | None:

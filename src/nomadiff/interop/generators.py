@@ -11,14 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.interop.diffusers_ import HUB_PREFIX, is_pipeline
-from nomadiff.interop.latents import LatentCodec
 from nomadiff.interop.prompts import PromptGrid
 from nomadiff.methods.model import Model
-from nomadiff.sampling.sampler import draw
 from nomadiff.seeding import mixed_seed
 
 __all__ = ["Drawn", "ImageGenerator", "ModelGenerator", "PipelineGenerator", "is_text_to_image", "load_pipeline"]
@@ -64,10 +61,10 @@ class ModelGenerator:
         seed: seed of the set.
         source, class_label, sampler: as for :meth:`~nomadiff.methods.model.Model.sample_batches`.
         batch_size: images solved together; None chooses.
-        codec: for a model that draws latents, what makes images of them.
 
     Raises:
-        UsageError: the model draws latents and there is no codec, or no such source.
+        UsageError: no such source or class, or the model draws latents of an unknown autoencoder.
+        DataError: its autoencoder cannot be loaded.
     """
 
     def __init__(
@@ -79,21 +76,20 @@ class ModelGenerator:
         class_label: int | None = None,
         sampler: Any = None,
         batch_size: int | None = None,
-        codec: LatentCodec | None = None,
     ) -> None:
-        if codec is None and model.shape[0] not in (1, 3):
-            raise UsageError(f"this model draws latents of {model.shape[0]} channels: an autoencoder must decode them")
         if class_label is not None and not 0 <= class_label < model.config.classes:
             raise UsageError(f"class {class_label} is unknown: this model has {model.config.classes} classes")
-        self._denoiser = model.sampling_denoiser(source)  # complains before the first expensive step
-        self._codec = codec
+        model.sampling_denoiser(source)  # complains before the first expensive step, and so does the next
+        if model.draws_latents:
+            model.autoencoder  # noqa: B018
         self.batch_size = batch_size or model.comfortable_batch
         self._model, self._seed = model, seed
         self._options: dict[str, Any] = {"source": source, "class_label": class_label, "sampler": sampler}
 
     def draw(self, indices: Sequence[int]) -> list[Drawn]:
         """As :class:`ImageGenerator`."""
-        images = self._images(indices)
+        options = {**self._options, "first": indices[0], "batch_size": len(indices)}
+        images = self._model.sample(len(indices), self._seed, **options)
         classes = self._model.drawn_classes(indices, self._seed, self._options["class_label"])
         return [
             Drawn(
@@ -103,23 +99,6 @@ class ModelGenerator:
             )
             for place, (index, pixels) in enumerate(zip(indices, images))
         ]
-
-    def _images(self, indices: Sequence[int]) -> Tensor:
-        if self._codec is None:
-            options = {**self._options, "first": indices[0], "batch_size": len(indices)}
-            return self._model.sample(len(indices), self._seed, **options)
-        (latents,) = draw(
-            self._denoiser,
-            self._model.shape,
-            indices,
-            seed=self._seed,
-            config=self._options["sampler"] or self._model.config.sampler,
-            batch_size=len(indices),
-            device=self._model.device,
-            classes=self._model.config.classes,
-            class_label=self._options["class_label"],
-        )
-        return self._codec.decode(latents)
 
     def facts(self) -> dict[str, Any]:
         """As :class:`ImageGenerator`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nomadiff.data.latents import LatentSpace
 from nomadiff.errors import DataError
 from nomadiff.interop.safe_pickle import printable
 from nomadiff.networks.config import NetworkConfig
@@ -35,6 +36,7 @@ class Imported:
         images: how many images it was trained on, if the file says so.
         training: what is known of its training, as fields of :class:`~nomadiff.training.config.TrainingConfig`.
         facts: what else the file says, plain values fit for JSON.
+        latents: the space of the latents it draws; None for a network of images.
     """
 
     network: NetworkConfig
@@ -45,6 +47,7 @@ class Imported:
     images: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    latents: LatentSpace | None = None
 
     def __post_init__(self) -> None:
         for name, largest in _LARGEST.items():
@@ -54,6 +57,10 @@ class Imported:
             raise DataError("this network has levels no U-Net has")
         if not 0 <= self.classes <= 1_000_000 or not 0 < self.sigma_data < 1e6:
             raise DataError(f"this network has {self.classes} labels and sigma_data {self.sigma_data}")
+        if self.latents is not None and self.latents.channels != self.network.channels:
+            raise DataError(
+                f"this network draws {self.network.channels} channels, its latents have {self.latents.channels}"
+            )
 
 
 class Settings:

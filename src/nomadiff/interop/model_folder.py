@@ -70,6 +70,7 @@ def write_model(
         shares=tuple(1 / max(len(source_names), 1) for _ in source_names or ("real",)),
         sources=len(source_names),
         classes=0 if source_names else labels,
+        latents=imported.latents,
     )
     denoiser = _filled(config, imported)
     check_denoiser(denoiser, config)

@@ -21,6 +21,7 @@ from nomadiff.data.writing import refuse_existing
 from nomadiff.errors import Interrupted, NomadiffError, UsageError
 from nomadiff.files import atomic_path, read_json, write_json, write_text
 from nomadiff.interop.generators import Drawn, ImageGenerator
+from nomadiff.interop.part_folder import JOB_NAME, claim, part_of
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
 from nomadiff.training.run_folder import RunFolder, versions
@@ -28,7 +29,6 @@ from nomadiff.training.run_folder import RunFolder, versions
 __all__ = ["METADATA_NAME", "synthesize"]
 
 METADATA_NAME = "metadata.jsonl"
-_JOB_NAME = "job.json"
 _RECORD = "nomadiff"  # the text chunk of a PNG that says how it was made
 
 
@@ -101,34 +101,15 @@ class _Job:
         processes: Processes | None,
     ) -> None:
         self.generator, self.out, self.indices, self.resolution = generator, out, indices, resolution
-        self.part = out.with_name(f"{out.name}.part")
+        self.part = part_of(out)
         self.rank, self.count = (processes.rank, processes.count) if processes else (0, 1)
         self.is_main = self.rank == 0
         self.wait = processes.barrier if processes else lambda: None
 
     def begin(self) -> None:
         """Claim the working folder, or make sure that it holds the same job."""
-        recipe = json.loads(
-            json.dumps(
-                {
-                    **self.generator.facts(),
-                    "first": self.indices.start,
-                    "count": len(self.indices),
-                    "resolution": self.resolution,
-                }
-            )
-        )
-        path = self.part / _JOB_NAME
-        if path.exists():
-            found = read_json(path)
-            if different := sorted(key for key in found.keys() | recipe.keys() if found.get(key) != recipe.get(key)):
-                raise UsageError(
-                    f"{self.part} holds another job half done (differs in {', '.join(different)}); "
-                    "finish it, remove it, or choose another --out"
-                )
-        elif any(not entry.name.startswith(".") for entry in self.part.iterdir()):
-            raise UsageError(f"{self.part} is not empty and not a job of nomadiff; choose another --out")
-        write_json(path, recipe)
+        recipe = {"first": self.indices.start, "count": len(self.indices), "resolution": self.resolution}
+        claim(self.part, {**self.generator.facts(), **recipe})
 
     def draw(self) -> None:
         """Draw what is missing of this process' share."""
@@ -202,10 +183,10 @@ class _Job:
         if self.out.exists():
             self.out.rmdir()  # empty, or refused at the start
         self.part.rename(self.out)
-        (self.out / _JOB_NAME).unlink()
+        (self.out / JOB_NAME).unlink()
 
     def _manifest(self) -> dict[str, Any]:
-        recipe = read_json(self.part / _JOB_NAME)
+        recipe = read_json(self.part / JOB_NAME)
         return {"kind": "synthetic", **recipe, "resize": _RESIZE if self.resolution else None, "versions": versions()}
 
 

@@ -89,6 +89,7 @@ def auxiliary_config(base: RunConfig, improvement: Improvement) -> AuxiliaryConf
         shares=(1.0, *[0.0] * (base.sources - 1)) if base.sources else (1.0,),
         sources=base.sources,
         classes=base.classes,
+        latents=base.latents,
     )
 
 

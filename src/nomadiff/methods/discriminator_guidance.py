@@ -113,7 +113,7 @@ def train_discriminator(base: Model, mix: SourceMix, path: Path, options: Fittin
 
     def loss(images_seen: int, generator: torch.Generator) -> Tensor:
         batch = mix.batch(images_seen, options.batch, options.seed)
-        clean = batch.images.to(base.device).float() / 127.5 - 1
+        clean = mix.clean(batch.images.to(base.device), generator)
         sigma = training_levels(len(clean), training.p_mean, training.p_std, generator)
         noisy = clean + sigma.reshape(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator, device=base.device)
         condition = dict(constant)

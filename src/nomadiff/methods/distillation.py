@@ -61,7 +61,7 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
 
     def loss(images_seen: int, generator: torch.Generator) -> Tensor:
         batch = mix.batch(images_seen, options.batch, options.seed)
-        clean = batch.images.to(model.device).float() / 127.5 - 1
+        clean = mix.clean(batch.images.to(model.device), generator)
         sigma = training_levels(len(clean), training.p_mean, training.p_std, generator)
         level = sigma.reshape(-1, 1, 1, 1)
         noisy = clean + level * torch.randn(clean.shape, generator=generator, device=model.device)

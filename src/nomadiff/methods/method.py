@@ -59,6 +59,8 @@ class Method:
         if self.class_labels and not used.classes:
             raise UsageError("class labels are asked for, but not every source has them (dataset.json or top folders)")
         network = replace(self.preset.network, resolution=used.resolution, channels=used.channels)
+        if self.training.augment > 0 and used.latents is not None:
+            raise UsageError("augmentations move pixels, and these are latents: pass --augment 0")
         if self.training.augment > 0 and not network.augment_dim:
             raise UsageError("augment > 0 needs a network with an augmentation label; this preset's has none")
         network.validate()
@@ -72,6 +74,7 @@ class Method:
             shares=tuple(float(share) for share in used.shares),
             sources=len(used.names) if self.labels_sources else 0,
             classes=used.classes if self.class_labels else 0,
+            latents=used.latents,
         )
 
     def fit(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nomadiff.data.latents import LatentSpace
 from nomadiff.data.writing import write_images
 from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
 from nomadiff.errors import DataError, UsageError
@@ -21,6 +23,7 @@ from nomadiff.guidance.guided import evaluations_of
 from nomadiff.methods.cost import solver_levels
 from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
+from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.processes import Processes, join_processes
 from nomadiff.progress import progress_bar
 from nomadiff.sampling.sampler import SamplerConfig, draw, to_uint8
@@ -70,24 +73,32 @@ class Model:
         self.parts = tuple(parts)
 
     @classmethod
-    def load(cls, path: str | Path, *, snapshot: int | None = None, device: str | torch.device | None = None) -> Model:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        snapshot: int | None = None,
+        vae: str | None = None,
+        device: str | torch.device | None = None,
+    ) -> Model:
         """Load a run folder, one of its safetensors files (each carries its recipe), or a guided model's folder.
 
         Args:
             path: run folder, ``model.safetensors``, a snapshot file, or a folder with ``guidance.json``.
             snapshot: images seen of the snapshot to take instead of the final weights.
+            vae: where the autoencoder of a model of latents lies, if it is not where the recipe says.
             device: None takes a GPU if there is one.
 
         Raises:
             DataError: not a model, damaged, or unfinished (the message lists its snapshots).
-            UsageError: no such snapshot or device.
+            UsageError: no such snapshot or device, or an autoencoder for a model of images.
         """
         place = join_processes(device).device
         file = Path(path)
         if (file / GUIDANCE_NAME).exists():
             if snapshot is not None:
                 raise UsageError(f"{path} is a guided model: it has no snapshots of its own")
-            return cls._load_guided(file, place)
+            return cls._load_guided(file, place, vae)
         if file.is_dir():
             folder = RunFolder(file)
             available = folder.snapshots()
@@ -96,8 +107,9 @@ class Model:
                 raise UsageError(f"{path} has no snapshot at {snapshot} images; it has: {known}")
             file = folder.model_path if snapshot is None else folder.snapshot_path(snapshot)
             if not file.exists():
-                if (folder.path / "improve.json").exists():
-                    raise DataError(f"{path} is an unfinished improvement: run its command again")
+                for table, what in (("improve.json", "improvement"), ("shift.json", "shift")):
+                    if (folder.path / table).exists():
+                        raise DataError(f"{path} is an unfinished {what}: run its command again")
                 folder.config()  # says so if this is no run at all
                 raise DataError(f"{path} is not finished: run its training command again, or take a snapshot ({known})")
         elif snapshot is not None:
@@ -105,7 +117,7 @@ class Model:
         tensors, metadata = load_tensors(file)
         if "recipe" not in metadata:
             raise DataError(f"{file}: no nomadiff model (its metadata has no recipe)")
-        config = RunConfig.from_dict(metadata["recipe"])
+        config = _decoded_by(RunConfig.from_dict(metadata["recipe"]), vae)
         with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: leave no trace of it
             denoiser = config.build_denoiser()
         try:
@@ -115,9 +127,9 @@ class Model:
         return cls(denoiser.to(place).eval().requires_grad_(False), config, file, device=place)
 
     @classmethod
-    def _load_guided(cls, folder: Path, device: torch.device) -> Model:
+    def _load_guided(cls, folder: Path, device: torch.device, vae: str | None) -> Model:
         guidance = GuidanceConfig.read(folder)
-        base = cls.load(folder / guidance.base, device=device)
+        base = cls.load(folder / guidance.base, vae=vae, device=device)
         auxiliary: Model | Discriminator | None = None
         if guidance.auxiliary is not None:
             if guidance.kind == "discriminator":
@@ -147,9 +159,41 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape ``(C, H, W)`` of one image."""
+        """Shape ``(C, H, W)`` of what the network draws: an image, or a latent."""
         network = self.config.network
         return network.channels, network.resolution, network.resolution
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape ``(C, H, W)`` of one image."""
+        if self.config.latents is None:
+            return self.shape
+        side = self.shape[1] * self.config.latents.factor
+        return 3, side, side
+
+    @property
+    def draws_latents(self) -> bool:
+        """Whether what the network draws has to be decoded to be an image."""
+        return self.config.latents is not None or self.config.network.channels not in (1, 3)
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """What decodes the latents of this model; loaded when it is first used, by a guided model as its base's.
+
+        Raises:
+            UsageError: it is a model of images, or diffusers is not installed.
+            DataError: it cannot be loaded, or is another one than the model was trained with.
+        """
+        if self.parts and isinstance(self.parts[0], Model):
+            return self.parts[0].autoencoder
+        space = _space_of(self.config)
+        found = Autoencoder.load(space.vae, sha256=space.vae_sha256, device=self.device)
+        if (found.channels, found.factor) != (space.channels, space.factor):
+            raise DataError(
+                f"{space.vae}: {found.channels} channels of {found.factor} pixels a side; this model's latents have "
+                f"{space.channels} of {space.factor}"
+            )
+        return found
 
     @cached_property
     def sha256(self) -> str:
@@ -216,7 +260,7 @@ class Model:
             uint8 ``(count, C, H, W)`` on the CPU.
         """
         batches = list(self.sample_batches(count, seed, **options))
-        return torch.cat(batches) if batches else torch.empty((0, *self.shape), dtype=torch.uint8)
+        return torch.cat(batches) if batches else torch.empty((0, *self.image_shape), dtype=torch.uint8)
 
     def sample_batches(
         self,
@@ -230,6 +274,7 @@ class Model:
         first: int = 0,
         processes: Processes | None = None,
         show: bool = False,
+        decode: bool = True,
     ) -> Iterator[Tensor]:
         """Draw images a batch at a time, in order.
 
@@ -243,13 +288,18 @@ class Model:
             batch_size: images solved together in a process; None chooses by their size.
             processes: share the work among these; every process gets every image.
             show: show a progress bar.
+            decode: make images of what a model of latents draws; False leaves it as it is.
 
         Yields:
-            uint8 ``(b, C, H, W)`` on the CPU.
+            uint8 ``(b, C, H, W)`` on the CPU; without ``decode`` float32 raw latents, as data sets hold them.
 
         Raises:
-            UsageError: unknown source or class.
+            UsageError: unknown source or class, or latents of an unknown autoencoder.
+            DataError: the autoencoder cannot be loaded.
         """
+        finish = self._decoded if decode else self._raw
+        if decode and self.draws_latents:
+            self.autoencoder  # noqa: B018 - complains before the first expensive step
         if class_label is not None and not 0 <= class_label < self.config.classes:
             raise UsageError(f"class {class_label} is unknown: this model has {self.config.classes} classes")
         denoiser = self.sampling_denoiser(source)
@@ -273,8 +323,17 @@ class Model:
                     classes=self.config.classes,
                     class_label=class_label,
                 )
-                yield group.gather(to_uint8(batch)).cpu()[: stop - start]
+                yield group.gather(finish(batch)).cpu()[: stop - start]
                 advance(stop - start)
+
+    def _decoded(self, drawn: Tensor) -> Tensor:
+        """Images of what the network drew: uint8 on the model's device."""
+        if not self.draws_latents:
+            return to_uint8(drawn)
+        return self.autoencoder.decode(self._raw(drawn)).to(self.device)
+
+    def _raw(self, drawn: Tensor) -> Tensor:
+        return _space_of(self.config).raw(drawn)
 
     def drawn_classes(self, indices: Sequence[int], seed: int, class_label: int | None = None) -> Tensor | None:
         """The class of each image that :meth:`sample` draws for these indices; None without class labels.
@@ -318,6 +377,7 @@ class Model:
             "nfe": self.nfe(used),
             "trained_on": list(self.config.source_names),
             **({"guidance": self.guidance.facts()} if self.guidance is not None else {}),
+            **({"vae": self.config.latents.vae} if self.config.latents is not None else {}),
             "versions": versions(),
         }
 
@@ -351,7 +411,7 @@ class Model:
             for _ in batches:
                 pass
         group.barrier()
-        return torch.cat(first)[:64] if first else torch.empty((0, *self.shape), dtype=torch.uint8)
+        return torch.cat(first)[:64] if first else torch.empty((0, *self.image_shape), dtype=torch.uint8)
 
 
 def _noted(batch: Tensor, first: list[Tensor]) -> Tensor:
@@ -359,6 +419,24 @@ def _noted(batch: Tensor, first: list[Tensor]) -> Tensor:
     if sum(map(len, first)) < 64:
         first.append(batch)
     return batch
+
+
+def _decoded_by(config: RunConfig, vae: str | None) -> RunConfig:
+    """The recipe with its autoencoder elsewhere; a model of four channels that names none gets EDM2's space."""
+    if vae is None:
+        return config
+    if config.latents is None and config.network.channels in (1, 3):
+        raise UsageError("this is a model of images: it takes no autoencoder (--vae)")
+    return replace(config, latents=replace(config.latents or LatentSpace(), vae=vae))
+
+
+def _space_of(config: RunConfig) -> LatentSpace:
+    if config.latents is None:
+        raise UsageError(
+            f"this model draws {config.network.channels} channels and does not name the autoencoder that makes images "
+            "of them: pass --vae"
+        )
+    return config.latents
 
 
 def _device_of(denoiser: Denoiser) -> torch.device:

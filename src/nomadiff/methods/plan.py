@@ -87,8 +87,13 @@ def _parameters(config: RunConfig) -> int:
         return parameters_of(config.build_denoiser())
 
 
-def plan_training(config: RunConfig) -> str:
-    """The plan of a training run, one fact a line."""
+def plan_training(config: RunConfig, published: str = "") -> str:
+    """The plan of a training run, one fact a line.
+
+    Args:
+        config: the recipe.
+        published: what a paper says of this setting, to be read beside the figures.
+    """
     options = config.training
     parameters = _parameters(config)
     forward = flops_of(config.network, config.sources + config.classes)
@@ -107,6 +112,7 @@ def plan_training(config: RunConfig) -> str:
             f"GPU hours:   {_count(hours)} on an A100 at {_ASSUMED_SHARE:.0%} of {peak / 1e12:g} TFLOP/s (assumed)",
             f"memory:      {_memory_line(config, parameters)}",
             f"sampling:    {_sampling_line(config.sampler, forward)}",
+            *([f"papers:      {published}"] if published else []),
         ]
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nomadiff.data.latents import LatentSpace
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.networks.build import build_network
@@ -111,6 +112,7 @@ class RunConfig:
         shares: share of each source among the images seen.
         sources: number of source labels the network knows; 0 for an unlabelled network.
         classes: number of class labels; 0 for none.
+        latents: the space of the latents it draws; None for a model of images.
     """
 
     method: str
@@ -122,6 +124,7 @@ class RunConfig:
     shares: tuple[float, ...]
     sources: int = 0
     classes: int = 0
+    latents: LatentSpace | None = None
 
     def build_denoiser(self) -> EDMDenoiser:
         """A denoiser with this configuration and fresh weights from torch's global generator."""
@@ -137,6 +140,9 @@ class RunConfig:
         values = asdict(self)
         values["network"] = self.network.to_dict()
         values["sampler"] = self.sampler.to_dict()
+        values.pop("latents")
+        if self.latents is not None:  # the recipe of a model of images does not speak of them
+            values["latents"] = self.latents.to_dict()
         return {**values, "source_names": list(self.source_names), "shares": list(self.shares)}
 
     @classmethod
@@ -149,6 +155,7 @@ class RunConfig:
         try:
             training = dict(values["training"])
             training["ema_stds"] = tuple(training.get("ema_stds", ()))
+            latents = values.get("latents")
             return cls(
                 **{
                     **values,
@@ -157,6 +164,7 @@ class RunConfig:
                     "sampler": SamplerConfig.from_dict(values["sampler"]),
                     "source_names": tuple(values["source_names"]),
                     "shares": tuple(values["shares"]),
+                    "latents": None if latents is None else LatentSpace.from_dict(latents),
                 }
             )
         except (KeyError, TypeError) as error:

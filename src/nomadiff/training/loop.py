@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nomadiff.data.latents import LatentSpace
 from nomadiff.data.sources import Batch, SourceMix
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import Interrupted, NomadiffError, UsageError
@@ -50,7 +51,8 @@ def train(
 
     Args:
         config: the recipe.
-        mix: real and synthetic images. Its batches' source labels reach the network if ``config.sources`` > 0.
+        mix: real and synthetic images, or latents of the space that the recipe names. Its batches' source labels reach
+            the network if ``config.sources`` > 0.
         folder: where everything is written; continued if it holds this recipe already.
         processes: this process' place among its equals.
         start_from: weights to start from (fine-tuning) in place of fresh ones; the moving average starts from them too.
@@ -60,12 +62,14 @@ def train(
         The averaged (EMA) denoiser, in evaluation mode on ``processes.device``.
 
     Raises:
-        UsageError: the batch does not divide among the processes, or the folder holds another run.
+        UsageError: the batch does not divide among the processes, the data are of another latent space than the model,
+            or the folder holds another run.
         NomadiffError: the loss is not finite any more, memory runs out, or the network ignores its source label.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     if config.training.batch % processes.count:
         raise UsageError(f"batch {config.training.batch} does not divide among {processes.count} processes")
+    _require_equal_spaces(config.latents, mix.latents)
     if processes.is_main:
         with folder.lock():
             folder.begin(config, mix.provenance)
@@ -205,7 +209,7 @@ class _Training:
     def _loss(self, batch: Batch, part: slice, meter: _Meter) -> Tensor:
         """Summed loss of a part of a batch; adds it to the meter."""
         device, generator, options = self.processes.device, self.generator, self.options
-        images = batch.images[part].to(device, non_blocking=True).float() / 127.5 - 1
+        images = self.mix.clean(batch.images[part].to(device, non_blocking=True), generator)
         source = batch.source[part].to(device)
         condition: dict[str, Any] = {}
         if self.config.sources:
@@ -263,9 +267,9 @@ class _Training:
         # EDM2's output and label gains start at zero and leave it one after the other, in the second and third step
         if probe and self.config.sources and self.images_seen > 2 * self.options.batch:
             images = self.mix.batch(0, min(16, self.options.batch), self.options.seed).images
-            record["source_effect"] = source_effect(
-                self.ema.module, images.to(self.processes.device).float() / 127.5 - 1
-            )
+            self.generator.manual_seed(self.options.seed)  # every step seeds it anew
+            clean = self.mix.clean(images.to(self.processes.device), self.generator)
+            record["source_effect"] = source_effect(self.ema.module, clean)
         if self.processes.is_main:
             self.folder.log(record)
 
@@ -314,6 +318,14 @@ class _Training:
         if self.processes.count == 1:
             return bool(stopped)
         return bool(self.processes.total(torch.tensor(float(len(stopped)), device=self.processes.device)))
+
+
+def _require_equal_spaces(model: LatentSpace | None, data: LatentSpace | None) -> None:
+    if (model is None) != (data is None):
+        kinds = "latents, the model is one of images" if model is None else "images, the model is one of latents"
+        raise UsageError(f"the data are {kinds}")
+    if model is not None and data is not None and (difference := model.difference(data)):
+        raise UsageError(f"the data and the model's latents are of {difference}")
 
 
 def _crossed(every: int, before: int, after: int) -> bool:

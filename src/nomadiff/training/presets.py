@@ -28,8 +28,9 @@ class Preset:
         network: its resolution and channels follow the data.
         training: includes the budget.
         sampler: default sampler of the model.
-        sigma_data: standard deviation of the data in [-1, 1] units.
+        sigma_data: standard deviation of the data in [-1, 1] units, or of latents on the network's scale.
         description: what it is for.
+        published: what the papers say of this setting, and why a plan differs from it; empty for settings of our own.
     """
 
     network: NetworkConfig
@@ -37,16 +38,26 @@ class Preset:
     sampler: SamplerConfig
     sigma_data: float
     description: str
+    published: str = ""
 
 
 _MI = 1_000_000
+_NO_HOURS = "no paper gives memory or GPU hours"
+_EDMS_SIZE = f"SIMS Table 1 says 280 M parameters, which is EDM2-S: EDM's own networks are counted here; {_NO_HOURS}"
+_EDM2S_COST = f"102 billion multiply-adds an evaluation (EDM2 Table 2), half of the GFLOP here; {_NO_HOURS}"
 
 
-def _edm2(network: str, training: TrainingConfig, description: str, attention: tuple[int, ...] | None = None) -> Preset:
+def _edm2(
+    network: str,
+    training: TrainingConfig,
+    description: str,
+    published: str = "",
+    attention: tuple[int, ...] | None = None,
+) -> Preset:
     """EDM2: Adam's betas (0.9, 0.99), two power-function averages; sampled in 32 steps (NFE 63)."""
     config = NETWORKS[network] if attention is None else replace(NETWORKS[network], attention=attention)
     training = replace(training, adam_beta2=0.99, ema_stds=(0.05, 0.10))
-    return Preset(config, training, SamplerConfig(steps=32), 0.5, description)
+    return Preset(config, training, SamplerConfig(steps=32), 0.5, description, published)
 
 
 def _imagenet(batches_before_decay: int, **training: Any) -> TrainingConfig:
@@ -61,6 +72,20 @@ def _imagenet(batches_before_decay: int, **training: Any) -> TrainingConfig:
     )
 
 
+def _tiny_edm2(p_mean: float, p_std: float) -> TrainingConfig:
+    return TrainingConfig(
+        budget=200_000,
+        batch=64,
+        learning_rate=0.02,
+        warmup=10_000,
+        lr_decay=50_000,
+        p_mean=p_mean,
+        p_std=p_std,
+        snapshot_every=20_000,
+        log_every=2_000,
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "cifar10": Preset(
         NETWORKS["cifar10"],
@@ -68,6 +93,7 @@ PRESETS: dict[str, Preset] = {
         SamplerConfig(steps=18),
         0.5,
         "32x32 images, 55.7 M parameters: the papers' CIFAR-10 setting (Table 9)",
+        f"NFE 35, 60 Mi (CASD Table 9); {_EDMS_SIZE}",
     ),
     "ffhq64": Preset(
         NETWORKS["ffhq64"],
@@ -75,6 +101,7 @@ PRESETS: dict[str, Preset] = {
         SamplerConfig(steps=40),
         0.5,
         "64x64 images, 61.8 M parameters: the papers' FFHQ setting (Table 9)",
+        f"NFE 79, 60 Mi (CASD Table 9); {_EDMS_SIZE}",
     ),
     "small32": Preset(
         NETWORKS["small32"],
@@ -89,30 +116,29 @@ PRESETS: dict[str, Preset] = {
         "imagenet64-edm2-s",
         _imagenet(35_000, budget=1 << 30, learning_rate=0.0100, p_mean=-0.8, p_std=1.6),
         "64x64 images, 280 M parameters: SIMS's ImageNet-64 setting",
+        f"280 M parameters, NFE 63, 1074 Mi; {_EDM2S_COST}",
     ),
     "imagenet512-edm2-s": _edm2(
         "imagenet512-edm2-s",
         _imagenet(70_000, budget=1 << 31, learning_rate=0.0100, p_mean=-0.4, p_std=1.0),
         "64x64x4 latents, 280 M parameters: SIMS's ImageNet-512 setting",
+        f"280 M parameters, NFE 63, 2147 Mi; {_EDM2S_COST}; the autoencoder is counted in neither",
     ),
     "imagenet512-edm2-xs": _edm2(
         "imagenet512-edm2-xs",
         _imagenet(70_000, budget=1 << 31, learning_rate=0.0120, p_mean=-0.4, p_std=1.0),
         "64x64x4 latents, 125 M parameters",
+        "125 M parameters, NFE 63, 2147 Mi; 46 billion multiply-adds an evaluation (EDM2 Table 2), half of the GFLOP here",
+    ),
+    "imagenet512-edm2-tiny": _edm2(
+        "imagenet512-edm2-tiny",
+        _tiny_edm2(p_mean=-0.4, p_std=1.0),
+        "latents of any size that is a multiple of 8, 4 M parameters: to see EDM2 work in latent space on a CPU",
+        attention=(),
     ),
     "edm2-tiny": _edm2(
         "imagenet64-edm2-tiny",
-        TrainingConfig(
-            budget=200_000,
-            batch=64,
-            learning_rate=0.02,
-            warmup=10_000,
-            lr_decay=50_000,
-            p_mean=-0.8,
-            p_std=1.6,
-            snapshot_every=20_000,
-            log_every=2_000,
-        ),
+        _tiny_edm2(p_mean=-0.8, p_std=1.6),
         "any resolution that is a multiple of 8, 4 M parameters: to see EDM2 work on a CPU",
         attention=(),
     ),

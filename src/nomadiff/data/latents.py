@@ -1,0 +1,278 @@
+"""Latents in place of images: the space they live in, how a set of them is stored, how one is drawn.
+
+A set is what EDM2's training reads (Karras et al. 2024, appendix B.7): for every image the mean and the standard
+deviation of the encoder's posterior, of which a fresh sample is drawn whenever the image is used. Beside the arrays
+lies ``latents.json``, which says what decodes them and at which scale networks see them; a set without it, as EDM2's
+own tool writes, is of the space of EDM2's ImageNet-512 networks.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nomadiff.data.containers import FileTree, open_tree
+from nomadiff.data.decoding import reason_of
+from nomadiff.data.labels import LABELS_NAME
+from nomadiff.data.manifest import MANIFEST_NAME
+from nomadiff.data.writing import store_entry
+from nomadiff.errors import DataError, UsageError
+from nomadiff.files import atomic_path
+from nomadiff.progress import progress_bar
+
+__all__ = ["SPACE_NAME", "LatentSpace", "alike", "latent_names", "read_latents", "read_space", "write_latents"]
+
+SPACE_NAME = "latents.json"
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Which autoencoder latents belong to, and how raw ones are brought to the scale a network is trained on.
+
+    The defaults are those of EDM2's ImageNet-512 networks.
+
+    Attributes:
+        vae: the autoencoder: folder, or ``hf:<user>/<name>``.
+        vae_sha256: of its weights; None where nobody looked.
+        factor: pixels a side for one latent.
+        mean, std: of raw latents over a training set, by channel.
+        final_std: standard deviation afterwards; the mean is then 0.
+    """
+
+    vae: str = "hf:stabilityai/sd-vae-ft-mse"
+    vae_sha256: str | None = None
+    factor: int = 8
+    mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)
+    std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)
+    final_std: float = 0.5
+
+    def __post_init__(self) -> None:
+        numbers = (*self.mean, *self.std, self.final_std)
+        if len(self.mean) != len(self.std) or not all(map(math.isfinite, numbers)) or self.factor < 1:
+            raise UsageError("a latent space needs a finite mean and standard deviation for each channel")
+        if min(self.std, default=0) <= 0 or self.final_std <= 0:
+            raise UsageError("a latent space needs a positive standard deviation for each channel")
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return len(self.mean)
+
+    def normalised(self, raw: Tensor) -> Tensor:
+        """Raw latents ``(N, C, h, w)`` on the network's scale."""
+        mean, std = self._columns(raw)
+        return (raw - mean) * (self.final_std / std)
+
+    def raw(self, normalised: Tensor) -> Tensor:
+        """The inverse of :meth:`normalised`."""
+        mean, std = self._columns(normalised)
+        return normalised * (std / self.final_std) + mean
+
+    def draw(self, stored: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents to train on: a sample of each posterior, on the network's scale.
+
+        Args:
+            stored: any float type, ``(N, 2 C, h, w)`` means and standard deviations, or ``(N, C, h, w)`` latents
+                without a spread of their own; raw.
+            generator: where the noise comes from, on the device of ``stored``.
+
+        Returns:
+            float32 ``(N, C, h, w)``.
+        """
+        stored = stored.float()
+        if stored.shape[1] == self.channels:
+            return self.normalised(stored)
+        mean, std = stored.chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=generator, device=stored.device)
+        return self.normalised(mean + std * noise)
+
+    def difference(self, other: LatentSpace) -> str | None:
+        """What keeps latents of two spaces from being mixed, in a few words; None if nothing does."""
+        if None in (self.vae_sha256, other.vae_sha256):
+            differ = self.vae != other.vae  # all there is to go by
+        else:
+            differ = self.vae_sha256 != other.vae_sha256  # the same autoencoder may lie in two places
+        if differ or self.factor != other.factor or self.channels != other.channels:
+            return f"different autoencoders ({self.vae}, {other.vae})"
+        scales = [(space.mean, space.std, space.final_std) for space in (self, other)]
+        return None if scales[0] == scales[1] else "different scales (statistics)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> LatentSpace:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UsageError: something else.
+        """
+        known = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) - known:
+            raise UsageError(f"a latent space is described by {', '.join(sorted(known))}")
+        found = dict(values)
+        for name in ("mean", "std"):
+            found[name] = tuple(found[name]) if isinstance(found.get(name), (list, tuple)) else found.get(name)
+            numbers = found[name] or [None]
+            if not all(type(value) in (int, float) and abs(value) < 1e9 for value in numbers):
+                raise UsageError(f"a latent space needs a list of numbers as its {name}")
+        kinds = {"vae": str, "vae_sha256": (str, type(None)), "factor": int, "final_std": (int, float)}
+        for name, kind in kinds.items():
+            if name in found and (not isinstance(found[name], kind) or isinstance(found[name], bool)):  # type: ignore[arg-type]
+                raise UsageError(f"a latent space has no {name} like {found[name]!r:.60}")
+        return cls(**found)
+
+    def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(values).to(like).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
+        return mean, std
+
+
+def alike(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Stored latents of one kind, to be joined: where some have standard deviations, the others get zeros."""
+    most = max(part.shape[1] for part in parts)
+    return [part if part.shape[1] == most else torch.cat([part, torch.zeros_like(part)], dim=1) for part in parts]
+
+
+def latent_names(names: Sequence[str]) -> list[str]:
+    """The names that end like a stored latent."""
+    return [name for name in names if name.lower().endswith(".npy")]
+
+
+def read_space(path: str | Path) -> LatentSpace:
+    """The space of a set of latents; none of them is read.
+
+    Raises:
+        DataError: nothing there, or no latents.
+    """
+    with open_tree(Path(path)) as tree:
+        if not latent_names(tree.names):
+            raise DataError(f"{path}: holds no latents")
+        return _space(tree)
+
+
+def read_latents(tree: FileTree, names: Sequence[str]) -> tuple[Tensor, LatentSpace]:
+    """Read a set of latents into memory.
+
+    They are held in half precision, whatever the file has: it costs less than a thousandth of the network's scale (the
+    256 levels of a pixel cost four times as much) and halves what is by far the largest thing in memory.
+
+    Args:
+        tree: the folder or archive.
+        names: its arrays.
+
+    Returns:
+        float16, raw: ``(N, 2 C, h, w)`` means and standard deviations, or ``(N, C, h, w)`` latents drawn by a model;
+        and their space.
+
+    Raises:
+        DataError: a file is damaged, of another shape than the others, or not of finite numbers.
+    """
+    space = _space(tree)
+    held: np.ndarray | None = None
+    with progress_bar(f"reading {tree.path}", len(names)) as advance:
+        for index, name in enumerate(names):
+            try:
+                array = _array(tree.read(name), space)
+            except MemoryError:
+                raise
+            except Exception as error:  # damaged zip entries and headers fail in many ways
+                raise DataError(f"{tree.path}/{name}: not a latent ({reason_of(error)})") from error
+            if held is None:
+                held = np.empty((len(names), *array.shape), dtype=np.float16)
+            if array.shape != held.shape[1:]:
+                raise DataError(f"{tree.path}/{name}: a latent of {_shape(array.shape)} among {_shape(held.shape[1:])}")
+            with np.errstate(over="ignore"):  # what does not fit is told below
+                held[index] = array
+            advance()
+    assert held is not None
+    if not np.isfinite(held).all():
+        raise DataError(f"{tree.path}: holds latents that are not finite in half precision")
+    return torch.from_numpy(held), space
+
+
+def _space(tree: FileTree) -> LatentSpace:
+    if SPACE_NAME not in tree.names:
+        return LatentSpace()
+    try:
+        return LatentSpace.from_dict(json.loads(tree.read(SPACE_NAME)))
+    except Exception as error:  # damaged zip entries fail in many ways
+        raise DataError(f"{tree.path}/{SPACE_NAME}: cannot be read ({reason_of(error)})") from error
+
+
+def _array(content: bytes, space: LatentSpace) -> np.ndarray:
+    """The array of a ``.npy`` file, in place: what its header claims is checked before anything is made of it."""
+    handle = io.BytesIO(content)
+    version = np.lib.format.read_magic(handle)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, in_columns, dtype = read_header(handle)
+    if dtype not in (np.float16, np.float32) or len(shape) != 3 or in_columns:
+        raise ValueError(f"{dtype} of shape {_shape(shape)}")
+    if shape[0] not in (space.channels, 2 * space.channels) or shape[1] != shape[2] or 0 in shape:
+        raise ValueError(f"shape {_shape(shape)}; its space has squares of {space.channels} channels, or twice as many")
+    return np.frombuffer(content, dtype, offset=handle.tell()).reshape(shape)
+
+
+def write_latents(
+    path: str | Path,
+    batches: Iterable[Tensor],
+    count: int,
+    *,
+    space: LatentSpace,
+    labels: Tensor | Sequence[int] | None = None,
+    manifest: dict[str, Any] | None = None,
+) -> None:
+    """Write latents as they come to a ``.zip`` in EDM2's layout, whole or not at all.
+
+    ``00000/img-mean-std-00000000.npy`` each, ``dataset.json`` with the labels or null, ``latents.json``, and
+    ``manifest.json`` if there is one. Means and standard deviations in float32 are what EDM2's training reads.
+
+    Args:
+        path: the zip.
+        batches: float16 or float32 ``(b, 2 C or C, h, w)``, raw, taken one at a time.
+        count: number of latents in all.
+        space: where they live.
+        labels: class label of every one.
+        manifest: what was encoded, or what drew them.
+
+    Raises:
+        UsageError: latents of another number or kind than said.
+        NomadiffError: they are not finite; the disk is full, or the place cannot be written.
+    """
+    names: list[str] = []
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for batch in batches:
+            if not batch.is_floating_point() or batch.ndim != 4:
+                raise UsageError(f"{path}: latents must be float (b, C, h, w), got {batch.dtype} {tuple(batch.shape)}")
+            if batch.shape[1] not in (space.channels, 2 * space.channels):
+                raise UsageError(f"{path}: latents of {batch.shape[1]} channels in a space of {space.channels}")
+            if not bool(torch.isfinite(batch).all()):
+                raise DataError(f"{path}: latents are not finite; the model or autoencoder that made them is broken")
+            kind = "img-mean-std" if batch.shape[1] == 2 * space.channels else "img-latent"
+            for array in batch.detach().cpu().numpy():
+                names.append(f"{len(names) // 1000:05d}/{kind}-{len(names):08d}.npy")
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+                store_entry(archive, names[-1], buffer.getvalue())
+        if len(names) != count or (labels is not None and len(labels) != count):
+            raise UsageError(f"{path}: expected {count} latents and labels, got {len(names)} latents")
+        pairs = None if labels is None else [[name, int(label)] for name, label in zip(names, labels)]
+        store_entry(archive, LABELS_NAME, json.dumps({"labels": pairs}).encode())
+        store_entry(archive, SPACE_NAME, json.dumps(space.to_dict(), indent=2).encode())
+        if manifest is not None:
+            about = json.dumps({**manifest, "count": count}, indent=2, ensure_ascii=False, allow_nan=False)
+            store_entry(archive, MANIFEST_NAME, about.encode())
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
