@@ -13,7 +13,7 @@ from typing import Any
 
 from nomadiff.errors import DataError, NomadiffError
 
-__all__ = ["atomic_path", "read_json", "sha256_of_file", "write_json", "write_text"]
+__all__ = ["atomic_path", "read_json", "sha256_of_file", "told_in_one_line", "write_json", "write_text"]
 
 
 @contextmanager
@@ -28,20 +28,32 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with told_in_one_line(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):  # a place that cannot hold a file cannot be asked to delete one either
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def told_in_one_line(path: str | Path) -> Iterator[None]:
+    """Say in one line why ``path`` could not be written, whatever the block was told by the operating system.
+
+    Raises:
+        NomadiffError: in place of an ``OSError``, and of what libraries make of one.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        yield
     except BaseException as error:
         # libraries wrap the operating system's error (safetensors does): look for the cause in the text as well
-        with suppress(OSError):  # a place that cannot hold a file cannot be asked to delete one either
-            temporary.unlink(missing_ok=True)
-        full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "os error 28" in str(
-            error
-        )
-        if full:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "os error 28" in str(error):
             raise NomadiffError(f"{path}: the disk is full; free some space and run the same command again") from error
         if isinstance(error, OSError):
             raise NomadiffError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.data.writing import refuse_existing
+from nomadiff.downloads import download
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.interop.cards import CARDS, Card
 from nomadiff.interop.diffusers_ import HUB_PREFIX, from_diffusers, is_pipeline, pipeline_folder
-from nomadiff.interop.download import download
 from nomadiff.interop.edm import ema_of, from_edm
 from nomadiff.interop.edm2 import from_edm2, images_in_name, reconstruct
 from nomadiff.interop.imported import Imported

@@ -1,29 +1,20 @@
-"""Weight files of detectors: found by path or URL, checked by SHA-256, loaded without running anything in them.
-
-Files from a URL are kept in ``$NOMADIFF_CACHE`` (default ``$XDG_CACHE_HOME/nomadiff``, else ``~/.cache/nomadiff``)
-under their hash, and the hash is checked again at every use: a torn or exchanged file is noticed.
-"""
+"""Weight files of detectors: found by path or URL, checked by SHA-256, loaded without running anything in them."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlparse
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from nomadiff.errors import DataError, NomadiffError, UsageError
-from nomadiff.files import atomic_path, sha256_of_file
-from nomadiff.progress import progress_bar
+from nomadiff.downloads import download
+from nomadiff.errors import DataError
+from nomadiff.files import sha256_of_file
 
-__all__ = ["WeightFile", "cache_folder", "fill", "load_weights", "read_tensors", "resolve", "verified"]
+__all__ = ["WeightFile", "fill", "load_weights", "read_tensors", "resolve", "verified"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +23,6 @@ class WeightFile:
 
     url: str
     sha256: str
-
-
-def cache_folder() -> Path:
-    """Where downloaded files and computed features are kept; see the module."""
-    if folder := os.environ.get("NOMADIFF_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nomadiff"
 
 
 def resolve(file: WeightFile, given: str | Path | None = None) -> Path:
@@ -55,36 +39,7 @@ def resolve(file: WeightFile, given: str | Path | None = None) -> Path:
     source = str(given) if given is not None else file.url
     if "://" not in source:
         return verified(source, file.sha256)
-    cached = cache_folder() / "weights" / f"{file.sha256[:16]}-{PurePosixPath(urlparse(source).path).name}"
-    if cached.is_file() and sha256_of_file(cached) == file.sha256:
-        return cached
-    _download(source, file.sha256, cached)
-    return cached
-
-
-def _download(url: str, sha256: str, target: Path) -> None:
-    """Fetch ``url`` to ``target`` with a progress bar; nothing is left behind unless the hash is right."""
-    if urlparse(url).scheme not in ("http", "https", "file"):
-        raise UsageError(f"{url}: weights are read from a path or from http, https or file addresses")
-    digest = hashlib.sha256()
-    with atomic_path(target) as temporary:
-        try:
-            with urllib.request.urlopen(url, timeout=60) as answer, open(temporary, "wb") as handle:
-                size = int(answer.headers.get("Content-Length") or 0)
-                with progress_bar(f"download {target.name[17:]}", total=size, unit="bytes") as advance:
-                    while block := answer.read(1 << 20):
-                        handle.write(block)
-                        digest.update(block)
-                        advance(len(block))
-        except (urllib.error.URLError, TimeoutError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise NomadiffError(
-                f"{url}: download failed ({reason}); fetch it elsewhere and give the file as the detector's weights"
-            ) from error
-        if digest.hexdigest() != sha256:
-            raise DataError(
-                f"{url}: its SHA-256 is {digest.hexdigest()}, expected {sha256}: cut short, or another file"
-            )
+    return download(source, sha256=file.sha256)
 
 
 def verified(path: str | Path, sha256: str) -> Path:
