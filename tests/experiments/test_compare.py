@@ -1,15 +1,20 @@
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nomadiff.data.digits import read_digits
+from nomadiff.data.images import read_images
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.errors import UsageError
 from nomadiff.experiments import arms as arms_module
+from nomadiff.experiments import judging
 from nomadiff.experiments.arms import Arm
 from nomadiff.experiments.compare import Comparison, compare
 from nomadiff.experiments.demo import demo_comparison
 from nomadiff.files import read_json
+from nomadiff.metrics.detectors.digits import DigitsDetector
 
 
 def comparison(out, **changes):
@@ -62,6 +67,23 @@ def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     monkeypatch.setattr("nomadiff.training.loop._Training._step", lambda *a: pytest.fail("trained again"))
     again = compare(comparison(tmp_path))
     assert again.rows == rows
+
+
+def test_every_set_of_images_passes_the_detector_once(tmp_path, monkeypatch):
+    seen = Counter()
+
+    class Counting(DigitsDetector):
+        def __call__(self, images):
+            seen.update(image.numpy().tobytes() for image in images)
+            return super().__call__(images)
+
+    monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(judging, "load_detector", lambda *a, **k: Counting())
+    compare(comparison(tmp_path / "study", methods=("dm", "sda")))
+    reference = read_digits("digits:reference").images
+    assert {seen[image.numpy().tobytes()] for image in reference} == {1}
+    drawn = read_images(tmp_path / "study" / "runs" / "dm-seed0" / "samples.zip").images
+    assert {seen[image.numpy().tobytes()] for image in drawn} == {1}
 
 
 def test_arms_in_processes_equal_arms_in_turn(tmp_path):

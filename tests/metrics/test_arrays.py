@@ -24,12 +24,22 @@ def test_every_metric_with_an_interval() -> None:
     table = metrics_of_arrays(real, fake, train)
     rows = by_name(table)
     shares = ["precision", "recall", "density", "coverage", "replication"]
-    assert list(rows) == ["frechet_distance", "kernel_distance", "sliced_wasserstein", *shares]
+    distances = ["frechet_distance", "bures_wasserstein", "kernel_distance", "sliced_wasserstein"]
+    assert list(rows) == [*distances, *shares]
+    assert rows["bures_wasserstein"]["value"] ** 2 == pytest.approx(rows["frechet_distance"]["value"])
+    # fake is fresh data here: it sits at its floor
+    assert all(row["low"] < row["floor"] + 0.1 and row["high"] > row["floor"] - 0.1 for row in rows.values())
+    assert table.meta["floor_count"] == {"real": 150, "fake": 150}
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
     assert rows["frechet_distance"]["value"] == pytest.approx(frechet_distance_from_features(real, fake), rel=1e-5)
     assert rows["coverage"]["value"] == prdc(real, fake)["coverage"]
     assert rows["kernel_distance"]["low"] < 0.05 and rows["replication"]["value"] < 0.15
     assert table.meta["count"] == {"real": 300, "fake": 250, "train": 100} and table.meta["dimension"] == 4
+
+
+def test_too_few_real_vectors_for_a_floor_leave_the_rest() -> None:
+    rows = by_name(metrics_of_arrays(draw(9, 0), draw(50, 1)))
+    assert rows["precision"]["floor"] is None and rows["precision"]["value"] >= 0
 
 
 def test_copies_and_shifts_show() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nomadiff.metrics.detectors import extract_features
+from nomadiff.metrics.detectors import features as features_module
 
 
 class Counting:
@@ -58,6 +59,28 @@ def test_a_damaged_file_is_named_and_made_anew(tmp_path, images, damage: str) ->
     with warnings.catch_warnings(action="error"):
         assert torch.equal(extract_features(detector, x, cache=tmp_path), first)
     assert detector.seen == 20
+
+
+def test_the_cache_stays_small_and_keeps_what_was_used_last(tmp_path, images, monkeypatch) -> None:
+    detector = Counting()
+    sets = [images(10, 1, 8, seed=seed) for seed in range(3)]
+    for number, x in enumerate(sets):
+        extract_features(detector, x, cache=tmp_path)
+        for path in tmp_path.iterdir():
+            os.utime(path, (number, number))  # clocks may be too coarse to tell the three apart
+    size = next(tmp_path.iterdir()).stat().st_size
+    extract_features(detector, sets[0], cache=tmp_path)  # used again: no longer the oldest
+    monkeypatch.setattr(features_module, "CACHE_BYTES", 2 * size)
+    extract_features(detector, images(10, 1, 8, seed=3), cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 and detector.seen == 40
+    extract_features(detector, sets[0], cache=tmp_path)
+    assert detector.seen == 40
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path, images) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cannot be written.*the features are not kept"):
+        assert len(extract_features(Counting(), images(4, 1, 8), cache=tmp_path / "file")) == 4
 
 
 SCRIPT = """

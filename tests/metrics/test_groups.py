@@ -9,6 +9,7 @@ from nomadiff.data.digits import read_digits
 from nomadiff.errors import UsageError
 from nomadiff.metrics.groups import evaluate_groups, group_members
 from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.metrics.statistics_files import write_statistics
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,24 @@ def test_bad_groups_are_told(pool, against, tmp_path) -> None:
         group_members(against.classifier.class_names, {"x": []})
     with pytest.raises(UsageError, match="need a classifier"):
         evaluate_groups(ReferenceSet(pool.images[:50], detector="pixels"), pool.images)
-    against.save(tmp_path / "ref.npz")
-    with pytest.raises(UsageError, match="features only"):
+    write_statistics(tmp_path / "ref.npz", against.statistics)
+    with pytest.raises(UsageError, match="holds neither"):
         evaluate_groups(ReferenceSet.load(tmp_path / "ref.npz", detector="digits"), pool.images)
+
+
+def test_a_saved_reference_knows_its_classes(pool, against, tmp_path) -> None:
+    against.save(tmp_path / "ref.npz")
+    loaded = ReferenceSet.load(tmp_path / "ref.npz", detector="digits")
+    assert evaluate_groups(loaded, pool.images).rows == evaluate_groups(against, pool.images).rows
+
+
+def test_intervals_and_floors_of_groups(pool, against) -> None:
+    rows = evaluate_groups(
+        against, pool.images[:600], {"low": list("01234"), "nine": ["9"]}, interval=0.95, with_floor=True
+    )
+    for row in rows.rows:
+        for name in ("share", "fd_digits", "precision", "coverage"):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+        assert row["share_floor"] == row["reference_share"] and row["precision_floor"] > 0.8
+    few = evaluate_groups(against, pool.images[:30], {"low": list("01234")}, interval=0.95, with_floor=True).rows[0]
+    assert few["precision"] > 0.5 and "precision_low" not in few  # too few for an interval, not for a value

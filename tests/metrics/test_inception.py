@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -48,6 +50,40 @@ def test_resize_keeps_a_picture_of_the_right_size_and_repeats_edges(images) -> N
     assert resize_tf1(ramp, 8)[0, 0, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3]  # no half-pixel centres
 
 
+def test_the_file_may_have_any_age(network, tmp_path, monkeypatch) -> None:
+    """torch-fidelity's and pytorch-fid's file: names of the graph without batch norms' counters, torch's old format."""
+    path = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
+    tensors = {name: value for name, value in network.state_dict().items() if "num_batches" not in name}
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    monkeypatch.setattr(module, "WEIGHTS", WeightFile("", sha256_of_file(path)))
+    x = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            load_detector("inception", weights=path)(x), network(torch.full((1, 3, 299, 299), -1.0))
+        )
+
+
+class LookAlike(torch.nn.Module):
+    """The interface of NVIDIA's inception-2015-12-05.pt."""
+
+    def forward(self, img: torch.Tensor, return_features: bool = False, use_fp16: bool = False) -> torch.Tensor:
+        assert img.dtype == torch.uint8
+        features = img.float().mean((2, 3)).repeat(1, 683)[:, :2048]
+        return features if return_features else features[:, :1008]
+
+
+def test_nvidias_file_makes_a_fid_too(tmp_path, monkeypatch, images) -> None:
+    path = tmp_path / "inception-2015-12-05.pt"
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(LookAlike()).save(path)
+    with pytest.raises(DataError, match=r"its SHA-256 is .*, expected f58cb9b6ec32"):
+        load_detector("inception", weights=path)
+    monkeypatch.setattr(module, "SCRIPT", WeightFile("", sha256_of_file(path)))
+    detector = load_detector("inception", weights=path)
+    assert detector(images(2, 3, 8)).shape == (2, 2048)
+    assert distance_name(detector) == "fid" and detector.sha256 == sha256_of_file(path)
+
+
 def test_only_the_published_file_makes_a_fid(network, tmp_path, monkeypatch) -> None:
     path = tmp_path / "seeded.pth"
     torch.save(network.state_dict(), path)
@@ -59,5 +95,7 @@ def test_only_the_published_file_makes_a_fid(network, tmp_path, monkeypatch) -> 
     x = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     assert detector(x).shape == (1, 2048)
     assert distance_name(detector) == "fid"
+    with pytest.raises(DataError, match="expected f58cb9b6ec32"):  # the ending says which of the two files is meant
+        load_detector("inception", weights=path.rename(tmp_path / "seeded.pt"))
     detector.sha256 = "0" * 64
     assert distance_name(detector) == "fd_inception"

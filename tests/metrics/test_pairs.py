@@ -28,6 +28,12 @@ def test_a_copier_is_its_nearest_training_image(images) -> None:
     assert float(other["ssim_nearest"].max()) < 0.5 and float(other["lpips_pixels_nearest"].min()) > 0.05
 
 
+def test_small_images_are_enlarged_for_the_window(images) -> None:
+    small = images(6, 1, 8)
+    large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(pair_similarity(small)["ssim_pairs"], pair_similarity(large)["ssim_pairs"])
+
+
 def test_one_that_repeats_itself_has_equal_pairs(images) -> None:
     result = pair_similarity(images(1, 1, 16).repeat(6, 1, 1, 1))
     assert result["ssim_pairs"].tolist() == pytest.approx([1, 1, 1])

@@ -10,6 +10,7 @@ import torch
 
 from nomadiff.data.digits import blurred_and_shifted, read_digits
 from nomadiff.errors import DataError, UsageError
+from nomadiff.metrics.detectors.digits import DigitsDetector
 from nomadiff.metrics.frechet import Statistics
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.statistics_files import read_statistics
@@ -42,6 +43,25 @@ def test_fresh_real_data_sits_at_the_floor(pool, against) -> None:
     # half against half has fewer images, so its distance is the larger of the two floors
     assert given["fd_digits"] < 8 and floor["fd_digits"] < 12
     assert given["replication"] == 0.05
+
+
+def test_a_floor_needs_no_detector_and_no_order(pool, against, monkeypatch) -> None:
+    """Files are often sorted by class: halves in the order of the files would be different distributions."""
+    style = against.evaluate(blurred_and_shifted(pool), extra=["kid"])["kd_digits"]
+    labels = read_digits("digits:reference").labels
+    by_class = ReferenceSet(read_digits("digits:reference").images[labels.argsort(stable=True)])
+    monkeypatch.setattr(DigitsDetector, "__call__", lambda *_: pytest.fail("the detector was asked again"))
+    floor = by_class.floor()
+    assert floor["fd_digits"] < 12 and floor["composition_tv"] < 0.1 and floor["precision"] > 0.9
+    assert by_class.floor(count=100)["fd_digits"] > floor["fd_digits"] == by_class.floor(count=10_000)["fd_digits"]
+    shown = against.floor(extra=["kid", "ssim"])
+    assert abs(shown["kd_digits"]) < 0.01 * style and shown["ssim_nearest"] < 1
+
+
+def test_the_nearest_training_images_are_named(pool, against) -> None:
+    result = against.evaluate(torch.cat([pool[200:240], pool[7:8]]))
+    first = result["meta"]["nearest"][0]
+    assert first == {"sample": 40, "train": 7, "distance": 0.0} and len(result["meta"]["nearest"]) == 10
 
 
 def test_extra_metrics(pool, against, images) -> None:
@@ -79,8 +99,8 @@ def test_saved_and_loaded_it_scores_the_same(pool, against, tmp_path) -> None:
     assert found == expected
     with pytest.raises(UsageError, match="features only"):
         loaded.with_train(pool[:100])
-    with pytest.raises(UsageError, match="features only"):
-        loaded.floor()
+    assert loaded.floor() == {name: value for name, value in against.floor().items() if name in loaded.floor()}
+    assert {"fd_digits", "precision", "composition_tv"} <= loaded.floor().keys()
     edm = read_statistics(tmp_path / "ref.npz")  # the arrays EDM's own script reads
     torch.testing.assert_close(edm.covariance, Statistics.from_features(against.features).covariance)
 
@@ -91,6 +111,8 @@ def test_a_reference_of_edm_gives_the_distance_alone(pool, against, tmp_path) ->
     result = ReferenceSet.load(tmp_path / "edm.npz", detector="digits").evaluate(pool[:200])
     assert result["fd_digits"] == pytest.approx(against.evaluate(pool[:200])["fd_digits"], rel=1e-9)
     assert "precision" not in result and result["meta"]["reference_count"] is None
+    with pytest.raises(UsageError, match="statistics only"):
+        ReferenceSet.load(tmp_path / "edm.npz", detector="digits").floor()
 
 
 def test_a_reference_of_another_detector_is_refused(against, tmp_path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from nomadiff.errors import DataError
 from nomadiff.metrics.frechet import Statistics, frechet_distance
-from nomadiff.metrics.statistics_files import read_statistics, write_statistics
+from nomadiff.metrics.statistics_files import holds_statistics, read_statistics, write_statistics
 
 
 def features(count: int, dimension: int, seed: int) -> torch.Tensor:
@@ -29,6 +29,15 @@ def test_file_as_edm_writes_it(tmp_path) -> None:
     edm = read_statistics(tmp_path / "edm.npz")
     assert edm.count is None
     assert frechet_distance(edm, statistics) == pytest.approx(0, abs=1e-9)
+
+
+def test_statistics_are_told_from_images(tmp_path) -> None:
+    write_statistics(tmp_path / "ref.npz", Statistics.from_features(features(50, 6, 0)))
+    np.savez(tmp_path / "images.npz", images=np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "ref.npz").read_bytes()[:300])
+    (tmp_path / "ref.pkl").write_bytes(b"x")
+    expected = {"ref.npz": True, "ref.pkl": True, "images.npz": False, "cut.npz": False, "absent.npz": False}
+    assert {name: holds_statistics(tmp_path / name) for name in expected} == expected
 
 
 def test_bad_statistics_files_are_named(tmp_path) -> None:

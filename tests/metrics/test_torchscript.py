@@ -38,6 +38,21 @@ def test_a_file_is_a_detector_named_after_it(tmp_path, images) -> None:
     assert result["fd_my_means"] > 0 and result["composition"] is None
 
 
+class Asked(torch.nn.Module):
+    """The interface of NVIDIA's detectors: class scores unless features are asked for."""
+
+    def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        features = images.float().mean((2, 3))
+        return features if return_features else features @ torch.eye(3, 2)
+
+
+def test_a_file_that_can_be_asked_for_features_is_asked(tmp_path, images) -> None:
+    path = saved(Asked(), tmp_path / "asked.pt")
+    x = images(4, 3, 16)
+    assert load_detector(path)(x).shape == (4, 3)
+    assert load_classifier(path)(x).shape == (4, 2)  # of a classifier the scores
+
+
 def test_as_a_classifier_its_output_are_scores(tmp_path, images) -> None:
     path = saved(Means(), tmp_path / "scores.pt")
     x = images(40, 3, 16)

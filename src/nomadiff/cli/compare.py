@@ -25,6 +25,7 @@ def compare(
     detector: str = "pixels",
     detector_weights: str | None = None,
     classifier: str | None = None,
+    classifier_weights: str | None = None,
     workers: int | None = None,
     device: Device = None,
     dry_run: DryRun = False,
@@ -52,6 +53,7 @@ def compare(
         detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
         detector_weights: File or URL of the detector's weights; checked by SHA-256.
         classifier: Classifier for the class composition.
+        classifier_weights: File or URL of the classifier's weights; checked by SHA-256.
         workers: Models trained side by side; by default one a CPU core.
         device: where to compute.
         dry_run: plan only.
@@ -77,6 +79,7 @@ def compare(
         detector=detector,
         detector_weights=detector_weights,
         classifier=classifier,
+        classifier_weights=classifier_weights,
         workers=workers,
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),

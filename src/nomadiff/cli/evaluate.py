@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, DryRun, Out
+from nomadiff.cli.options import Device, DryRun, Out, score_lines
 
 __all__ = ["evaluate"]
 
@@ -21,14 +21,24 @@ def evaluate(
     detector: str = "pixels",
     detector_weights: str | None = None,
     classifier: str | None = None,
+    classifier_weights: str | None = None,
+    extra: tuple[Literal["kid", "ssim", "lpips"], ...] = (),
+    lpips_weights: tuple[str, str] | None = None,
+    by_class: bool = False,
+    group: tuple[str, ...] = (),
     k: int = 5,
+    convention: Literal["prdc", "kynkaanniemi"] = "prdc",
     interval: float | None = 0.95,
+    save_reference: Path | None = None,
     resolution: int | None = None,
     allow_synthetic_as_real: bool = False,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Score generated images against held-out real ones: distance, precision, recall, coverage, replication.
+    """Score generated images against held-out real ones, each figure with an interval and what fresh real data scores.
+
+    Always: Frechet distance, precision, recall, density, coverage; with --train replication; with a classifier the
+    class composition. On demand (--extra): KID, SSIM and LPIPS between samples and to the nearest training image.
 
     An example:
 
@@ -38,20 +48,27 @@ def evaluate(
 
     Args:
         samples: generated images.
-        reference: Held-out real images.
+        reference: Held-out real images, or statistics: a file of --save-reference, of EDM (.npz) or EDM2 (.pkl).
         out: table.
         train: The real images the model was trained on; needed for replication.
         detector: Feature space: pixels, digits, inception, ... or a TorchScript file.
         detector_weights: File or URL of the detector's weights; checked by SHA-256.
-        classifier: Classifier for the class composition; the detector itself where it classifies.
+        classifier: Classifier for composition and classes; the detector itself where it classifies.
+        classifier_weights: File or URL of the classifier's weights; checked by SHA-256.
+        extra: A further metric; once for every one.
+        lpips_weights: Files or URLs of LPIPS' AlexNet and of its heads; checked by SHA-256.
+        by_class: Score every class by itself too.
+        group: Score a group of classes by itself too, as in animals=bird,cat; once for every group.
         k: Neighbour of precision, recall, density and coverage.
+        convention: Whose precision and recall: prdc (nearer than the radius) or kynkaanniemi (on it too, usually k 3).
         interval: Level of the confidence intervals.
+        save_reference: Where to write the reference's features and statistics (.npz), to score by later.
         resolution: Resize everything to this many pixels.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference or training set.
         device: where to compute.
         dry_run: read and check the images only.
     """
-    from nomadiff.experiments.evaluation import evaluate_files
+    from nomadiff.experiments.evaluation import evaluate_files, parse_groups
 
     table = evaluate_files(
         samples,
@@ -60,8 +77,15 @@ def evaluate(
         detector=detector,
         detector_weights=detector_weights,
         classifier=classifier,
+        classifier_weights=classifier_weights,
         k=k,
+        convention=convention,
+        extra=extra,
+        lpips_weights=lpips_weights,
+        by_class=by_class,
+        groups=parse_groups(group) if group else None,
         interval=interval,
+        save_reference=save_reference,
         resolution=resolution,
         allow_synthetic_as_real=allow_synthetic_as_real,
         device=device,
@@ -70,12 +94,15 @@ def evaluate(
     if dry_run:
         print("\n".join(f"{name}: {value}" for name, value in table.meta.items()))
         return
+    if not table.rows:  # a process that only helped
+        return
     table.write(out)
-    for row in table.rows:
-        low, high = row["low"], row["high"]
-        print(f"{row['metric']:<24} {row['value']:.4g}" + (f"  [{low:.4g}, {high:.4g}]" if low is not None else ""))
     meta = table.meta
-    print(
-        f"{meta['count']} samples, {meta['reference_count']} reference images, "
-        f"detector {meta['detector']}; table: {out}"
-    )
+    print(score_lines(table.rows))
+    if "floor_count" in meta:
+        print(
+            f"fresh real data: {meta['floor_count']} of the reference judged by the other "
+            f"{meta['floor_reference_count']}; the fewer, the larger the distance"
+        )
+    counted = "statistics of unknown count" if meta["reference_count"] is None else f"{meta['reference_count']} images"
+    print(f"{meta['count']} samples, reference {counted}, detector {meta['detector']}; table: {out}")

@@ -9,16 +9,25 @@ from cyclopts import Parameter
 __all__ = ["info"]
 
 
-def info(path: Annotated[str, Parameter(help="Run folder, model file, or images (folder, zip, npz, npy).")]) -> None:
-    """Say what a run, a model or a set of images is.
+def info(
+    path: Annotated[str, Parameter(help="Run folder, model file, images (folder, zip, npz, npy), or a detector.")],
+    *,
+    detector_weights: str | None = None,
+    accuracy_on: str | None = None,
+) -> None:
+    """Say what a run, a model, a set of images or a detector is.
 
-    An example:
+    An example, and another for a detector:
 
     nomadiff info run/
 
+    nomadiff info cifar10-resnet56 --accuracy-on cifar10-32x32-test.zip
+
     Args:
         path: what to describe.
+        detector_weights: File or URL of the detector's weights; checked by SHA-256.
+        accuracy_on: Labelled images to measure a classifying detector's accuracy on.
     """
     from nomadiff.experiments.describe import describe
 
-    print(describe(path))
+    print(describe(path, weights=detector_weights, accuracy_on=accuracy_on))

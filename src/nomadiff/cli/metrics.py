@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Out
+from nomadiff.cli.options import Out, score_lines
 
 __all__ = ["metrics"]
 
@@ -22,7 +22,7 @@ def metrics(
     convention: str = "prdc",
     interval: float = 0.95,
 ) -> None:
-    """Score features of your own: distances, precision, recall, density, coverage, replication, with intervals.
+    """Score features of your own: distances, precision, recall, density, coverage, replication; intervals and floors.
 
     An example:
 
@@ -48,6 +48,4 @@ def metrics(
         interval=interval,
     )
     table.write(out)
-    for row in table.rows:
-        print(f"{row['metric']:<20} {row['value']:.4g}  [{row['low']:.4g}, {row['high']:.4g}]")
-    print(f"table: {out}")
+    print(f"{score_lines(table.rows)}\ntable: {out}")

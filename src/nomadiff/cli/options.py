@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from cyclopts import Parameter, Token
 
 from nomadiff.data.mix_spec import MixSpec
 
-__all__ = ["Device", "DryRun", "Images", "Mix", "Out", "Training", "TrainingOptions", "parse_images"]
+__all__ = ["Device", "DryRun", "Images", "Mix", "Out", "Training", "TrainingOptions", "parse_images", "score_lines"]
 
 _UNITS = {"": 1, "k": 1_000, "ki": 1_000, "m": 1_000_000, "mi": 1_000_000}
 
@@ -80,3 +80,18 @@ Training = Annotated[TrainingOptions, Parameter(name="*")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]
 DryRun = Annotated[bool, Parameter(negative="", help="Print the plan, its cost and what is missing; start nothing.")]
 Out = Annotated[Path, Parameter(help="Where to write; must be new, or hold the same unfinished work.")]
+
+
+def score_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of ``metric``, ``value``, ``low``, ``high`` and ``floor``, and maybe ``group``, one a line, aligned."""
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4g}"
+
+    cells = [("", "", "interval", "fresh real data")]
+    for row in rows:
+        name = " ".join(filter(None, (row.get("group"), row["metric"])))
+        interval = "" if row.get("low") is None else f"[{number(row['low'])}, {number(row['high'])}]"
+        cells.append((name, number(row["value"]), interval, number(row.get("floor"))))
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)

@@ -7,26 +7,38 @@ from pathlib import Path
 import torch
 
 from nomadiff.data.sources import ImageSource
-from nomadiff.errors import DataError
+from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json
 from nomadiff.methods.guided_model import GUIDANCE_NAME
 from nomadiff.methods.model import Model
+from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
+from nomadiff.metrics.detectors.loading import DETECTORS
+from nomadiff.metrics.reference import distance_name
 from nomadiff.networks.flops import flops_of, parameters_of
+from nomadiff.processes import join_processes
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["describe"]
 
 
-def describe(path: str) -> str:
-    """Describe a run folder, a model file or a set of images, one fact a line.
+def describe(path: str, *, weights: str | None = None, accuracy_on: str | None = None) -> str:
+    """Describe a run folder, a model file, a set of images or a detector, one fact a line.
 
     Args:
-        path: run folder, safetensors file, or anything :meth:`~nomadiff.data.sources.ImageSource.open` opens.
+        path: run folder, safetensors file, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens, or one of
+            :data:`~nomadiff.metrics.detectors.loading.DETECTORS`, unless there is a file of that name.
+        weights: path or URL of the detector's weights.
+        accuracy_on: labelled images; of a detector that classifies its accuracy on them is told.
 
     Raises:
         DataError: it is none of them, or damaged.
+        UsageError: an option does not belong to what is described.
     """
     place = Path(path)
+    if path in DETECTORS and not place.exists():
+        return _describe_detector(path, weights, accuracy_on)
+    if weights is not None or accuracy_on is not None:
+        raise UsageError(f"{path} is no detector ({', '.join(DETECTORS)}): it has no weights or accuracy to ask for")
     if (place / "config.json").is_file():
         return _describe_run(RunFolder(place))
     if place.suffix == ".safetensors" or (place / GUIDANCE_NAME).is_file():
@@ -70,13 +82,41 @@ def _describe_model(model: Model) -> str:
     labels = f"sources {names}" if config.sources else "no sources"
     lines = [
         f"network:     {network.architecture}, {parameters / 1e6:,.2f} M parameters, {flops / 1e9:,.3g} GFLOP an image",
-        f"images of:   {network.channels} x {network.resolution} x {network.resolution}",
+        f"images of:   {' x '.join(map(str, model.image_shape))}",
         f"labels:      {labels}" + (f"; {config.classes} classes" if config.classes else ""),
         f"sampler:     {config.sampler.solver}, {config.sampler.steps} steps (NFE {config.sampler.nfe} unguided)",
         f"sha256:      {model.sha256}",
     ]
+    if config.latents is not None:
+        lines.insert(2, f"latents:     {' x '.join(map(str, model.shape))}, of {config.latents.vae}")
     if model.guidance is not None:
         lines.insert(0, f"guidance:    {model.guidance.kind}, weight {model.guidance.weight:g}")
+    return "\n".join(lines)
+
+
+def _describe_detector(name: str, weights: str | None, accuracy_on: str | None) -> str:
+    detector = load_detector(name, weights=weights, device=join_processes().device)
+    width = "as many as the image has values" if detector.dimension is None else f"{detector.dimension:,}"
+    lines = [
+        f"detector:    {detector.name}, version {detector.version}",
+        f"features:    {width}",
+        f"distance:    {distance_name(detector)}",
+        f"sha256:      {detector.sha256 or 'no weights'}",
+    ]
+    classifier = detector if isinstance(detector, Classifier) else None
+    if classifier is not None:
+        lines.append(f"classes:     {', '.join(classifier.class_names)}")
+    if accuracy_on is not None:
+        if classifier is None:
+            raise UsageError(f"detector {name} has no classes: there is no accuracy to measure")
+        images = ImageSource.open(accuracy_on, name="images", synthetic=True)
+        if images.labels is None:
+            raise UsageError(f"{accuracy_on}: these images have no labels to measure the accuracy by")
+        highest, classes = int(images.labels.max()), len(classifier.class_names)
+        if highest >= classes:
+            raise UsageError(f"{accuracy_on}: labels up to {highest}, detector {name} has {classes} classes")
+        share = accuracy(classifier, images.images, images.labels)
+        lines.append(f"accuracy:    {share:.2%} of {len(images):,} images ({accuracy_on})")
     return "\n".join(lines)
 
 
@@ -86,9 +126,14 @@ def _describe_images(path: str) -> str:
     except DataError as error:
         raise DataError(f"{error} (neither a run folder, a model file nor a set of images)") from error
     manifest = source.provenance.get("manifest")
+    size = f"{len(source):,} of {source.channels} x {source.resolution} x {source.resolution}"
+    if source.latents is None:
+        means = source.images.float().mean((0, 2, 3)) / 255
+        what = [f"images:      {size}", f"mean:        {', '.join(f'{value:.4f}' for value in means)} of 1"]
+    else:
+        what = [f"latents:     {size}", f"of:          {source.latents.vae}"]
     lines = [
-        f"images:      {len(source):,} of {source.channels} x {source.resolution} x {source.resolution}",
-        f"mean:        {', '.join(f'{value:.4f}' for value in source.images.float().mean((0, 2, 3)) / 255)} of 1",
+        *what,
         f"classes:     {'none' if source.labels is None else len(source.labels.unique())}",
         f"content:     sha256 {source.content_hash}",
     ]

@@ -15,10 +15,11 @@ from nomadiff.experiments.arms import Arm
 from nomadiff.experiments.comparison import Comparison
 from nomadiff.files import read_json
 from nomadiff.metrics.detectors import load_classifier, load_detector
+from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.neighbours import nearest_neighbours
-from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.metrics.reference import ReferenceSet, distance_name
 from nomadiff.metrics.verdict import judge as judge_arms
+from nomadiff.processes import join_processes
 from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, Report
 from nomadiff.reports.plots import Curve
 from nomadiff.reports.summary import MetricInfo
@@ -64,19 +65,23 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     Returns:
         The table, one row an arm and seed, and the report on it, not yet written.
     """
-    detector = load_detector(comparison.detector, weights=comparison.detector_weights)
+    place = join_processes(comparison.device).device
+    detector = load_detector(comparison.detector, weights=comparison.detector_weights, device=place)
     classifier = None
     if comparison.classifier is not None:
-        classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights)
+        classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights, device=place)
     scored: list[_Scored] = []
+    held_out = ReferenceSet(reference.images, detector=detector, classifier=classifier, cache=feature_cache())
+    against = held_out
     for seed in comparison.seeds:
         of_seed = [arm for arm in arms if arm.seed == seed]
         mixes = {mix: mix.open() for mix in dict.fromkeys(arm.mix for arm in of_seed)}
         train = mixes[of_seed[0].mix].sources[0].images
-        against = ReferenceSet(reference.images, train=train, detector=detector, classifier=classifier)
+        against = held_out.with_train(train)
         for arm in of_seed:
             synthetic = mixes[arm.mix].sources[1:] or [source for mix in mixes.values() for source in mix.sources[1:]]
-            scored.append(_score(arm, against, train, [source.images for source in synthetic], comparison.similarity))
+            extra = ("ssim",) if comparison.similarity else ()
+            scored.append(_score(arm, against, train, [source.images for source in synthetic], extra))
     conditions = {key: value for key, value in against.meta.items() if not key.startswith("train_sha")}
     evaluation = {"count": comparison.count, **conditions}
     meta = {"command": comparison.command, "versions": versions(), "evaluation": evaluation}
@@ -95,7 +100,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         title=comparison.title,
         subtitle=_subtitle(comparison, len(train), len(reference)),
         table=table,
-        metrics=metric_infos(distance_name(detector), _floor(against)),
+        metrics=metric_infos(distance_name(detector), _floor(against, comparison)),
         grids=[
             GridPanel("real", "held out", reference.images[:64], 8, method="real"),
             *(GridPanel(e.arm.method, "", e.samples[:64], 8, e.arm.source, e.arm.method) for e in shown),
@@ -116,18 +121,16 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
 
 
 def _score(
-    arm: Arm, against: ReferenceSet, train: torch.Tensor, synthetic: Sequence[torch.Tensor], similarity: bool
+    arm: Arm, against: ReferenceSet, train: torch.Tensor, synthetic: Sequence[torch.Tensor], extra: Sequence[str]
 ) -> _Scored:
     """Score one arm; ``style`` is the mean over ``synthetic``, its own sources or, for real-only training, all."""
     samples = read_images(arm.samples_path).images
-    metrics = against.evaluate(samples)
+    metrics = against.evaluate(samples, extra=extra)
     shares = metrics.pop("composition")
     metrics.pop("meta")
     styles = [style for images in synthetic if (style := _style(against, samples, images)) is not None]
     if styles:
         metrics["style"] = sum(styles) / len(styles)
-    if similarity:
-        metrics |= _similarity(samples, train)
     return _Scored(arm, samples, train, metrics, None if shares is None else _named(against, shares))
 
 
@@ -153,10 +156,10 @@ def _compositions(shown: Sequence[_Scored]) -> list[Composition]:
     return [Composition(each.arm.method, each.shares, each.arm.source) for each in shown if each.shares is not None]
 
 
-def _floor(against: ReferenceSet) -> dict[str, float]:
+def _floor(against: ReferenceSet, comparison: Comparison) -> dict[str, float]:
     """What fresh real data scores; nothing where the reference is too small to tell."""
     try:
-        return against.floor()
+        return against.floor(count=comparison.count, extra=("ssim",) if comparison.similarity else ())
     except UsageError:
         return {}
 
@@ -212,17 +215,6 @@ def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]
         MetricInfo(field, label, "lower" if better == "lower" else "higher", floors.get(field), text)
         for field, label, better, text in described
     ]
-
-
-def _similarity(samples: torch.Tensor, train: torch.Tensor) -> dict[str, float]:
-    """Mean SSIM of pairs of samples and of samples with their nearest training image.
-
-    Images smaller than SSIM's window of 11 pixels are enlarged by a whole factor (nearest neighbour).
-    """
-    factor = -(-11 // samples.shape[-1])
-    if factor > 1:
-        samples, train = (x.repeat_interleave(factor, -1).repeat_interleave(factor, -2) for x in (samples, train))
-    return {name: float(values.mean()) for name, values in pair_similarity(samples, train).items()}
 
 
 def _neighbours(scored: _Scored) -> Neighbours:

@@ -134,7 +134,7 @@ def _quality(metrics: Sequence[Table]) -> str:
     for table in metrics:
         meta = table.meta
         lines = ["| metric | value | interval |", "|---|---|---|"]
-        for row in table.rows:
+        for row in (row for row in table.rows if not row.get("group")):
             low, high = row.get("low"), row.get("high")
             interval = f"{low:.4g} to {high:.4g}" if low is not None and high is not None else ""
             lines.append(f"| {row.get('metric')} | {row['value']:.4g} | {interval} |")

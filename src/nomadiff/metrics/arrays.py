@@ -9,12 +9,18 @@ import numpy as np
 import torch
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
+from nomadiff.metrics.frechet import (
+    Statistics,
+    frechet_distance,
+    frechet_distance_from_features,
+    frechet_left_out,
+)
 from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
-from nomadiff.metrics.kid import kid_left_out
-from nomadiff.metrics.manifold import prdc_left_out
+from nomadiff.metrics.kid import kid, kid_left_out
+from nomadiff.metrics.manifold import prdc, prdc_left_out
 from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
 from nomadiff.metrics.replication import replication_threshold
+from nomadiff.metrics.splits import draws, mean_scores
 from nomadiff.metrics.transport import sliced_wasserstein
 from nomadiff.tables import Table
 
@@ -65,9 +71,12 @@ def metrics_of_arrays(
         interval: level of the intervals, see :mod:`~nomadiff.metrics.intervals`.
 
     Returns:
-        Rows ``metric``, ``value``, ``low``, ``high``: ``frechet_distance``, ``kernel_distance`` (KID's estimate),
-        ``sliced_wasserstein``, ``precision``, ``recall``, ``density``, ``coverage`` and ``replication``. The meta says
-        counts, settings and the hash of each array.
+        Rows ``metric``, ``value``, ``low``, ``high`` and ``floor``: ``frechet_distance`` and its root
+        ``bures_wasserstein``, ``kernel_distance`` (KID's estimate), ``sliced_wasserstein``, ``precision``, ``recall``,
+        ``density``, ``coverage`` and ``replication``. The floor is what fresh real data scores: as many of ``real`` as
+        there are generated ones, or half of it, drawn at random and judged by the rest; None where that is too few.
+        With fewer vectors distances come out larger, so a floor of halves is high. The meta says counts, settings and
+        the hash of each array.
 
     Raises:
         UsageError: too few vectors, different dimensions, or a value that is not finite.
@@ -84,6 +93,8 @@ def metrics_of_arrays(
     statistics = Statistics.from_features(x)
     row = {"frechet_distance": frechet_distance(statistics, Statistics.from_features(y))}
     left_out["frechet_distance"] = frechet_left_out(statistics, y, member)
+    row["bures_wasserstein"] = row["frechet_distance"] ** 0.5
+    left_out["bures_wasserstein"] = np.sqrt(left_out["frechet_distance"])
     row["kernel_distance"], left_out["kernel_distance"] = kid_left_out(x, y, member)
     row["sliced_wasserstein"] = sliced_wasserstein(x.numpy(), y.numpy(), projections)
     left_out["sliced_wasserstein"] = np.array(
@@ -95,13 +106,21 @@ def metrics_of_arrays(
         copied = nearest_neighbours(near["fake"], near["train"])[1][:, 0] <= threshold
         row["replication"] = float(copied.double().mean())
         left_out["replication"] = means_left_out(copied, member)
+    fresh = min(len(y), len(x) // 2)
+    floor: dict[str, float] = {"replication": quantile}
+    if fresh > k:
+        floor |= mean_scores(
+            [_real_against_real(x, near["real"], *split, k, convention, projections) for split in draws(len(x), fresh)]
+        )
     rows = []
     for name, value in row.items():
         low, high = jackknife_interval(value, left_out[name], interval)
         low = low if name == "kernel_distance" else max(low, 0.0)
-        rows.append({"metric": name, "value": value, "low": low, "high": min(high, 1.0) if name in SHARES else high})
+        high = min(high, 1.0) if name in SHARES else high
+        rows.append({"metric": name, "value": value, "low": low, "high": high, "floor": floor.get(name)})
     meta = {
         "count": {name: len(array) for name, array in given.items()},
+        "floor_count": {"real": len(x) - fresh, "fake": fresh},
         "dimension": x.shape[1],
         "sha256": {name: hashlib.sha256(array.numpy().data).hexdigest() for name, array in given.items()},
         "k": k,
@@ -111,6 +130,25 @@ def metrics_of_arrays(
         "interval": interval,
     }
     return Table(rows, meta)
+
+
+def _real_against_real(
+    x: torch.Tensor,
+    near: torch.Tensor,
+    some: torch.Tensor,
+    rest: torch.Tensor,
+    k: int,
+    convention: str,
+    directions: int,
+) -> dict[str, float]:
+    distance = frechet_distance_from_features(x[rest], x[some])
+    return {
+        "frechet_distance": distance,
+        "bures_wasserstein": distance**0.5,
+        "kernel_distance": kid(x[rest], x[some]),
+        "sliced_wasserstein": sliced_wasserstein(x[rest].numpy(), x[some].numpy(), directions),
+        **prdc(near[rest], near[some], k, convention),
+    }
 
 
 def _vectors(array: np.ndarray, name: str) -> torch.Tensor:

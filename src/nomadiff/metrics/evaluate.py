@@ -66,7 +66,8 @@ def evaluate(
         with ``train`` also ``replication``; with a classifier also ``composition_tv`` (total variation distance to the
         reference's composition); ``composition`` (share of each class, or None); and ``meta``: ``count``,
         ``reference_count``, ``detector``, ``detector_sha256``, ``reference_sha256`` and the settings, without which no
-        figure can be compared.
+        figure can be compared, and with ``train`` the ``nearest`` samples: ``sample``, ``train`` and ``distance`` of
+        the ten that come closest to a training image.
 
     Raises:
         UsageError: wrong kind or size of images, or too few of them.

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import classify, extract_features
-from nomadiff.metrics.frechet import frechet_distance_from_features
-from nomadiff.metrics.manifold import prdc
+from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
 from nomadiff.metrics.reference import ReferenceSet, distance_name
+from nomadiff.metrics.splits import mean_scores
 from nomadiff.tables import Table
 
 __all__ = ["evaluate_groups", "group_members"]
+
+_OF_FEATURES = ("precision", "recall", "density", "coverage")
+_DRAWS = 10  # subsets to a group
 
 
 def group_members(
@@ -42,47 +45,95 @@ def group_members(
     return members
 
 
-def evaluate_groups(against: ReferenceSet, samples: Tensor, groups: Mapping[str, Sequence[str]] | None = None) -> Table:
+def evaluate_groups(
+    against: ReferenceSet,
+    samples: Tensor,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    *,
+    interval: float | None = None,
+    with_floor: bool = False,
+    subsets: Mapping[str, int] | None = None,
+) -> Table:
     """Score the samples of each group against the reference images of the same group, both sorted by the classifier.
 
     Args:
-        against: the reference; it must have its images and a classifier.
+        against: the reference; it must have its features and a classifier.
         samples: uint8 ``(N, C, H, W)``.
         groups: name of each group and the names of its classes, such as ``{"animals": ["bird", "cat"]}``; by default
             every class is a group.
+        interval: level of confidence intervals: every metric then has ``<metric>_low`` and ``<metric>_high``.
+        with_floor: every metric then has ``<metric>_floor``, what fresh real data of the group scores (see
+            :meth:`~nomadiff.metrics.reference.ReferenceSet.floor`); of ``share`` it is the ``reference_share``.
+        subsets: score each group by random subsets of so many of its images, and give the mean over ten. The Frechet
+            distance depends on the number of images; this way a group's share does not change its figures. They have no
+            intervals or floors.
 
     Returns:
         One row a group: ``group``, ``count`` and ``share`` of the samples, ``reference_count`` and ``reference_share``,
         and ``fd_<detector>``, ``precision``, ``recall``, ``density``, ``coverage``, None where either side has no more
-        than k images of the group.
+        than k images of the group (or of its subset). Intervals and floors are left out or None where there are too few
+        images for them. With ``subsets`` also ``subset``, their size.
 
     Raises:
-        UsageError: the reference has no classifier or no images, or a group is wrong.
+        UsageError: the reference has no classifier or no features, or a group is wrong.
     """
     if against.classifier is None:
         raise UsageError("metrics by class need a classifier: name one when the reference is made")
-    if against.images is None or against.features is None:
-        raise UsageError("metrics by class need the reference's images, and this reference holds features only")
-    features = extract_features(against.detector, samples, batch_size=against.batch_size, cache=against.cache)
-    of_samples = classify(against.classifier, samples, batch_size=against.batch_size)
-    of_reference = classify(against.classifier, against.images, batch_size=against.batch_size)
+    if against.features is None or against.classes is None:
+        raise UsageError("metrics by class need the reference's features and classes, and this one holds neither")
+    if interval is not None:
+        jackknife_interval(0.0, [0.0], interval)  # a mistaken level is told before the work
+    members = group_members(against.classifier.class_names, groups)
+    features, of_samples = against.read(samples)
+    assert of_samples is not None
     rows: list[dict[str, Any]] = []
-    for name, members in group_members(against.classifier.class_names, groups).items():
-        mine = torch.isin(of_samples, torch.tensor(members))
-        theirs = torch.isin(of_reference, torch.tensor(members))
-        count, reference_count = int(mine.sum()), int(theirs.sum())
+    for name, numbers in members.items():
+        mine = torch.isin(of_samples, torch.tensor(numbers))
+        theirs = torch.isin(against.classes, torch.tensor(numbers))
         row: dict[str, Any] = {
             "group": name,
-            "count": count,
-            "share": count / len(samples),
-            "reference_count": reference_count,
-            "reference_share": reference_count / len(of_reference),
+            "count": int(mine.sum()),
+            "share": float(mine.double().mean()),
+            "reference_count": int(theirs.sum()),
+            "reference_share": float(theirs.double().mean()),
         }
-        if min(count, reference_count) > against.k:
-            real, fake = against.features[theirs], features[mine]
-            row[distance_name(against.detector)] = frechet_distance_from_features(real, fake)
-            row |= prdc(real, fake, against.k, against.convention)
+        if interval is not None and len(samples) >= 2 * GROUPS:
+            low, high = jackknife_interval(row["share"], means_left_out(mine, deal(len(samples))), interval)
+            row |= {"share_low": max(low, 0.0), "share_high": min(high, 1.0)}
+        if with_floor:
+            row["share_floor"] = row["reference_share"]
+        size = row["count"] if subsets is None else subsets[name]
+        if subsets is not None:
+            row["subset"] = size
+        if against.k < min(size, row["reference_count"]) and size <= row["count"]:
+            part = against.subset(theirs)
+            if subsets is None:
+                row |= _of_group(part, features[mine], interval, with_floor)
+            else:
+                row |= _of_subsets(part, features[mine], size)
         else:
-            row |= dict.fromkeys((distance_name(against.detector), "precision", "recall", "density", "coverage"))
+            row |= dict.fromkeys((distance_name(against.detector), *_OF_FEATURES))
         rows.append(row)
     return Table(rows, {"count": len(samples), **against.meta})
+
+
+def _of_group(
+    part: ReferenceSet, features: Tensor, interval: float | None, with_floor: bool
+) -> dict[str, float | None]:
+    """The metrics of one group's features against its part of the reference."""
+    row: dict[str, float | None] = dict(part.score_features(features, interval))
+    if with_floor:
+        names = (distance_name(part.detector), *_OF_FEATURES)
+        # each side of the split needs more than k images
+        floor = (
+            part.floor(count=len(features)) if min(part.meta["reference_count"] // 2, len(features)) > part.k else {}
+        )
+        row |= {f"{name}_floor": floor.get(name) for name in names}
+    return row
+
+
+def _of_subsets(part: ReferenceSet, features: Tensor, size: int) -> dict[str, float]:
+    """Means of the metrics over random subsets of ``size`` features."""
+    random = np.random.default_rng(0)
+    picked = [torch.from_numpy(random.permutation(len(features))[:size]) for _ in range(_DRAWS)]
+    return mean_scores([part.score_features(features[places]) for places in picked])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.metrics.composition import composition, total_variation
-from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors import Classifier, Detector, extract_features, inception, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import images_sha256
-from nomadiff.metrics.detectors.inception import WEIGHTS as INCEPTION
 from nomadiff.metrics.detectors.protocol import check_images
 from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
 from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
@@ -28,6 +27,7 @@ from nomadiff.metrics.mixture import shares_of_sources, told_apart
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.metrics.replication import replication_threshold
+from nomadiff.metrics.splits import draws, mean_scores
 from nomadiff.metrics.statistics_files import read_statistics, write_statistics
 from nomadiff.processes import Processes
 
@@ -36,13 +36,26 @@ __all__ = ["EXTRAS", "ReferenceSet", "distance_name"]
 EXTRAS = ("kid", "ssim")
 _RANGES = dict.fromkeys(("precision", "recall", "coverage", "replication", "composition_tv"), (0.0, 1.0))
 _RANGES["density"] = (0.0, math.inf)
+_SHOWN = 10  # samples whose nearest training images are named
 
 
 def distance_name(detector: Detector) -> str:
     """Field name of the Frechet distance on this detector: ``fd_<detector>``, and ``fid`` for the original alone."""
-    if detector.name == "inception" and detector.sha256 == INCEPTION.sha256:
+    if detector.name == "inception" and detector.sha256 in (inception.WEIGHTS.sha256, inception.SCRIPT.sha256):
         return "fid"
     return "fd_" + detector.name.replace("-", "_")
+
+
+def _intervals(row: Mapping[str, float], left_out: Mapping[str, np.ndarray], level: float | None) -> dict[str, float]:
+    """``<metric>_low`` and ``<metric>_high`` of what has values without each group; nothing without a level."""
+    ends: dict[str, float] = {}
+    if level is None:
+        return ends
+    for name, without in left_out.items():
+        low, high = jackknife_interval(row[name], without, level)
+        least, most = _RANGES.get(name, (0.0 if name.startswith(("fd_", "fid")) else -math.inf, math.inf))
+        ends |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
+    return ends
 
 
 class ReferenceSet:
@@ -88,7 +101,8 @@ class ReferenceSet:
         self.features: Tensor | None = self._features(self.detector, images)
         self.statistics = Statistics.from_features(self.features)
         self.radii: Tensor | None = radii(self.features, k, "reference")
-        self.composition = self._composition(self._classes(images, self.features))
+        self.classes: Tensor | None = self._classes(images, self.features)
+        self.composition = self._composition(self.classes)
         self.meta |= {"reference_count": len(images), "reference_sha256": images_sha256(images)}
         if train is not None:
             self._set_train(train)
@@ -115,6 +129,7 @@ class ReferenceSet:
         self.batch_size, self.cache, self.processes = batch_size, cache, processes
         self.train: Tensor | None = None
         self.threshold: float | None = None
+        self._has_style: dict[str, bool] = {}  # of the sources asked for before, by their images' hash
         self.meta: dict[str, Any] = {
             "detector": self.detector.name,
             "detector_version": self.detector.version,
@@ -161,68 +176,91 @@ class ReferenceSet:
         if self.images is not None and samples.shape[1:] != self.images.shape[1:]:
             (c, h, w), (channels, height, width) = samples.shape[1:], self.images.shape[1:]
             raise UsageError(f"samples: {c}x{h}x{w} images against a reference of {channels}x{height}x{width}")
-        features = self._features(self.detector, samples)
-        classes = self._classes(samples, features)
-        distance = None if self.train is None else nearest_neighbours(samples, self.train)[1][:, 0]
-        alike = pair_similarity(samples, self.train, lpips=lpips) if "ssim" in extra or lpips is not None else {}
-
         member = None if interval is None else deal(len(samples))
-        row, left_out = self._of_features(features, member, "kid" in extra)
-        means = {name: values for name, values in alike.items() if not name.endswith("_pairs")}
-        if distance is not None and self.threshold is not None:
-            means["replication"] = distance <= self.threshold
-        for name, values in means.items():
-            row[name] = float(values.double().mean())
-            if member is not None:
-                left_out[name] = means_left_out(values, member)
-        for name in alike.keys() - means.keys():
-            row[name] = float(alike[name].double().mean())
-            if member is not None:  # a pair stands or falls with its first sample, so that each is in one group
-                left_out[name] = means_left_out(alike[name], member[::2][: len(alike[name])])
-        if classes is not None and self.composition is not None:
-            row["composition_tv"] = self._variation(classes)
-            if member is not None:
-                left_out["composition_tv"] = np.array([self._variation(classes[member != g]) for g in range(GROUPS)])
-        result: dict[str, Any] = dict(row)
-        if interval is not None:
-            for name, without in left_out.items():
-                low, high = jackknife_interval(row[name], without, interval)
-                least, most = _RANGES.get(name, (0.0 if name.startswith(("fd_", "fid")) else -math.inf, math.inf))
-                result[f"{name}_low"], result[f"{name}_high"] = max(low, least), min(high, most)
+        features, classes = self.read(samples)
+        row, left_out, nearest = self._scores(samples, features, classes, member, extra, lpips)
+        result: dict[str, Any] = row | _intervals(row, left_out, interval)
         result["composition"] = self._composition(classes)
-        result["meta"] = {"count": len(samples), **self.meta}
+        result["meta"] = {"count": len(samples), **self.meta, **({"nearest": nearest} if nearest else {})}
         return result
 
-    def floor(self, fresh: Tensor | None = None) -> dict[str, float]:
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features of images by the detector, and their classes where there is a classifier, int64 ``(N,)``."""
+        features = self._features(self.detector, images)
+        return features, self._classes(images, features)
+
+    def score_features(self, features: Tensor, interval: float | None = None) -> dict[str, float]:
+        """The metrics that look at features only: the Frechet distance, precision, recall, density and coverage.
+
+        Args:
+            features: float ``(N, D)``, more than k.
+            interval: level of the intervals, ``<metric>_low`` and ``<metric>_high``; there are none for fewer than 40.
+        """
+        member = None if interval is None or len(features) < 2 * GROUPS else deal(len(features))
+        row, left_out = self._of_features(features, member, False)
+        return row | _intervals(row, left_out, interval)
+
+    def floor(
+        self,
+        fresh: Tensor | None = None,
+        *,
+        count: int | None = None,
+        extra: Sequence[str] = (),
+        lpips: LPIPS | None = None,
+    ) -> dict[str, float]:
         """What fresh real data scores: the best any generator can reach with so many samples, but by chance.
 
         Args:
-            fresh: real images that are neither in the reference nor trained on. Without them the first half of the
-                reference is judged by the second, which is a floor for half the number of images and so a little high.
+            fresh: real images that are neither in the reference nor trained on. Without them some of the reference,
+                drawn at random, are judged by the rest (the mean of up to ten draws): no image passes through a
+                detector again. Fewer images make the Frechet distance larger, so this floor of it is high, up to twice
+                where halves are compared.
+            count: how many to draw from the reference, at most half of it; half by default.
+            extra, lpips: as for :meth:`evaluate`.
 
         Returns:
             The metrics of :meth:`evaluate` without intervals; ``replication`` is its quantile by construction.
 
         Raises:
-            UsageError: too few images, or a reference without images and none given.
+            UsageError: too few images, or a reference without features and no images given.
         """
-        against = self
-        if fresh is None:
-            if self.images is None:
-                raise UsageError("a floor needs real images, and this reference holds features only")
-            half = len(self.images) // 2
-            fresh = self.images[:half]
-            against = ReferenceSet(
-                self.images[half:],
-                detector=self.detector,
-                classifier=self.classifier,
-                k=self.k,
-                convention=self.convention,
-                batch_size=self.batch_size,
-            )
-        result = against.evaluate(fresh)
-        row = {name: value for name, value in result.items() if name not in ("composition", "meta")}
-        return row | {"replication": self.quantile}
+        if fresh is not None:
+            result = self.evaluate(fresh, extra=extra, lpips=lpips)
+            row = {name: value for name, value in result.items() if name not in ("composition", "meta")}
+            return row | {"replication": self.quantile}
+        if self.features is None:
+            raise UsageError("a floor needs real images, and this reference holds statistics only")
+        rows = []
+        for some, others in draws(len(self.features), count):
+            rest = self.subset(others)
+            rest.threshold = None
+            classes = None if self.classes is None else self.classes[some]
+            images = None if self.images is None else self.images[some]
+            rows.append(rest._scores(images, self.features[some], classes, None, extra, lpips)[0])
+        return mean_scores(rows) | {"replication": self.quantile}
+
+    def subset(self, index: Tensor) -> ReferenceSet:
+        """The same reference with some of its images only; no image passes through a detector again.
+
+        Args:
+            index: which images, int64 places or one bool an image.
+
+        Raises:
+            UsageError: not more than k images, or a reference without features.
+        """
+        if self.features is None:
+            raise UsageError("this reference holds statistics only: it cannot be taken apart")
+        other = copy.copy(self)
+        other.meta = dict(self.meta)
+        other.images = None if self.images is None else self.images[index]
+        other.classes = None if self.classes is None else self.classes[index]
+        other.features = self.features[index]
+        other._has_style = {}
+        other.statistics = Statistics.from_features(other.features)
+        other.radii = radii(other.features, self.k, "reference")
+        other.composition = self._composition(other.classes)
+        other.meta["reference_count"] = len(other.features)
+        return other
 
     def style(self, samples: Tensor, synthetic: Tensor) -> float | None:
         """How much of a synthetic source's style shows in samples: the share that looks like it rather than real.
@@ -242,7 +280,10 @@ class ReferenceSet:
         if self.features is None:
             raise UsageError("style needs the features of the reference, and this one holds statistics only")
         source = self._features(self.detector, synthetic)
-        if not told_apart(self.features, source):
+        name = images_sha256(synthetic)
+        if name not in self._has_style:
+            self._has_style[name] = told_apart(self.features, source)
+        if not self._has_style[name]:
             return None
         features = self._features(self.detector, samples)
         return shares_of_sources(features, {"source": source}, self.features)["source"].share
@@ -255,8 +296,8 @@ class ReferenceSet:
         notes: dict[str, Any] = {"meta": json.dumps(self.meta)}
         if self.features is not None:
             notes["features"] = self.features.numpy()
-        if self.composition is not None:
-            notes["composition"] = self.composition
+        if self.classes is not None:
+            notes["classes"] = self.classes.numpy()
         write_statistics(path, self.statistics, **notes)
 
     @classmethod
@@ -288,7 +329,7 @@ class ReferenceSet:
         self._settings(detector, classifier, k, convention, 0.05, device, batch_size, cache, processes)
         metric = "fid" if distance_name(self.detector) == "fid" else distance_name(self.detector)
         self.statistics = read_statistics(path, metric)
-        self.images = self.features = self.radii = self.composition = None
+        self.images = self.features = self.radii = self.classes = self.composition = None
         if self.detector.dimension not in (None, len(self.statistics.mean)):
             raise UsageError(
                 f"{path}: features of dimension {len(self.statistics.mean)}, "
@@ -319,13 +360,51 @@ class ReferenceSet:
                 self.statistics = Statistics.from_features(self.features)
                 self.radii = radii(self.features, self.k, "reference")
             same_classes = meta.get("classifier_sha256") == self.meta.get("classifier_sha256")
-            if "composition" in archive and same_classes:
-                self.composition = archive["composition"].tolist()
+            if "classes" in archive and same_classes:
+                self.classes = torch.from_numpy(archive["classes"])
+                self.composition = self._composition(self.classes)
         self.meta |= {name: meta.get(name) for name in ("reference_count", "reference_sha256")}
 
     def distance(self, features: Tensor) -> float:
         """Frechet distance of features ``(N, D)`` to the reference."""
         return frechet_distance(self.statistics, Statistics.from_features(features))
+
+    def _scores(
+        self,
+        samples: Tensor | None,
+        features: Tensor,
+        classes: Tensor | None,
+        member: Tensor | None,
+        extra: Sequence[str],
+        lpips: LPIPS | None,
+    ) -> tuple[dict[str, float], dict[str, np.ndarray], list[dict[str, float]]]:
+        """Every metric; with groups also its values without each; and the samples nearest to a training image.
+
+        ``samples`` are the images themselves; what looks at pixels is left out without them.
+        """
+        row, left_out = self._of_features(features, member, "kid" in extra)
+        alike = "ssim" in extra or lpips is not None
+        means: dict[str, Tensor] = {}
+        nearest: list[dict[str, float]] = []
+        index = None
+        if samples is not None and self.train is not None and (alike or self.threshold is not None):
+            index, distance = (column[:, 0] for column in nearest_neighbours(samples, self.train))
+            if self.threshold is not None:
+                means["replication"] = distance <= self.threshold
+                first = distance.argsort(stable=True)[:_SHOWN].tolist()
+                nearest = [{"sample": i, "train": int(index[i]), "distance": float(distance[i])} for i in first]
+        if samples is not None and alike:
+            means |= pair_similarity(samples, self.train, lpips=lpips, nearest=index)
+        for name, values in means.items():
+            row[name] = float(values.double().mean())
+            if member is not None:  # a pair stands or falls with its first sample, so that each is in one group
+                of_values = member[::2][: len(values)] if name.endswith("_pairs") else member
+                left_out[name] = means_left_out(values, of_values)
+        if classes is not None and self.composition is not None:
+            row["composition_tv"] = self._variation(classes)
+            if member is not None:
+                left_out["composition_tv"] = np.array([self._variation(classes[member != g]) for g in range(GROUPS)])
+        return row, left_out, nearest
 
     def _of_features(
         self, features: Tensor, member: Tensor | None, with_kid: bool

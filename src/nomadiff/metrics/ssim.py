@@ -9,7 +9,7 @@ from torch.nn import functional
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors.protocol import check_images
 
-__all__ = ["ssim"]
+__all__ = ["WINDOW", "ssim"]
 
 WINDOW, SIGMA = 11, 1.5
 

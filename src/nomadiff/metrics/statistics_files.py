@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nomadiff.errors import DataError
 from nomadiff.files import atomic_path
 from nomadiff.metrics.frechet import Statistics
 
-__all__ = ["read_statistics", "write_statistics"]
+__all__ = ["holds_statistics", "read_statistics", "write_statistics"]
 
 
 def write_statistics(path: str | Path, statistics: Statistics, **notes: Any) -> None:
@@ -66,6 +67,15 @@ def read_statistics(path: str | Path, metric: str = "fid") -> Statistics:
         raise DataError(f"{path}: mu or sigma is not finite")
     count = content.get("count")
     return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), None if count is None else int(count))
+
+
+def holds_statistics(path: str | Path) -> bool:
+    """Whether this is a file of feature statistics rather than of images, by its ending and its table of contents."""
+    path = Path(path)
+    if path.suffix == ".pkl" or not path.is_file() or not zipfile.is_zipfile(path):
+        return path.suffix == ".pkl" and path.is_file()
+    with zipfile.ZipFile(path) as archive:
+        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

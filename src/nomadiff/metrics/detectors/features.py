@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nomadiff.errors import DataError, UsageError
+from nomadiff.downloads import cache_folder
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import atomic_path
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
 from nomadiff.metrics.weights import read_tensors
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
 
-__all__ = ["accuracy", "classify", "extract_features", "images_sha256"]
+__all__ = ["accuracy", "classify", "extract_features", "feature_cache", "images_sha256"]
+
+CACHE_BYTES = 8 << 30  # what a cache may grow to; the features that were not used for longest go first
 
 
 def images_sha256(images: Tensor) -> str:
@@ -25,6 +30,11 @@ def images_sha256(images: Tensor) -> str:
     content = hashlib.sha256(repr(tuple(images.shape)).encode())
     content.update(images.contiguous().cpu().numpy().data)
     return content.hexdigest()
+
+
+def feature_cache() -> Path:
+    """Where verbs keep the features of images they have seen: a folder in the cache of downloads."""
+    return cache_folder() / "features"
 
 
 def extract_features(
@@ -42,7 +52,8 @@ def extract_features(
         images: uint8 ``(N, C, H, W)``, or an iterable of such batches: a sampler's output needs no file in between.
         batch_size: images to a batch, where ``images`` is one tensor.
         cache: folder where the features of these images by this detector are kept under the hashes of both. Streams,
-            and detectors without a hash, are not cached. A damaged file is named in a warning and made anew.
+            and detectors without a hash, are not cached. A damaged file is named in a warning and made anew; a folder
+            that cannot be written is named likewise, and the work goes on. It is kept below 8 GiB.
         processes: share one tensor's images out over these processes; every one must call this with the same images,
             and gets all features.
 
@@ -113,8 +124,25 @@ def _shared_out(detector: Detector, images: Tensor, batch_size: int, processes: 
 def _write(path: Path, features: Tensor) -> None:
     from safetensors.torch import save_file
 
-    with atomic_path(path) as temporary:
-        save_file({"features": features.contiguous()}, temporary, {"sha256": _content_hash(features)})
+    try:
+        with atomic_path(path) as temporary:
+            save_file({"features": features.contiguous()}, temporary, {"sha256": _content_hash(features)})
+    except NomadiffError as error:
+        warnings.warn(f"{error}; the features are not kept", stacklevel=3)
+        return
+    used = 0
+    for file in sorted(path.parent.glob("*.safetensors"), key=_last_use, reverse=True):
+        with suppress(OSError):  # another process may tidy up at the same time
+            used += file.stat().st_size
+            if used > CACHE_BYTES and file != path:
+                file.unlink()
+
+
+def _last_use(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _read(path: Path, count: int) -> Tensor | None:
@@ -131,6 +159,8 @@ def _read(path: Path, count: int) -> Tensor | None:
         reason = str(error)
     else:
         if features.ndim == 2 and len(features) == count and _content_hash(features) == expected:
+            with suppress(OSError):
+                os.utime(path)  # for the tidying: last used now
             return features
         reason = f"{path}: its content does not match its hash"
     warnings.warn(f"{reason}; the features are computed again", stacklevel=3)

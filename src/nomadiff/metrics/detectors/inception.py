@@ -1,13 +1,17 @@
 """The Inception-v3 of the original FID (Heusel et al. 2017): the 2015-12-05 graph with TensorFlow 1's resize.
 
 It differs from other Inception-v3s in what decides the figure: average pools leave the padding out, the last block
-pools by maximum, and images are resized without half-pixel centres and without antialiasing. The tensors' names are
-those of the published PyTorch conversion (torch-fidelity, pytorch-fid; Apache-2.0), which is the only file accepted:
-"FID" means these weights.
+pools by maximum, and images are resized without half-pixel centres and without antialiasing. "FID" means these weights,
+so two published conversions of them are accepted, by hash, and nothing else:
+
+* ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity, which is pytorch-fid's file (Apache-2.0): the
+  default, read into the graph here.
+* ``inception-2015-12-05.pt``, NVIDIA's TorchScript file (StyleGAN2-ADA; its own licence), which brings its own graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,13 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nomadiff.metrics.detectors.protocol import check_images
+from nomadiff.metrics.detectors.torchscript import load_script
 from nomadiff.metrics.weights import WeightFile, load_weights, resolve
 
-__all__ = ["WEIGHTS", "Inception", "InceptionV3", "resize_tf1"]
+__all__ = ["SCRIPT", "WEIGHTS", "Inception", "InceptionV3", "resize_tf1"]
 
 WEIGHTS = WeightFile(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
+SCRIPT = WeightFile(
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
 )
 SIZE = 299
 
@@ -193,7 +202,7 @@ class Inception:
 
     Args:
         device: where it computes, in float32 (TF32 is switched off around it, so that a GPU agrees with a CPU).
-        weights: path or URL of the published file, by default its URL.
+        weights: path or URL of one of the two published files; the ending ``.pt`` says that it is NVIDIA's.
 
     Raises:
         DataError: the file is absent or is not the published one.
@@ -202,18 +211,25 @@ class Inception:
 
     name = "inception"
     version = "2015-12-05"
-    sha256 = WEIGHTS.sha256
     dimension = 2048
 
     def __init__(self, device: str | torch.device = "cpu", weights: str | Path | None = None) -> None:
-        path = resolve(WEIGHTS, weights)
+        file = SCRIPT if str(weights).endswith(".pt") else WEIGHTS
+        path = resolve(file, weights)
+        self.sha256 = file.sha256
         self.device = torch.device(device)
-        self.network = InceptionV3()
-        load_weights(self.network, path)
-        self.network.eval().requires_grad_(False).to(self.device)
+        self._features: Callable[[Tensor], Tensor]
+        if file is SCRIPT:
+            script, options = load_script(path, self.device)
+            self._features = lambda images: script(images, **options)
+        else:
+            network = InceptionV3()
+            load_weights(network, path)
+            network.eval().requires_grad_(False).to(self.device)
+            self._features = lambda images: network((resize_tf1(images.float()) - 128) / 128)
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 ``(N, 3, H, W)`` of any size to float32 ``(N, 2048)``."""
         check_images(images, "detector inception", channels=3)
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self.network((resize_tf1(images.to(self.device).float()) - 128) / 128)
+            return self._features(images.to(self.device)).float()

@@ -12,14 +12,31 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.metrics.detectors.protocol import check_images
 
-__all__ = ["TorchScriptClassifier", "TorchScriptDetector"]
+__all__ = ["TorchScriptClassifier", "TorchScriptDetector", "load_script"]
+
+
+def load_script(path: Path, device: torch.device) -> tuple[torch.jit.ScriptModule, dict[str, bool]]:
+    """The module of a TorchScript file, and the options to call it with for features.
+
+    Raises:
+        DataError: the file is truncated, or no TorchScript.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torch >= 2.13 announces its end
+            network = torch.jit.load(path, map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: not a TorchScript file, or damaged ({str(error).splitlines()[0][:200]})") from error
+    asked = {argument.name for argument in network.forward.schema.arguments}
+    return network, {"return_features": True} if "return_features" in asked else {}
 
 
 class TorchScriptDetector:
     """A module saved by ``torch.jit.save`` that maps uint8 images ``(N, C, H, W)`` to float features ``(N, D)``.
 
-    It gets the images as they are; whatever resizing and scaling it needs is its own. Only TorchScript's own
-    instructions run, no Python; still, take such files from people you trust. Its distance is ``fd_<file name>``.
+    It gets the images as they are; whatever resizing and scaling it needs is its own. A module that can be asked for
+    features (``forward(images, return_features=True)``, as NVIDIA's detectors can) is asked for them. Only
+    TorchScript's own instructions run, no Python; still, take such files from people you trust. Its distance is
+    ``fd_<file name>``.
 
     Args:
         path: the file.
@@ -39,15 +56,7 @@ class TorchScriptDetector:
         self.name = path.stem
         self.sha256 = sha256_of_file(path)
         self.device = torch.device(device)
-        try:
-            with warnings.catch_warnings(
-                action="ignore", category=DeprecationWarning
-            ):  # torch >= 2.13 announces its end
-                self.network = torch.jit.load(path, map_location=self.device).eval()
-        except (RuntimeError, ValueError) as error:
-            raise DataError(
-                f"{path}: not a TorchScript file, or damaged ({str(error).splitlines()[0][:200]})"
-            ) from error
+        self.network, self.options = load_script(path, self.device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 ``(N, C, H, W)`` to float32 ``(N, D)``.
@@ -58,7 +67,7 @@ class TorchScriptDetector:
         check_images(images, f"detector {self.name}")
         try:
             with torch.inference_mode():
-                output = self.network(images.to(self.device))
+                output = self.network(images.to(self.device), **self.options)
         except RuntimeError as error:  # the last line of a TorchScript trace says what went wrong
             reason = str(error).strip().splitlines()[-1]
             raise UsageError(f"detector {self.name} fails on images {tuple(images.shape)}: {reason[:200]}") from error
@@ -70,6 +79,10 @@ class TorchScriptDetector:
 
 class TorchScriptClassifier(TorchScriptDetector):
     """A TorchScript file whose output ``(N, D)`` are the scores of D classes, named 0..D-1."""
+
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu") -> None:
+        super().__init__(path, device)
+        self.options = {}  # scores, not features
 
     @property
     def class_names(self) -> tuple[str, ...]:
