@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample",
         "evaluate",
         "improve",
+        "shift",
         "compare",
         "loop",
         "demo",

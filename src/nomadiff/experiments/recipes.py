@@ -25,6 +25,8 @@ RECIPES = (
     "sims-figure-4",
     "sims-figure-5",
     "sims-figure-6",
+    "sims-figure-7",
+    "sims-figure-8",
     "sims-figure-9",
     "loop-comparison",
 )

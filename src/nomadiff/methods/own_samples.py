@@ -35,13 +35,14 @@ class OwnSamples:
         folder: where to keep them.
         count: how many.
         seed: seed of the set.
+        shard: samples to a file; by default as many as are comfortably drawn at once.
     """
 
-    def __init__(self, model: Model, folder: Path, count: int, seed: int) -> None:
+    def __init__(self, model: Model, folder: Path, count: int, seed: int, *, shard: int | None = None) -> None:
         self.model, self.count, self.seed = model, count, seed
         self.path = folder / "own"
         self.archive = folder / "own.zip"
-        self._size = model.comfortable_batch
+        self._size = shard or model.comfortable_batch
         self._space = model.config.latents
 
     def draw(self, processes: Processes) -> None:
