@@ -26,7 +26,7 @@ from nomadiff.guidance.label_guidance import SourceGuidance
 from nomadiff.guidance.merge import merged
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
 from nomadiff.guidance.shared_encoder import SharedEncoder, decoder_end
-from nomadiff.methods.cost import OperationCounter, solver_levels
+from nomadiff.methods.cost import OperationCounter
 from nomadiff.networks.build import build_network
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.sampling.sampler import SamplerConfig, draw
@@ -96,7 +96,7 @@ def clock(device: torch.device) -> float:
 def measure(name: str, device: torch.device, batch: int, rounds: int, steps: int) -> list[dict]:
     """One row a variant: NFE, GFLOP and seconds for one image."""
     config = NETWORKS[name]
-    levels = solver_levels(SamplerConfig(steps=steps))
+    levels = SamplerConfig(steps=steps).called_levels()
     x = torch.randn(batch, config.channels, config.resolution, config.resolution, device=device)
     times: dict[tuple[str, bool], list[float]] = {}
     operations: dict[tuple[str, bool], int] = {}

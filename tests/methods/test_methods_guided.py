@@ -13,12 +13,13 @@ from nomadiff.denoiser import BoundDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.guidance.shared_encoder import SharedEncoder
-from nomadiff.methods.auxiliary import TRAIN_PARTS, AuxiliaryConfig
+from nomadiff.methods.auxiliary import AuxiliaryConfig
 from nomadiff.methods.casd import CASD
-from nomadiff.methods.cost import sampling_cost, solver_levels
+from nomadiff.methods.cost import sampling_cost
 from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.dm import DM
 from nomadiff.methods.guided_model import KINDS, GuidanceConfig
+from nomadiff.methods.improvement import TRAIN_PARTS
 from nomadiff.methods.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.flops import flops_of
@@ -198,7 +199,7 @@ def test_the_solver_calls_the_levels_the_accounting_assumes(runs, sampler):
 
     spy = Model(Recorded(model.denoiser), model.config, model.path)
     spy.sample(2, sampler=sampler)
-    assert called == pytest.approx(solver_levels(sampler), rel=1e-6)
+    assert called == pytest.approx(sampler.called_levels(), rel=1e-6)
     assert model.nfe(sampler) == len(called) == sampler.nfe
 
 
@@ -210,7 +211,7 @@ def test_cost_counts_evaluations_and_operations(runs):
     two = guided(runs, "cost", "extrapolation")
     assert sampling_cost(two).nfe == 14 and sampling_cost(two).gflop == pytest.approx(14 * forward)
     limited = guided(runs, "cost", "extrapolation", interval=(0.1, 9.0))
-    inside = sum(0.1 <= sigma <= 9.0 for sigma in solver_levels(PRESET.sampler))
+    inside = sum(0.1 <= sigma <= 9.0 for sigma in PRESET.sampler.called_levels())
     assert 0 < inside < 7
     assert sampling_cost(limited).nfe == 7 + inside
     assert sampling_cost(limited).gflop == pytest.approx((7 + inside) * forward)

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.guidance.shared_encoder import decoder_end
+from nomadiff.methods.improvement import TRAIN_PARTS, Improvement
 from nomadiff.networks.edm2 import normalise
 from nomadiff.seeding import mixed_seed
 from nomadiff.training.config import RunConfig
 
-if TYPE_CHECKING:
-    from nomadiff.methods.improvement import Improvement
-    from nomadiff.methods.model import Model
-
-__all__ = ["TRAIN_PARTS", "AuxiliaryConfig", "auxiliary_config", "budgets", "with_frozen_part_of"]
+__all__ = ["AuxiliaryConfig", "auxiliary_config", "budgets", "with_frozen_part_of"]
 
 _TRAINING = 3  # keeps the fine-tuning's noise apart from that of the samples
-
-TRAIN_PARTS = {"all": "auxiliary", "decoder": "auxiliary-decoder"}
-"""What of the copy is trained, and the method name that records it in the recipe."""
-
 
 class AuxiliaryConfig(RunConfig):
     """A recipe whose denoiser has the parts frozen that its method name says are not trained."""
@@ -108,21 +100,25 @@ def _trained(config: RunConfig) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def with_frozen_part_of(base: EDMDenoiser, auxiliary: Model) -> EDMDenoiser:
+def with_frozen_part_of(base: EDMDenoiser, auxiliary: EDMDenoiser, recipe: RunConfig) -> EDMDenoiser:
     """The auxiliary's denoiser with the part that was not trained taken from the base, so that it can be shared.
 
     It is the base's already, except that EDM2 rescales stored weights whenever it trains, the frozen ones too: their
     function is the base's, and now their numbers are. An auxiliary of another base is left as it is.
+
+    Args:
+        base: the base's denoiser.
+        auxiliary: the auxiliary's; not changed.
+        recipe: the auxiliary's, which says what was trained.
     """
-    denoiser = auxiliary.network
-    if auxiliary.config.method != TRAIN_PARTS["decoder"] or auxiliary.config.network.architecture != "edm2":
-        return denoiser
-    trained = _trained(auxiliary.config)
-    ours, theirs = denoiser.network.state_dict(), base.network.state_dict()
+    if recipe.method != TRAIN_PARTS["decoder"] or recipe.network.architecture != "edm2":
+        return auxiliary
+    trained = _trained(recipe)
+    ours, theirs = auxiliary.network.state_dict(), base.network.state_dict()
     frozen = [name for name in ours if not name.startswith(trained)]
     if not all(name in theirs and _same_function(ours[name], theirs[name]) for name in frozen):
-        return denoiser
-    denoiser = copy.deepcopy(denoiser)
+        return auxiliary
+    denoiser = copy.deepcopy(auxiliary)
     ours = denoiser.network.state_dict()
     for name in frozen:
         ours[name].copy_(theirs[name])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,7 @@ from nomadiff.sampling.sampler import SamplerConfig
 if TYPE_CHECKING:
     from nomadiff.methods.model import Model
 
-__all__ = ["OperationCounter", "SamplingCost", "sampling_cost", "solver_levels"]
+__all__ = ["OperationCounter", "SamplingCost", "sampling_cost"]
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,6 @@ class SamplingCost:
     parameters: int
 
 
-def solver_levels(sampler: SamplerConfig) -> list[float]:
-    """The noise level of every call of the denoiser in one sampling run."""
-    levels = sampler.levels().tolist()
-    called = []
-    for sigma, following in pairwise(levels):
-        called.append(sigma * (1 + sampler.churn.gamma(sigma, sampler.steps)))
-        if sampler.solver == "heun" and following > 0:
-            called.append(following)
-    return called
-
-
 def sampling_cost(model: Model, sampler: SamplerConfig | None = None) -> SamplingCost:
     """Count the cost of one image: calls at equal cost are run once, on one image, under torch's operation counter.
 
@@ -62,7 +50,7 @@ def sampling_cost(model: Model, sampler: SamplerConfig | None = None) -> Samplin
     x = torch.zeros(1, *model.shape, device=model.device)
     nfe, total = 0.0, 0
     operations: dict[Any, int] = {}
-    for sigma in solver_levels(sampler or model.config.sampler):
+    for sigma in (sampler or model.config.sampler).called_levels():
         nfe += evaluations_of(denoiser, sigma)
         state = _state(denoiser, sigma)
         if state not in operations:

@@ -148,7 +148,7 @@ def _with_auxiliary(guidance: GuidanceConfig, base: Model, auxiliary: Model) -> 
         raise UsageError(f"base and auxiliary must draw images of one shape, got {base.shape} and {auxiliary.shape}")
     if guidance.kind == "extrapolation" and (base.guidance is not None or auxiliary.guidance is not None):
         return Extrapolation(base.denoiser, auxiliary.denoiser, guidance.weight, guidance.interval)
-    one, other = base.network, with_frozen_part_of(base.network, auxiliary)
+    one, other = base.network, with_frozen_part_of(base.network, auxiliary.network, auxiliary.config)
     if _identical(one, other):
         warnings.warn("base and auxiliary have identical weights: the guidance weight has no effect", stacklevel=2)
     if guidance.kind == "merge":

@@ -7,9 +7,11 @@ from typing import Any
 
 from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import Interval, check_guidance
-from nomadiff.methods.auxiliary import TRAIN_PARTS
 
-__all__ = ["SPACES", "Improvement"]
+__all__ = ["SPACES", "TRAIN_PARTS", "Improvement"]
+
+TRAIN_PARTS = {"all": "auxiliary", "decoder": "auxiliary-decoder"}
+"""What of the copy is trained, and the method name that records it in the recipe."""
 
 SPACES = {"function": ("extrapolation", "sims"), "parameters": ("merge", "neon")}
 """Where the extrapolation takes place: the kind of guidance and the method's name."""

@@ -20,7 +20,6 @@ from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.guidance.guided import evaluations_of
-from nomadiff.methods.cost import solver_levels
 from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
 from nomadiff.networks.autoencoder import Autoencoder
@@ -218,7 +217,7 @@ class Model:
 
     def nfe(self, sampler: SamplerConfig | None = None) -> float:
         """Network evaluations for one image: the solver's calls, each counted by what it costs."""
-        total = sum(evaluations_of(self.denoiser, sigma) for sigma in solver_levels(sampler or self.config.sampler))
+        total = sum(evaluations_of(self.denoiser, sigma) for sigma in (sampler or self.config.sampler).called_levels())
         return int(total) if total == int(total) else round(total, 2)
 
     def source_index(self, source: int | str) -> int:

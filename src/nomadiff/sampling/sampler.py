@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,6 +45,15 @@ class SamplerConfig:
     def levels(self) -> Tensor:
         """The noise levels, float64 ``(steps + 1,)``."""
         return karras_levels(self.steps, self.sigma_min, self.sigma_max, self.rho)
+
+    def called_levels(self) -> list[float]:
+        """The noise level of every call of the denoiser in one sampling run, churn counted."""
+        called = []
+        for sigma, following in pairwise(self.levels().tolist()):
+            called.append(sigma * (1 + self.churn.gamma(sigma, self.steps)))
+            if self.solver == "heun" and following > 0:
+                called.append(following)
+        return called
 
     @property
     def nfe(self) -> int:
