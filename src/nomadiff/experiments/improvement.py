@@ -11,6 +11,8 @@ from nomadiff.methods.cost import sampling_cost
 from nomadiff.methods.improve import Improved, improve
 from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
+from nomadiff.methods.own_samples import own_count
+from nomadiff.methods.plan import gpu_hours, three_digits
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
@@ -164,23 +166,35 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
         model: the base.
         improvement: settings.
         scored: whether there is a reference.
+
+    Raises:
+        UsageError: nobody says how many own samples to draw.
     """
     base = Model.load(model, device="cpu")
     config = auxiliary_config(base.config, improvement)
     forward = flops_of(config.network, config.sources + config.classes)
     options, nfe = config.training, base.config.sampler.nfe
-    own = improvement.synthetic_count
+    own = own_count(base, improvement.synthetic_count)
     tried = len(budgets(config, improvement.snapshots)) * (improvement.evaluations if improvement.weight is None else 1)
     guided = 2 if improvement.space == "function" else 1
     sets = tried * guided + 1 + improvement.confirmations * (1 + guided) if scored else 0
+    training = 3 * forward * options.budget
+    drawing = own * nfe * forward
+    scoring = sets * improvement.count * nfe * forward
     operations = {
-        "own samples": f"{own:,}" if own else "as many as the base had real images",
+        "own samples": f"{own:,}, {three_digits(drawing / 1e15)} PFLOP",
         "fine-tuning": f"{options.budget / 1e6:g} Mi at learning rate {options.learning_rate:g}, "
-        f"{3 * forward * options.budget / 1e15:,.3g} PFLOP; {improvement.train_part} of the network",
-        "scoring": f"{sets * improvement.count * nfe * forward / 1e15:,.3g} PFLOP: {tried} candidates, then "
+        f"{three_digits(training / 1e15)} PFLOP; {improvement.train_part} of the network",
+        "scoring": f"{three_digits(scoring / 1e15)} PFLOP: {tried} candidates, then "
         f"{improvement.confirmations} sets of fresh noise, {improvement.count:,} samples each"
         if scored
         else "none (no --reference)",
+        "GPU hours": gpu_hours(_by_precision(training, options.precision, drawing + scoring)),
         "result": f"NFE {base.nfe() * guided:g} without an interval",
     }
     return "\n".join(f"{name + ':':<13}{text}" for name, text in operations.items())
+
+
+def _by_precision(training: float, precision: str, drawing: float) -> dict[str, float]:
+    """Operations by precision: samples are drawn in fp32."""
+    return {precision: training, "fp32": drawing + (training if precision == "fp32" else 0)}

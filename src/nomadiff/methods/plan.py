@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import RunConfig
 
-__all__ = ["Activations", "activations_of", "plan_sampling", "plan_training"]
+__all__ = ["Activations", "activations_of", "gpu_hours", "plan_sampling", "plan_training", "three_digits"]
 
 # dense peak of one A100 (NVIDIA's data sheet; TF32 for fp32, torch's default for convolutions) and the share of it that
 # EDM-like U-Nets are assumed to reach
@@ -100,21 +100,31 @@ def plan_training(config: RunConfig, published: str = "") -> str:
     total = 3 * forward * options.steps * options.batch
     labels = f"{config.sources or 'no'} source labels, {config.classes or 'no'} class labels"
     shares = ", ".join(f"{name} {share:.1%}" for name, share in zip(config.source_names, config.shares))
-    peak = _A100_FLOPS[options.precision]
-    hours = total / (peak * _ASSUMED_SHARE) / 3600
     return "\n".join(
         [
             f"method:      {config.method} ({labels})",
             f"batches:     {shares}",
             f"parameters:  {parameters / 1e6:,.2f} M ({config.network.architecture})",
             f"budget:      {options.budget / 1e6:g} Mi = {options.steps:,} steps of {options.batch}",
-            f"compute:     {_count(forward / 1e9)} GFLOP an image forward, {_count(total / 1e15)} PFLOP in all",
-            f"GPU hours:   {_count(hours)} on an A100 at {_ASSUMED_SHARE:.0%} of {peak / 1e12:g} TFLOP/s (assumed)",
+            f"compute:     {three_digits(forward / 1e9)} GFLOP an image forward, "
+            f"{three_digits(total / 1e15)} PFLOP in all",
+            f"GPU hours:   {gpu_hours({options.precision: total})}",
             f"memory:      {_memory_line(config, parameters)}",
             f"sampling:    {_sampling_line(config.sampler, forward)}",
             *([f"papers:      {published}"] if published else []),
         ]
     )
+
+
+def gpu_hours(operations: Mapping[str, float]) -> str:
+    """Hours of one GPU, with what is assumed about it.
+
+    Args:
+        operations: how many are done in each precision: "fp32", "bf16", "fp16".
+    """
+    hours = sum(total / (_A100_FLOPS[precision] * _ASSUMED_SHARE) for precision, total in operations.items()) / 3600
+    peaks = " and ".join(f"{peak:g}" for peak in sorted({_A100_FLOPS[name] / 1e12 for name in operations}))
+    return f"{three_digits(hours)} on an A100 at {_ASSUMED_SHARE:.0%} of {peaks} TFLOP/s (assumed)"
 
 
 def plan_sampling(config: RunConfig, sampler: SamplerConfig, count: int) -> str:
@@ -126,7 +136,7 @@ def plan_sampling(config: RunConfig, sampler: SamplerConfig, count: int) -> str:
             f"model:       {config.method}, {_parameters(config) / 1e6:,.2f} M parameters",
             f"samples:     {count:,}",
             f"sampling:    {_sampling_line(sampler, forward)}",
-            f"compute:     {_count(total / 1e15)} PFLOP in all",
+            f"compute:     {three_digits(total / 1e15)} PFLOP in all",
         ]
     )
 
@@ -146,10 +156,10 @@ def _memory_line(config: RunConfig, parameters: int) -> str:
 
 
 def _sampling_line(sampler: SamplerConfig, forward: float) -> str:
-    flops = _count(forward * sampler.nfe / 1e9)
+    flops = three_digits(forward * sampler.nfe / 1e9)
     return f"{sampler.solver}, {sampler.steps} steps, NFE {sampler.nfe}, {flops} GFLOP an image"
 
 
-def _count(value: float) -> str:
-    """Three digits, or all digits before the point: 0.00941, 42.4, 7,635."""
+def three_digits(value: float) -> str:
+    """A number for people: three digits, or all digits before the point: 0.00941, 42.4, 7,635."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
