@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics import manifold, neighbours
+from nomadiff.metrics import manifold, screening
 from nomadiff.metrics.manifold import prdc, radii
 
 
@@ -37,13 +38,6 @@ def plain(real: np.ndarray, fake: np.ndarray, k: int, strict: bool) -> dict[str,
     }
 
 
-@pytest.fixture
-def small_blocks(monkeypatch) -> None:
-    """Blocks of 7: the sets of the tests then span many."""
-    monkeypatch.setattr(neighbours, "BLOCK", 7)
-    monkeypatch.setattr(manifold, "BLOCK", 7)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(6, 40),
@@ -53,9 +47,13 @@ def small_blocks(monkeypatch) -> None:
     seed=st.integers(0, 10_000),
     grid=st.booleans(),
     convention=st.sampled_from(manifold.CONVENTIONS),
+    block=st.sampled_from([7, 1024]),
+    half=st.booleans(),
 )
-def test_equals_the_definition(n: int, m: int, d: int, k: int, seed: int, grid: bool, convention: str) -> None:
-    """Also on a grid of integers, where distances tie with radii and points coincide."""
+def test_equals_the_definition(
+    n: int, m: int, d: int, k: int, seed: int, grid: bool, convention: str, block: int, half: bool
+) -> None:
+    """Also on a grid of integers, where distances tie with radii and points coincide; in blocks and both precisions."""
     random = np.random.default_rng(seed)
     draw = (
         (lambda *s: random.integers(0, 4, s).astype(np.float32))
@@ -65,17 +63,15 @@ def test_equals_the_definition(n: int, m: int, d: int, k: int, seed: int, grid: 
     real, fake = draw(n, d), draw(m, d)
     if not (np.sort(np.square(real[:, None] - real[None]).sum(-1), axis=1)[:, k] > 0).any():
         return  # refused: tested below
-    assert prdc(real, fake, k, convention) == pytest.approx(plain(real, fake, k, convention == "prdc"), abs=1e-12)
+    with mock.patch.multiple(screening, BLOCK=block, half_is_faster=lambda: half):
+        found = prdc(real, fake, k, convention)
+    assert found == pytest.approx(plain(real, fake, k, convention == "prdc"), abs=1e-12)
 
 
-def test_equals_the_definition_over_many_blocks(small_blocks) -> None:
-    random = np.random.default_rng(0)
-    real, fake = random.standard_normal((50, 8)).astype(np.float32), random.standard_normal((61, 8)).astype(np.float32)
-    assert prdc(real, fake) == pytest.approx(plain(real, fake, 5, True), abs=1e-12)
-
-
-def test_far_from_the_origin_and_with_an_outlier() -> None:
+@pytest.mark.parametrize("half", [True, False])
+def test_far_from_the_origin_and_with_an_outlier(half: bool, monkeypatch) -> None:
     """|x|^2 + |y|^2 - 2 x.y in float32 alone gets both of these wrong."""
+    monkeypatch.setattr(screening, "half_is_faster", lambda: half)
     random = np.random.default_rng(0)
     real, fake = (1000 + random.standard_normal((200, 4)).astype(np.float32) for _ in range(2))
     assert prdc(real, fake) == pytest.approx(plain(real, fake, 5, True), abs=1e-12)

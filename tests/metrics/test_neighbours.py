@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics import neighbours
-from nomadiff.metrics.neighbours import nearest_neighbours
+from nomadiff.metrics import screening
+from nomadiff.metrics.neighbours import kth_distances, nearest_neighbours
 
 
 def points(count: int, dimension: int, seed: int) -> torch.Tensor:
@@ -16,14 +16,17 @@ def points(count: int, dimension: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("block", [1, 7, 1024])
 @pytest.mark.parametrize("k", [1, 3])
-def test_equals_the_whole_matrix(monkeypatch, block: int, k: int) -> None:
-    monkeypatch.setattr(neighbours, "BLOCK", block)
+@pytest.mark.parametrize("half", [True, False])
+def test_equals_the_whole_matrix(monkeypatch, block: int, k: int, half: bool) -> None:
+    monkeypatch.setattr(screening, "BLOCK", block)
+    monkeypatch.setattr(screening, "half_is_faster", lambda: half)
     x, y = points(30, 5, 0), points(40, 5, 1)
     whole = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
     expected, order = whole.sort(1)
     index, distance = nearest_neighbours(x, y, k)
     assert torch.equal(index, order[:, :k])
     torch.testing.assert_close(distance, expected[:, :k])
+    torch.testing.assert_close(kth_distances(x, k), torch.cdist(x.double(), x.double()).sort(1)[0][:, k])
 
 
 def test_a_point_is_not_its_own_neighbour() -> None:

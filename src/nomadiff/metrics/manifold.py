@@ -19,13 +19,13 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.intervals import GROUPS, means_left_out
-from nomadiff.metrics.neighbours import BLOCK, LONG, Squares, as_points, nearest_neighbours
+from nomadiff.metrics.neighbours import LONG, as_points, kth_distances, nearest_neighbours
+from nomadiff.metrics.screening import BLOCK, OPEN, Pairs, Screen, blocks_of, measure
 from nomadiff.progress import progress_bar
 
 __all__ = ["CONVENTIONS", "prdc", "prdc_left_out", "radii"]
 
 CONVENTIONS = ("prdc", "kynkaanniemi")
-ROUNDING = 8 * torch.finfo(torch.float32).eps  # of |x|^2 + |y|^2 - 2 x.y, relative to |x|^2 + |y|^2, with room
 
 
 def radii(features: Tensor | np.ndarray, k: int = 5, what: str = "features") -> Tensor:
@@ -35,7 +35,7 @@ def radii(features: Tensor | np.ndarray, k: int = 5, what: str = "features") -> 
         UsageError: not more than k features, or a value that is not finite.
     """
     _check_count(len(features), k, what)
-    return nearest_neighbours(features, features, k, itself=True)[1][:, -1]
+    return kth_distances(features, k)
 
 
 def prdc(
@@ -159,57 +159,55 @@ class _Count:
         self.x, self.y, self.k, self.strict = x, y, k, convention == "prdc"
         self.member = torch.zeros(len(y), dtype=torch.int64) if member is None else member
         groups = 1 if member is None else GROUPS
-        one_hot = torch.nn.functional.one_hot(self.member, groups).float()
         self.inside = torch.zeros(len(y), dtype=torch.int64)  # how many real balls hold each generated feature
-        self.covering = torch.zeros(len(x), groups)  # how many generated features of a group each real ball holds
-        self.recalling = torch.zeros(len(x), groups)  # how many generated balls of a group hold each real feature
+        self.covering = torch.zeros(
+            len(x), groups, dtype=torch.int64
+        )  # how many generated features of a group each real ball holds
+        self.recalling = torch.zeros(
+            len(x), groups, dtype=torch.int64
+        )  # how many generated balls of a group hold each real feature
         self.recalled_only_without = torch.zeros(len(x), groups, dtype=torch.bool)
         widest = None if fake_left_out is None else fake_left_out.max(1).values
-        squares = Squares(x, y)
+        screen = Screen(x, y)
         show = len(x) * len(y) > LONG
         with progress_bar("precision and recall", total=len(x), unit="points", show=show) as advance:
-            for rows, centred in squares.rows():
-                start = rows.start
-                for first in range(0, len(y), BLOCK):
-                    columns = slice(first, min(first + BLOCK, len(y)))
-                    square, size = squares.block(rows, centred, columns)
-                    doubt = size.mul_(ROUNDING)
-                    in_real = self._within(square, real_balls[rows, None], doubt, start, first)
-                    in_fake = self._within(square, fake_balls[None, columns], doubt, start, first)
-                    self.inside[columns] += in_real.sum(0)
-                    self.covering[rows] += in_real.float() @ one_hot[columns]
-                    self.recalling[rows] += in_fake.float() @ one_hot[columns]
-                    if widest is not None and fake_left_out is not None:
-                        in_wide = self._within(square, widest[None, columns], doubt, start, first)
-                        self._note(in_wide & ~in_fake, fake_left_out, start, first)
-                advance(len(centred))
+            for rows in blocks_of(len(x)):
+                for columns in blocks_of(len(y)):
+                    reach = fake_balls if widest is None else widest
+                    of_real, of_fake = screen.within(rows, columns, real_balls[rows], reach[columns], most_open=OPEN)
+                    assert of_real is not None and of_fake is not None
+                    inside = of_real.only(self._within(of_real, real_balls[of_real.i]))
+                    self.inside += torch.bincount(inside.j, minlength=len(y))
+                    self._add(self.covering, inside)
+                    reached = self._within(of_fake, fake_balls[of_fake.j])
+                    self._add(self.recalling, of_fake.only(reached))
+                    if fake_left_out is not None:
+                        self._note(of_fake.only(~reached), fake_left_out)
+                screen.settle()
+                advance(rows.stop - rows.start)
 
-    def _within(self, square: Tensor, ball: Tensor, doubt: Tensor, start: int, first: int) -> Tensor:
-        """Which squared distances ``(n, m)`` lie inside the radii ``ball``.
+    def _add(self, counts: Tensor, pairs: Pairs) -> None:
+        """Count the generated features of each pair, by groups, for its real one."""
+        place = pairs.i * counts.shape[1] + self.member[pairs.j]
+        counts.view(-1).add_(torch.bincount(place, minlength=counts.numel()))
 
-        float32 decides where it is clear; within its rounding error ``doubt`` the pair is measured again in float64.
-        """
-        gap = square - ball.float().square()
-        result = gap < 0
-        row, column = torch.nonzero(gap.abs_() <= doubt, as_tuple=True)
-        limit = ball.expand(square.shape)
-        for i, j in zip(row.split(BLOCK), column.split(BLOCK)):
-            exact = self._exact(start + i, first + j)
-            result[i, j] = exact < limit[i, j] if self.strict else exact <= limit[i, j]
+    def _within(self, pairs: Pairs, ball: Tensor) -> Tensor:
+        """Which pairs lie inside the radii ``ball``, one a pair: by their bounds, else by measuring them."""
+        result = pairs.upper < ball
+        open_ = torch.nonzero(~result & (pairs.lower <= ball))[:, 0]
+        exact = measure(self.x, self.y, pairs.i[open_], pairs.j[open_])
+        result[open_] = exact < ball[open_] if self.strict else exact <= ball[open_]
         return result
 
-    def _exact(self, i: Tensor, j: Tensor) -> Tensor:
-        return (self.x[i].double() - self.y[j].double()).square().sum(1).sqrt()
-
-    def _note(self, pairs: Tensor, fake_left_out: Tensor, start: int, first: int) -> None:
+    def _note(self, pairs: Pairs, fake_left_out: Tensor) -> None:
         """Pairs that lie between a ball and its widest form: for which groups left out is the real feature reached?"""
-        row, column = torch.nonzero(pairs, as_tuple=True)
-        for i, j in zip((start + row).split(BLOCK), (first + column).split(BLOCK)):
-            exact = self._exact(i, j)[:, None]
-            reached = exact < fake_left_out[j] if self.strict else exact <= fake_left_out[j]
-            reached[torch.arange(len(j)), self.member[j]] = False  # a ball that is left out reaches nobody
+        for start in range(0, len(pairs.i), BLOCK):
+            some = pairs.only(torch.arange(start, min(start + BLOCK, len(pairs.i))))
+            exact = measure(self.x, self.y, some.i, some.j)[:, None]
+            reached = exact < fake_left_out[some.j] if self.strict else exact <= fake_left_out[some.j]
+            reached[torch.arange(len(some.j)), self.member[some.j]] = False  # a ball that is left out reaches nobody
             pair, group = torch.nonzero(reached, as_tuple=True)
-            self.recalled_only_without[i[pair], group] = True
+            self.recalled_only_without[some.i[pair], group] = True
 
     def values(self) -> dict[str, float]:
         return {

@@ -1,25 +1,21 @@
 """Nearest neighbours among features or images, in blocks: an N x N matrix is never held.
 
-Squared distances are searched in float32 as ``|x|^2 + |y|^2 - 2 x.y`` on centred points, which is fast and loses
-digits; the few candidates found are then measured again in float64 from their differences. So a copy is at distance
-exactly 0, and results do not depend on the block size.
+Pairs are screened first (:mod:`~nomadiff.metrics.screening`); those that may be among the nearest are measured in
+float64 from their differences. So a copy is at distance exactly 0, and results do not depend on the block size.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
+from nomadiff.metrics.screening import BLOCK, Pairs, Screen, blocks_of, measure
 from nomadiff.progress import progress_bar
 
-__all__ = ["Squares", "as_points", "check_finite", "nearest_neighbours"]
+__all__ = ["LONG", "as_points", "check_finite", "kth_distances", "nearest_neighbours"]
 
-BLOCK = 1024
-SPARE = 4  # candidates beyond k, so that float32 rounding cannot push a true neighbour out of the list
 LONG = 3e8  # pairs from which on the work takes seconds and shows a bar
 
 
@@ -72,70 +68,92 @@ def nearest_neighbours(
         raise UsageError(f"queries of dimension {x.shape[1]} cannot be compared with points of {y.shape[1]}")
     if len(y) < k + itself:
         raise UsageError(f"{k} nearest neighbours need at least {k + itself} points, got {len(y)}")
-    found = _candidates(x, y, min(k + itself + SPARE, len(y)), itself)
-    own = torch.arange(len(x))
-    distances = torch.empty(found.shape, dtype=torch.float64)
-    for rows in own.split(BLOCK):
-        here = x[rows].double()
-        for column in range(found.shape[1]):
-            gap = y[found[rows, column]].double().sub_(here)
-            distances[rows, column] = torch.linalg.vector_norm(gap, dim=1)
-    if itself:
-        distances[found == own[:, None]] = torch.inf
-    distances, order = distances.sort(dim=1, stable=True)
-    return found.gather(1, order)[:, :k], distances[:, :k]
+    return _nearest(x, None if itself else y, k, every=True)
 
 
-class Squares:
-    """Squared distances of blocks of points in float32: ``|x|^2 + |y|^2 - 2 x.y`` on points centred block by block.
-
-    Args:
-        x: float32 ``(N, D)``.
-        y: float32 ``(M, D)``.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
-        self.centre = y.mean(0)
-        self.x_norm = self._norms(x)
-        self.y_norm = self.x_norm if y is x else self._norms(y)
-
-    def _norms(self, points: Tensor) -> Tensor:
-        return torch.cat([(part - self.centre).square_().sum(1) for part in points.split(BLOCK)])
-
-    def rows(self) -> Iterator[tuple[slice, Tensor]]:
-        """The blocks of ``x``: their place, and their centred points for :meth:`block`."""
-        for start in range(0, len(self.x), BLOCK):
-            place = slice(start, min(start + BLOCK, len(self.x)))
-            yield place, self.x[place] - self.centre
-
-    def block(self, rows: slice, centred: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-        """Squared distances ``(n, m)`` of two blocks, and ``|x|^2 + |y|^2``, which their rounding error goes with."""
-        size = self.x_norm[rows, None] + self.y_norm[columns]
-        return torch.addmm(size, centred, (self.y[columns] - self.centre).T, alpha=-2), size
+def kth_distances(points: Tensor | np.ndarray, k: int) -> Tensor:
+    """Distance of every point ``(N, D)`` to its k-th nearest other one: float64 ``(N,)``, N more than k."""
+    x = as_points(points)
+    return _nearest(x, None, k, every=False)[1][:, -1]
 
 
-def _candidates(x: Tensor, y: Tensor, keep: int, itself: bool) -> Tensor:
-    """Indices int64 ``(N, keep)`` of the points nearest to each query by float32 distances, in no certain order."""
-    values = torch.full((len(x), keep), torch.inf)
-    found = torch.zeros(len(x), keep, dtype=torch.int64)
-
-    def offer(rows: slice, part: Tensor, first: int) -> None:
-        """Merge the distances of a block into the lists of its queries."""
-        near, at = part.topk(min(keep, part.shape[1]), dim=1, largest=False, sorted=False)
-        everything = torch.cat([values[rows], near], 1)
-        values[rows], order = everything.topk(keep, dim=1, largest=False, sorted=False)
-        found[rows] = torch.cat([found[rows], at + first], 1).gather(1, order)
-
-    squares = Squares(x, y)
+def _nearest(x: Tensor, points: Tensor | None, k: int, *, every: bool) -> tuple[Tensor, Tensor]:
+    """The k nearest of ``points`` or of the other ``x``; unless ``every``, only the k-th distance is exact."""
+    screen = Screen(x, points)
+    y = x if points is None else points
+    places = blocks_of(len(x))
+    others = places if screen.itself else blocks_of(len(y))
+    lists = [
+        _List(place, k, screen.reach_of_nearest(place, place if screen.itself else others[0], k)) for place in places
+    ]
+    index = torch.empty(len(x), k, dtype=torch.int64)
+    distance = torch.empty(len(x), k, dtype=torch.float64)
     show = len(x) * len(y) > LONG
     with progress_bar("nearest neighbours", total=len(x), unit="points", show=show) as advance:
-        for rows, centred in squares.rows():
-            for first in range(rows.start if itself else 0, len(y), BLOCK):
-                columns = slice(first, min(first + BLOCK, len(y)))
-                part, _ = squares.block(rows, centred, columns)
-                offer(rows, part, first)
-                if itself and first > rows.start:
-                    offer(columns, part.T, rows.start)
-            advance(len(centred))
-    return found
+        for number, rows in enumerate(places):
+            mine = lists[number]
+            for other in range(number if screen.itself else 0, len(others)):
+                both = screen.itself and other > number  # then the block is that of the other rows too, turned around
+                found, turned = screen.within(rows, others[other], mine.reach, lists[other].reach if both else None)
+                assert found is not None
+                mine.add(found)
+                if turned is not None:
+                    lists[other].add(turned._replace(i=turned.j, j=turned.i))
+            screen.settle()
+            index[rows], distance[rows] = mine.finish(x, y, every)
+            lists[number] = _List(rows, k, mine.reach)  # let go of the pairs
+            advance(rows.stop - rows.start)
+    return index, distance
+
+
+class _List:
+    """The pairs that may be among the k nearest of a block of points, and how far the k-th can be at most."""
+
+    def __init__(self, place: slice, k: int, reach: Tensor) -> None:
+        self.place, self.k, self.reach = place, k, reach
+        self.parts: list[Pairs] = []
+        self.count = 0
+
+    def add(self, pairs: Pairs) -> None:
+        self.parts.append(pairs)
+        self.count += len(pairs.i)
+        if self.count > 16 * self.k * len(self.reach):
+            self.tighten()
+
+    def tighten(self) -> Pairs:
+        """Keep only what can be among the k nearest by all pairs seen so far."""
+        pairs = Pairs(*(torch.cat(column) for column in zip(*self.parts)))
+        row = pairs.i - self.place.start
+        order, rank = _ranks(row, pairs.upper)
+        kth = order[rank == self.k - 1]
+        self.reach[row[kth]] = torch.minimum(self.reach[row[kth]], pairs.upper[kth].double())
+        pairs = pairs.only(pairs.lower <= self.reach[row])
+        self.parts, self.count = [pairs], len(pairs.i)
+        return pairs
+
+    def finish(self, x: Tensor, y: Tensor, every: bool) -> tuple[Tensor, Tensor]:
+        """Places and distances of the k nearest, ``(n, k)`` each."""
+        pairs = self.tighten()
+        pairs = pairs.only(pairs.j.argsort())  # equal distances in the order of the points
+        row = pairs.i - self.place.start
+        distance = pairs.upper.double()
+        if every:
+            open_ = torch.arange(len(row))
+        else:  # what is surely nearer than the k-th need not be measured
+            order, rank = _ranks(row, pairs.lower)
+            least = torch.empty(len(self.reach))
+            kth = order[rank == self.k - 1]
+            least[row[kth]] = pairs.lower[kth]
+            open_ = torch.nonzero(pairs.upper >= least[row])[:, 0]
+        distance[open_] = measure(x, y, pairs.i[open_], pairs.j[open_])
+        order, rank = _ranks(row, distance)
+        nearest = order[rank < self.k]
+        return pairs.j[nearest].reshape(-1, self.k), distance[nearest].reshape(-1, self.k)
+
+
+def _ranks(row: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The order that sorts by row and then by value, and the rank of each, so ordered, within its row."""
+    order = value.argsort(stable=True)
+    order = order[row[order].argsort(stable=True)]
+    ordered = row[order]
+    return order, torch.arange(len(row)) - torch.searchsorted(ordered, ordered)
