@@ -4,7 +4,8 @@
     python benchmarks/metrics.py --counts 2000 10000 50000 --contenders frechet prdc kid
     python benchmarks/metrics.py --dimension 64 --threads 2
 
-Features are random with a spectrum that falls like 1/i, N real and N generated, float32. Every measurement runs in a
+Features are random with variances that fall like 1/i, as those of images roughly do, or with --flat all alike, which is
+the worst case for neighbour search; N real and N generated, float32. Every measurement runs in a
 process of its own, so that its peak of memory is its own; `extra MB` is the growth of the resident set above the
 features. CPU-s counts the CPU time of all threads, which other programs disturb least; nothing is asserted.
 
@@ -31,13 +32,13 @@ CONTENDERS = ("moments", "moments-scipy", "frechet", "frechet-scipy", "prdc", "p
 PEERS = {"moments": "moments-scipy", "frechet": "frechet-scipy", "prdc": "prdc-package"}
 
 
-def measure(contender: str, count: int, dimension: int) -> dict[str, float]:
+def measure(contender: str, count: int, dimension: int, flat: bool) -> dict[str, float]:
     """One measurement in this process: seconds, memory, and the values found."""
     import numpy as np
     import torch
 
     random = np.random.default_rng(0)
-    scale = (1 / np.sqrt(np.arange(1, dimension + 1))).astype(np.float32)
+    scale = (1 / np.sqrt(np.arange(1, dimension + 1))).astype(np.float32) if not flat else np.float32(1)
     real, fake = (random.standard_normal((count, dimension), dtype=np.float32) for _ in range(2))
     real *= scale  # in place: a copy would count as memory that was there before
     fake *= np.float32(0.95) * scale
@@ -102,13 +103,13 @@ def _frechet_by_scipy(mean1, covariance1, mean2, covariance2) -> float:
     return float(gap @ gap + np.trace(covariance1) + np.trace(covariance2) - 2 * shared)
 
 
-def compare(contenders: list[str], counts: list[int], dimension: int, threads: int) -> None:
+def compare(contenders: list[str], counts: list[int], dimension: int, threads: int, flat: bool) -> None:
     """Measure each contender at each count in turn and print the tables."""
     import torch
     from measuring import describe_machine, digits, print_table
 
     torch.set_num_threads(threads)
-    print(f"{describe_machine(torch.device('cpu'))}; features of dimension {dimension}\n")
+    print(f"{describe_machine(torch.device('cpu'))}; features of dimension {dimension}{', flat' * flat}\n")
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     rows, found = [], {}
     for count in counts:
@@ -122,6 +123,7 @@ def compare(contenders: list[str], counts: list[int], dimension: int, threads: i
                 str(count),
                 "--dimension",
                 str(dimension),
+                *["--flat"] * flat,
             ]
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode:
@@ -150,17 +152,18 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--counts", type=int, nargs="+", default=[2000, 10000], help="N")
     parser.add_argument("--dimension", type=int, default=2048)
+    parser.add_argument("--flat", action="store_true", help="the same variance in every direction")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.counts[0], arguments.dimension)))
+        print(json.dumps(measure(arguments.one, arguments.counts[0], arguments.dimension, arguments.flat)))
         return
     contenders = arguments.contenders
     if "prdc-package" in contenders and importlib.util.find_spec("prdc") is None:
         contenders = [name for name in contenders if name != "prdc-package"]
         print("the package prdc is not installed: its rows are left out")
-    compare(contenders, arguments.counts, arguments.dimension, arguments.threads)
+    compare(contenders, arguments.counts, arguments.dimension, arguments.threads, arguments.flat)
 
 
 if __name__ == "__main__":

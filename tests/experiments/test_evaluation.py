@@ -49,14 +49,20 @@ def test_every_metric_has_its_interval_and_its_floor(samples: str, tmp_path: Pat
         row = rows["", name]
         assert row["low"] <= row["value"] <= row["high"] and isinstance(row["floor"], float), name
     assert rows["", "replication"]["value"] == 1 and rows["", "replication"]["floor"] == 0.05  # it was trained on them
-    for name in ("precision", "kd_digits"):  # and to the metrics that do not know it they are fresh
+    for name in (
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "kd_digits",
+    ):  # and to the metrics that do not know it they are fresh
         assert rows["", name]["low"] - 0.05 < rows["", name]["floor"] < rows["", name]["high"] + 0.05
     assert {group for group, _ in rows} == {"", *"0123456789"}
     assert rows["3", "fd_digits"]["floor"] > 0 and rows["3", "count"]["value"] > 20
     shares = [row for (group, metric), row in rows.items() if group and metric == "share"]
     assert sum(row["value"] for row in shares) == pytest.approx(1)
     meta = read_json(out)["meta"]
-    assert (meta["floor_count"], meta["floor_reference_count"]) == (300, 497)
+    assert (meta["floor_count"], meta["floor_reference_count"]) == (217, 580)
     assert meta["nearest"][0]["distance"] == 0
     text = capsys.readouterr().out
     assert "interval" in text and "fresh real data" in text and "300 samples, reference 797 images" in text

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, DryRun, Out, score_lines
+from nomadiff.cli.options import Device, DryRun, score_lines
 
 __all__ = ["evaluate"]
 
@@ -16,7 +16,7 @@ def evaluate(
     samples: Annotated[str, Parameter(help="Generated images: folder, zip, npz or npy.")],
     *,
     reference: str,
-    out: Out = Path("metrics.json"),
+    out: Annotated[Path, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = Path("metrics.json"),
     train: str | None = None,
     detector: str = "pixels",
     detector_weights: str | None = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Out, score_lines
+from nomadiff.cli.options import score_lines
 
 __all__ = ["metrics"]
 
@@ -17,7 +17,7 @@ def metrics(
     fake: Annotated[Path, Parameter(help="Generated vectors, .npy of shape (M, D).")],
     *,
     train: Path | None = None,
-    out: Out = Path("metrics.json"),
+    out: Annotated[Path, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = Path("metrics.json"),
     k: int = 5,
     convention: str = "prdc",
     interval: float = 0.95,

@@ -16,6 +16,7 @@ from nomadiff.metrics.groups import evaluate_groups, group_members
 from nomadiff.metrics.intervals import deal
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import EXTRAS, ReferenceSet
+from nomadiff.metrics.splits import fresh_count
 from nomadiff.metrics.statistics_files import holds_statistics
 from nomadiff.processes import join_processes
 from nomadiff.tables import Table
@@ -137,7 +138,7 @@ def evaluate_files(
     meta = {**scores.pop("meta"), "composition": composition, "versions": versions()}
     rows = _rows(scores | {f"{name}_floor": value for name, value in floor.items()})
     if against.features is not None and floor:
-        drawn = min(len(sets["samples"]), len(against.features) // 2)
+        drawn = fresh_count(len(against.features), len(sets["samples"]))
         meta |= {"floor_count": drawn, "floor_reference_count": len(against.features) - drawn}
     if by_class or groups is not None:
         table = evaluate_groups(against, sets["samples"], groups, interval=interval, with_floor=True)
@@ -185,7 +186,7 @@ def _check(sets: Mapping[str, Tensor], detectors: Sequence[Detector], k: int, in
 
 def _floor(against: ReferenceSet, count: int, extra: Sequence[str], lpips: LPIPS | None) -> dict[str, float]:
     """What fresh real data scores; nothing where the reference is too small to tell, or holds statistics only."""
-    if against.features is None or len(against.features) // 2 <= against.k:
+    if against.features is None or fresh_count(len(against.features), count) <= against.k:
         return {}
     return against.floor(count=count, extra=extra, lpips=lpips)
 

@@ -20,7 +20,7 @@ from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.manifold import prdc, prdc_left_out
 from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
 from nomadiff.metrics.replication import replication_threshold
-from nomadiff.metrics.splits import draws, mean_scores
+from nomadiff.metrics.splits import draws, fresh_count, mean_scores
 from nomadiff.metrics.transport import sliced_wasserstein
 from nomadiff.tables import Table
 
@@ -73,9 +73,9 @@ def metrics_of_arrays(
     Returns:
         Rows ``metric``, ``value``, ``low``, ``high`` and ``floor``: ``frechet_distance`` and its root
         ``bures_wasserstein``, ``kernel_distance`` (KID's estimate), ``sliced_wasserstein``, ``precision``, ``recall``,
-        ``density``, ``coverage`` and ``replication``. The floor is what fresh real data scores: as many of ``real`` as
-        there are generated ones, or half of it, drawn at random and judged by the rest; None where that is too few.
-        With fewer vectors distances come out larger, so a floor of halves is high. The meta says counts, settings and
+        ``density``, ``coverage`` and ``replication``. The floor is what fresh real data scores: some of ``real``, drawn
+        at random (:func:`~nomadiff.metrics.splits.fresh_count`), judged by the rest; None where that is too few. With
+        fewer vectors distances come out larger, so a floor of halves is high. The meta says counts, settings and
         the hash of each array.
 
     Raises:
@@ -106,11 +106,11 @@ def metrics_of_arrays(
         copied = nearest_neighbours(near["fake"], near["train"])[1][:, 0] <= threshold
         row["replication"] = float(copied.double().mean())
         left_out["replication"] = means_left_out(copied, member)
-    fresh = min(len(y), len(x) // 2)
+    fresh = fresh_count(len(x), len(y))
     floor: dict[str, float] = {"replication": quantile}
     if fresh > k:
         floor |= mean_scores(
-            [_real_against_real(x, near["real"], *split, k, convention, projections) for split in draws(len(x), fresh)]
+            [_real_against_real(x, near["real"], *split, k, convention, projections) for split in draws(len(x), len(y))]
         )
     rows = []
     for name, value in row.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 from nomadiff.errors import UsageError
 from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
 from nomadiff.metrics.reference import ReferenceSet, distance_name
-from nomadiff.metrics.splits import mean_scores
+from nomadiff.metrics.splits import fresh_count, mean_scores
 from nomadiff.tables import Table
 
 __all__ = ["evaluate_groups", "group_members"]
@@ -125,9 +125,8 @@ def _of_group(
     if with_floor:
         names = (distance_name(part.detector), *_OF_FEATURES)
         # each side of the split needs more than k images
-        floor = (
-            part.floor(count=len(features)) if min(part.meta["reference_count"] // 2, len(features)) > part.k else {}
-        )
+        drawn = fresh_count(part.meta["reference_count"], len(features))
+        floor = part.floor(count=len(features)) if drawn > part.k else {}
         row |= {f"{name}_floor": floor.get(name) for name in names}
     return row
 

@@ -215,7 +215,8 @@ class ReferenceSet:
                 drawn at random, are judged by the rest (the mean of up to ten draws): no image passes through a
                 detector again. Fewer images make the Frechet distance larger, so this floor of it is high, up to twice
                 where halves are compared.
-            count: how many to draw from the reference, at most half of it; half by default.
+            count: number of the samples that the floor is for; the split keeps their ratio to the reference, see
+                :func:`~nomadiff.metrics.splits.fresh_count`. Halves by default.
             extra, lpips: as for :meth:`evaluate`.
 
         Returns:

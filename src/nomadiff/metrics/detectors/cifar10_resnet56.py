@@ -1,7 +1,8 @@
 """ResNet-56 for CIFAR-10 (He et al. 2015, section 4.2) as a detector and classifier for 32x32 colour images.
 
-The public weights are Y. Idelbayev's (akamaster/pytorch_resnet_cifar10, BSD-2-Clause; 93.62 % on the test images as
-published). They are loaded by path or URL and checked by hash. The distance is ``fd_cifar10_resnet56``, never "FID".
+The public weights are Y. Idelbayev's (akamaster/pytorch_resnet_cifar10, BSD-2-Clause). They are loaded by path or URL
+and checked by hash; ``nomadiff info`` measures 93.39 % on the 10,000 test images, the 6.61 % error of their table. The
+distance is ``fd_cifar10_resnet56``, never "FID".
 """
 
 from __future__ import annotations
