@@ -19,6 +19,7 @@ from nomadiff.methods.guided_model import GuidanceConfig
 from nomadiff.methods.improve import improve
 from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
+from nomadiff.methods.provenance import origins
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
@@ -74,7 +75,7 @@ def test_the_folder_becomes_a_model(base, tmp_path):
     assert model.manifest(4, 0)["guidance"] == {"kind": "extrapolation", "weight": 1.0, "interval": None}
     assert done.gain is None and "nothing was scored" in done.sentence
     assert {entry.name for entry in (tmp_path / "out").iterdir() if entry.name[0] != "."} == {
-        *("auxiliary", "base.safetensors", "guidance.json", "improve.csv", "improve.json"),
+        *("auxiliary", "base.safetensors", "guidance.json", "improve.csv", "improve.json", "sources.json"),
     }  # the own samples are gone
 
 
@@ -82,6 +83,12 @@ def test_it_can_be_moved(base, tmp_path):
     images = improve(base, tmp_path / "out", QUICK, device="cpu").model.sample(4)
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     assert torch.equal(Model.load(tmp_path / "elsewhere", device="cpu").sample(4), images)
+
+
+def test_what_the_base_was_trained_on_goes_with_it(base, tmp_path):
+    improved = improve(base, tmp_path / "out", QUICK, device="cpu").model
+    assert [found["name"] for found in origins(improved)] == ["real"]
+    assert origins(improved) == origins(base)
 
 
 def test_the_copy_learns_from_own_samples_only(base, tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def test_the_folder_becomes_a_model(base, classifier, reference, tmp_path):
     assert model.sha256 == done.model.sha256 and model.guidance.weight == done.weight in (0.5, 1.0)
     assert torch.equal(model.sample(4), done.model.sample(4)) and not torch.equal(model.sample(4), base.sample(4))
     assert {entry.name for entry in (tmp_path / "out").iterdir() if entry.name[0] != "."} == {
-        *("auxiliary", "base.safetensors", "guidance.json", "shift.csv", "shift.json"),
+        *("auxiliary", "base.safetensors", "guidance.json", "shift.csv", "shift.json", "sources.json"),
     }  # the own samples are gone
     (recorded,) = json.loads((tmp_path / "out" / "auxiliary" / "sources.json").read_text())
     assert recorded["kind"] == "synthetic" and recorded["count"] == 40

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from nomadiff.interop.packing import origins
 from nomadiff.methods.guided_model import KINDS
 from nomadiff.methods.model import Model
+from nomadiff.methods.provenance import origins
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 

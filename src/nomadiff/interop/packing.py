@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nomadiff.errors import DataError
-from nomadiff.files import read_json, write_json
+from nomadiff.files import write_json
 from nomadiff.methods.model import Model
+from nomadiff.methods.provenance import SOURCES_NAME, origins
 from nomadiff.training.run_folder import save_tensors, versions
 
-__all__ = ["origins", "pack_model"]
+__all__ = ["pack_model"]
 
 
 def pack_model(model: Model, folder: str | Path) -> None:
@@ -29,7 +29,7 @@ def pack_model(model: Model, folder: str | Path) -> None:
     if model.guidance is None or model.guidance.kind == "merge":
         _write_single(model, folder / "model.safetensors")
         write_json(folder / "config.json", {"versions": versions(), "recipe": model.config.to_dict()})
-        write_json(folder / "sources.json", origins(model))
+        write_json(folder / SOURCES_NAME, origins(model))
         return
     names: dict[str, Any] = {}
     for name, part in zip(("base", "auxiliary"), model.parts):
@@ -40,7 +40,7 @@ def pack_model(model: Model, folder: str | Path) -> None:
             names[name] = f"{name}.safetensors"
             _write_part(part, folder / names[name])
     replace(model.guidance, **names).write(folder)
-    write_json(folder / "sources.json", origins(model))
+    write_json(folder / SOURCES_NAME, origins(model))
 
 
 def _write_part(part: Any, path: Path) -> None:
@@ -56,16 +56,3 @@ def _write_single(model: Model, path: Path) -> None:
         return
     metadata = {"recipe": model.config.to_dict(), "merged": model.guidance.facts(), "of": model.sha256}
     save_tensors(path, model.network.state_dict(), metadata)
-
-
-def origins(model: Model) -> list[dict[str, Any]]:
-    """What a model was trained on, as the run folder around it says: one mapping a source; empty if nothing does."""
-    if model.guidance is not None:
-        first = model.parts[0]
-        return origins(first) if isinstance(first, Model) else []
-    around = model.path.parent.parent if model.path.parent.name == "snapshots" else model.path.parent
-    path = around / "sources.json"
-    found = read_json(path) if path.is_file() else []
-    if not isinstance(found, list) or not all(isinstance(source, dict) for source in found):
-        raise DataError(f"{path}: not a list of sources")
-    return found

@@ -19,6 +19,7 @@ __all__ = ["AuxiliaryConfig", "auxiliary_config", "budgets", "with_frozen_part_o
 
 _TRAINING = 3  # keeps the fine-tuning's noise apart from that of the samples
 
+
 class AuxiliaryConfig(RunConfig):
     """A recipe whose denoiser has the parts frozen that its method name says are not trained."""
 

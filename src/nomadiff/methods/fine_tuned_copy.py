@@ -11,10 +11,12 @@ from typing import Any
 
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import Interrupted, UsageError
+from nomadiff.files import write_json
 from nomadiff.methods.auxiliary import AuxiliaryConfig, auxiliary_config
 from nomadiff.methods.candidates import Candidates
 from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
+from nomadiff.methods.provenance import SOURCES_NAME, origins
 from nomadiff.processes import Processes
 from nomadiff.tables import Table, read_table
 from nomadiff.training.loop import train
@@ -129,6 +131,8 @@ class FineTunedCopy:
         self.save()
         if self.processes.is_main and not (self.out / self.base_path).exists():
             recipe = {"recipe": self._base.config.to_dict(), "copied_from_sha256": self._base.sha256}
+            if known := origins(self._base):  # its licence and what it was trained on go with it
+                write_json(self.out / SOURCES_NAME, known)
             save_tensors(self.out / self.base_path, self._state, recipe)
         self.processes.barrier()
 

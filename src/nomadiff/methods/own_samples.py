@@ -14,8 +14,8 @@ from nomadiff.data.latents import write_latents
 from nomadiff.data.sources import ImageSource
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
-from nomadiff.files import read_json
 from nomadiff.methods.model import Model
+from nomadiff.methods.provenance import origins
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
 
@@ -127,11 +127,7 @@ def own_count(model: Model, asked: int | None) -> int:
     """
     if asked is not None:
         return asked
-    for folder in (model.path.parent, model.path.parent.parent):
-        if (folder / "sources.json").exists():
-            sources = read_json(folder / "sources.json")
-            count = next((source.get("count") for source in sources if source.get("label") == 0), None)
-            if count is not None:
-                return count
-            break
+    count = next((source.get("count") for source in origins(model) if source.get("label") == 0), None)
+    if count is not None:
+        return count
     raise UsageError(f"{model.path} does not say how many real images it was trained on: pass --synthetic-count")
