@@ -34,7 +34,7 @@ def test_a_plan_starts_nothing(base, tmp_path, capsys):
     out = tmp_path / "plan"
     assert main(["shift", str(base), "--out", str(out), *TARGET, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "as many as the base had real images" in printed and "9 weights and the base" in printed
+    assert "1,000 in complementary composition" in printed and "9 weights and the base" in printed
     assert "shares only" in printed and not out.exists()
 
 

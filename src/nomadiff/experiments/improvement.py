@@ -22,7 +22,7 @@ from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 
-__all__ = ["COST_METRICS", "improve_files", "improvement_report", "plan_improvement"]
+__all__ = ["COST_METRICS", "by_precision", "improve_files", "improvement_report", "plan_improvement"]
 
 _SHOWN = 64
 
@@ -189,12 +189,12 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
         f"{improvement.confirmations} sets of fresh noise, {improvement.count:,} samples each"
         if scored
         else "none (no --reference)",
-        "GPU hours": gpu_hours(_by_precision(training, options.precision, drawing + scoring)),
+        "GPU hours": gpu_hours(by_precision(training, options.precision, drawing + scoring)),
         "result": f"NFE {base.nfe() * guided:g} without an interval",
     }
     return "\n".join(f"{name + ':':<13}{text}" for name, text in operations.items())
 
 
-def _by_precision(training: float, precision: str, drawing: float) -> dict[str, float]:
+def by_precision(training: float, precision: str, drawing: float) -> dict[str, float]:
     """Operations by precision: samples are drawn in fp32."""
     return {precision: training, "fp32": drawing + (training if precision == "fp32" else 0)}

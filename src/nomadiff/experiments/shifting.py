@@ -8,10 +8,13 @@ from typing import Any
 
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
+from nomadiff.experiments.improvement import by_precision
 from nomadiff.experiments.judging import metric_infos
 from nomadiff.methods.auxiliary import auxiliary_config
 from nomadiff.methods.complement import REST
 from nomadiff.methods.model import Model
+from nomadiff.methods.own_samples import own_count
+from nomadiff.methods.plan import gpu_hours, three_digits
 from nomadiff.methods.shift import ALL, Shift, Shifted, shift
 from nomadiff.metrics.detectors import load_classifier
 from nomadiff.metrics.evaluate import ReferenceSet
@@ -182,23 +185,31 @@ def plan_shift(model: str | Path, settings: Shift, *, scored: bool) -> str:
         model: the base.
         settings: target and everything else.
         scored: whether there is a reference.
+
+    Raises:
+        UsageError: nobody says how many own samples to draw.
     """
     base = Model.load(model, device="cpu")
     config = auxiliary_config(base.config, settings.fine_tuning)
     forward = flops_of(config.network, config.sources + config.classes)
     options, nfe = config.training, base.config.sampler.nfe
-    own = settings.synthetic_count
-    guided = len({0.0, *settings.weights}) - 1
-    sets = 2 * (guided + 1) + 2
+    own = own_count(base, settings.synthetic_count)
+    tried = {0.0, *settings.weights}
+    guided = len(tried - {0.0, -1.0}) + 1  # a set of the extrapolation costs two
+    sets = len(tried) + 2 + guided
+    training = 3 * forward * options.budget
+    drawing = own * nfe * forward
+    scoring = sets * settings.count * nfe * forward
     lines = {
         "targets": ", ".join(f"{name} {share:.1%}" for name, share in settings.target.items()),
-        "own samples": f"{own:,}" if own else "as many as the base had real images",
-        "": "in complementary composition; more are drawn, as many as its largest group needs",
+        "own samples": f"{own:,} in complementary composition, {three_digits(drawing / 1e15)} PFLOP or more: as many "
+        "are drawn as its largest group needs",
         "fine-tuning": f"{options.budget / 1e6:g} Mi at learning rate {options.learning_rate:g}, "
-        f"{3 * forward * options.budget / 1e15:,.3g} PFLOP",
-        "scoring": f"{sets * settings.count * nfe * forward / 1e15:,.3g} PFLOP: {guided} weights and the base, then "
-        f"base and recommended weight on fresh noise, {settings.count:,} samples each"
+        f"{three_digits(training / 1e15)} PFLOP",
+        "scoring": f"{three_digits(scoring / 1e15)} PFLOP: {len(tried) - 1} weights and the base, then base and "
+        f"recommended weight on fresh noise, {settings.count:,} samples each"
         + ("" if scored else "; shares only (no --reference)"),
+        "GPU hours": gpu_hours(by_precision(training, options.precision, drawing + scoring)),
         "result": f"NFE {base.nfe() * 2:g}",
     }
-    return "\n".join(f"{name + ':' if name else '':<13}{text}" for name, text in lines.items())
+    return "\n".join(f"{name + ':':<13}{text}" for name, text in lines.items())

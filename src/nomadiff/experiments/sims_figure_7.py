@@ -1,7 +1,9 @@
 """SIMS Figure 7: share of each group, and distance group by group, against the guidance weight.
 
 On digits the paper's set-up is repeated one to one: two groups of about half each, digits 0 to 4 and 5 to 9, and a
-target of 70 % for the first. A second subject shifts a single digit, which the paper does not do.
+target of 70 % for the first. Settings were fixed on seeds 0 and 1. The base is trained for 800 steps: on seed 0 a copy
+of the 300-step base of the other recipes did not learn the composition of its set (it drew 42 to 46 % where the set
+had 33 %, after 100 to 800 steps at 5e-4 to 2e-3), and a copy of this one nearly did (36 % where the set had 29 %).
 """
 
 from __future__ import annotations
@@ -89,8 +91,14 @@ class ShiftSubject(Subject):
         )
 
 
-DIGITS = ShiftSubject("half", DIGITS_SHORT, 2000, steps_budget=38_400, target=(("0,1,2,3,4", 0.7),))
-_ONE_DIGIT = replace(DIGITS, name="one", target=(("3", 0.3),))
+DIGITS = ShiftSubject(
+    "half",
+    replace(DIGITS_SHORT, budget=25_600, learning_rate=1e-3),
+    1000,
+    steps_budget=102_400,
+    weight=1.5,
+    target=(("0,1,2,3,4", 0.7),),
+)
 SMOKE_DIGITS = replace(
     DIGITS,
     improvement=replace(DIGITS_SHORT, synthetic_count=64, budget=256),
@@ -152,14 +160,14 @@ def run(
         UsageError: no such scale.
         DataError: files are missing.
     """
-    subjects = at_scale(scale, (DIGITS, _ONE_DIGIT), (SMOKE_DIGITS,), (PAPER_FACES,))
+    subjects = at_scale(scale, (DIGITS,), (SMOKE_DIGITS,), (PAPER_FACES,))
     seeds = seeds_of(scale, seeds)
     if dry_run:
         lines = missing_files(subjects, data)
         for subject in subjects:
             targets = ", ".join(f"'{name}' to {share:.0%}" for name, share in subject.target)
             what = f"{targets}; weights {', '.join(f'{weight:g}' for weight in subject.weights)}"
-            lines.append(plan_line(subject, what, seeds=len(seeds), plain=2, guided=len(subject.weights) + 1))
+            lines.append(plan_line(subject, what, seeds=len(seeds), plain=3, guided=len(subject.weights)))
         return Table(meta={"plan": "\n".join(lines)})
     table = run_seeds("sims-figure-7", _sweep, subjects, seeds, out, processes=processes, data=data, device=device)
     verdicts = Table([row for row in table.rows if "sentence" in row], table.meta)

@@ -1,6 +1,6 @@
 """SIMS Figure 8: samples before and after a shift, from the same noise.
 
-The weight is the paper's on faces, and on digits the one that seeds 0 to 3 reached the target at; shares are counted on
+The weight is the paper's on faces, 1.5; on digits it is what seeds 0 and 1 reached the target at. Shares are counted on
 fresh noise.
 """
 

@@ -251,7 +251,11 @@ class _Task:
         return (min(reached), True) if reached else (min(misses, key=lambda weight: misses[weight]), False)
 
     def _model(self, weight: float) -> Model:
-        return self.candidates.make(self.candidates.budgets[-1], weight)
+        budget = self.candidates.budgets[-1]
+        if weight == 0:
+            return self.candidates.base
+        # at -1 the extrapolation is the copy, which by itself costs half
+        return self.candidates.auxiliary(budget) if weight == -1 else self.candidates.make(budget, weight)
 
     def _score(self, weight: float, seed: int, noise: str) -> list[dict[str, Any]]:
         """The rows of one weight: drawn and scored, or remembered."""
@@ -259,7 +263,7 @@ class _Task:
         known = [row for row in self.table.rows if all(row[name] == value for name, value in key.items())]
         if known:
             return known
-        model = self.candidates.base if weight == 0 else self._model(weight)
+        model = self._model(weight)
         images = torch.cat(list(model.sample_batches(self.settings.count, seed, processes=self.processes, show=True)))
         rows = [{**key, **row} for row in self._rows(images)]
         rows[0]["nfe"] = model.nfe()
