@@ -48,4 +48,6 @@ def metrics(
         interval=interval,
     )
     table.write(out)
-    print(f"{score_lines(table.rows)}\ntable: {out}")
+    split = table.meta["floor_count"]
+    print(score_lines(table.rows))
+    print(f"fresh real data: {split['fake']} of the real vectors judged by the other {split['real']}; table: {out}")

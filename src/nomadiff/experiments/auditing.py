@@ -10,6 +10,7 @@ from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.sources import ImageSource
 from nomadiff.metrics.audit import Audit, audit
 from nomadiff.metrics.detectors import load_detector
+from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.processes import join_processes
 
 __all__ = ["audit_files"]
@@ -57,6 +58,7 @@ def audit_files(
         trusted=None if trusted is None else opened(trusted, "trusted", False).images,
         detector=load_detector(detector, weights=detector_weights, device=place),
         device=place,
+        cache=feature_cache(),
     )
     if is_synthetic(folder.provenance["manifest"]) and found.suspicions:
         first = found.suspicions[0]

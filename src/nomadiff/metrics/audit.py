@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -110,6 +111,7 @@ def audit(
     detector: str | Detector = "pixels",
     level: float = 0.95,
     device: str | torch.device = "cpu",
+    cache: str | Path | None = None,
 ) -> Audit:
     """Audit images that should be real.
 
@@ -120,6 +122,7 @@ def audit(
         detector: feature space. Pixels see the traces that generators leave better than a classifier's features do.
         level: of the intervals.
         device: where a detector named by a word computes.
+        cache: folder where features are kept between runs.
 
     Raises:
         UsageError: no suspects, too few images, or images of different sizes.
@@ -131,14 +134,14 @@ def audit(
         if others is not None and others.shape[1:] != images.shape[1:]:
             sizes = f"{tuple(others.shape[1:])}, the folder's are {tuple(images.shape[1:])}"
             raise UsageError(f"{name}: images of {sizes}")
-    features = extract_features(loaded, images)
-    of_sources = {name: extract_features(loaded, others) for name, others in suspects.items()}
+    features = extract_features(loaded, images, cache=cache)
+    of_sources = {name: extract_features(loaded, others, cache=cache) for name, others in suspects.items()}
     shares: dict[str, Share] = {}
     errors: dict[str, float] = {}
     if trusted is None:
         shares = {name: bound_on_share(features, source, level=level) for name, source in of_sources.items()}
     else:
-        known = extract_features(loaded, trusted)
+        known = extract_features(loaded, trusted, cache=cache)
         clear = {name: source for name, source in of_sources.items() if told_apart(known, source)}
         if clear:
             shares = shares_of_sources(features, clear, known, level=level)

@@ -18,6 +18,7 @@ from nomadiff.errors import UsageError
 from nomadiff.metrics.intervals import GROUPS
 from nomadiff.metrics.neighbours import check_finite
 from nomadiff.processes import Processes
+from nomadiff.progress import progress_bar
 
 __all__ = [
     "Statistics",
@@ -27,6 +28,7 @@ __all__ = [
     "frechet_left_out",
 ]
 
+SLOW = 500  # dimensions from which on the distances for an interval take seconds and show a bar
 ROWS = 4096  # features taken into the sums at a time: beside them only as many in float64 are held
 
 
@@ -200,10 +202,12 @@ def frechet_left_out(reference: Statistics, features: Tensor | np.ndarray, membe
     for part in reversed(parts[1:]):
         after.append(StatisticsAccumulator().merge(after[-1]).merge(part))
     distances = []
-    for part in parts:  # everything before the group and everything after it
-        rest = StatisticsAccumulator().merge(before).merge(after.pop())
-        distances.append(frechet_distance(reference, rest.finish()))
-        before.merge(part)
+    with progress_bar("interval", total=GROUPS, unit="groups", show=x.shape[1] > SLOW) as advance:
+        for part in parts:  # everything before the group and everything after it
+            rest = StatisticsAccumulator().merge(before).merge(after.pop())
+            distances.append(frechet_distance(reference, rest.finish()))
+            before.merge(part)
+            advance()
     return np.array(distances)
 
 
