@@ -33,7 +33,7 @@ def test_a_plan_starts_nothing(base, tmp_path, capsys):
     out = tmp_path / "plan"
     assert main(["improve", str(base), "--out", str(out), "--reference", "digits:reference", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "as many as the base had real images" in printed and "32 candidates" in printed
+    assert "own samples: 1,000," in printed and "32 candidates" in printed and "GPU hours" in printed
     assert not out.exists()
 
 

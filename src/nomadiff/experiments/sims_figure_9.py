@@ -80,7 +80,7 @@ def run(
         UsageError: no such scale.
         DataError: files are missing.
     """
-    subjects = at_scale(scale, _DIGITS, SMOKE, PAPER[2:])
+    subjects = at_scale(scale, _DIGITS, SMOKE, PAPER[2:3])
     seeds = seeds_of(scale, seeds)
     sizes, steps, skipped = _SIZES[scale], _STEPS[scale], _SKIPPED[scale]
     if dry_run:

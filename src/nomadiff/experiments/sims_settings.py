@@ -137,12 +137,13 @@ def _published(
     )
 
 
-# SIMS section 4.1 and appendices B to D: own samples, budget and weight of its best models. ImageNet-512 works on
-# latents, whose images need Stable Diffusion's decoder; nomadiff has none, so it is left out
+# SIMS section 4.1 and appendices B to E: own samples, budget and weight of its best models. ImageNet-512's one draws
+# latents, which Stable Diffusion's autoencoder decodes (from the hub, unless it is in its cache)
 PAPER = (
     _published("edm-cifar10-uncond-vp", "cifar10-32x32.npz", "cifar10", 18, budget=40 * _MI, own=100_000, weight=0.8),
     _published("edm-ffhq-uncond-vp", "ffhq-64x64.npz", "ffhq64", 40, budget=34 * _MI, own=100_000, weight=1.5),
     _published("edm2-img64-s", "img64.pkl", "imagenet64-edm2-s", 32, budget=56 * _MI, own=1_500_000, weight=0.9),
+    _published("edm2-img512-s", "img512.pkl", "imagenet512-edm2-s", 32, budget=102 * _MI, own=1_500_000, weight=0.7),
 )
 
 
