@@ -245,6 +245,10 @@ def test_a_model_of_latents_makes_images(
     assert opened.provenance["manifest"]["vae"] == str((sets / "vae").resolve())
     command = ["evaluate", str(samples), "--reference", str(sets / "held-out"), "--device", "cpu"]
     assert main([*command, "--out", str(tmp_path / "metrics.json")]) == 0
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "3 x 16 x 16, decoded from 4 x 8 x 8 latents by /" in card
+    assert torch.equal(Model.load(tmp_path / "out", device="cpu").sample(3, seed=1), images)
     assert main(["info", str(run)]) == 0 and main(["info", str(sets / "real.zip")]) == 0
     text = capsys.readouterr().out
     assert "images of:   3 x 16 x 16\nlatents:     4 x 8 x 8, of /" in text

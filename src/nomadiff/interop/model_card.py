@@ -59,7 +59,9 @@ def model_card(model: Model, *, title: str, usage: str, metrics: Sequence[Table]
 
 def _what(model: Model) -> str:
     config, network = model.config, model.config.network
-    shape = f"{network.channels} x {network.resolution} x {network.resolution}"
+    shape = " x ".join(map(str, model.image_shape))
+    if config.latents is not None:
+        shape += f", decoded from {' x '.join(map(str, model.shape))} latents by {config.latents.vae}"
     labels = f"source labels: {', '.join(config.source_names)}" if config.sources else "no source labels"
     if config.classes:
         labels += f"; {config.classes} classes"
