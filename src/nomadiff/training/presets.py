@@ -43,7 +43,7 @@ class Preset:
 
 _MI = 1_000_000
 _NO_HOURS = "no paper gives memory or GPU hours"
-_EDMS_SIZE = f"SIMS Table 1 says 280 M parameters, which is EDM2-S: EDM's own networks are counted here; {_NO_HOURS}"
+_EDMS_SIZE = f"SIMS Table 1 says 280 M, which is the size of EDM2-S; {_NO_HOURS}"
 _EDM2S_COST = f"102 billion multiply-adds an evaluation (EDM2 Table 2), half of the GFLOP here; {_NO_HOURS}"
 
 
@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {
         SamplerConfig(steps=18),
         0.5,
         "32x32 images, 55.7 M parameters: the papers' CIFAR-10 setting (Table 9)",
-        f"NFE 35, 60 Mi (CASD Table 9); {_EDMS_SIZE}",
+        f"55.7 M parameters (EDM), NFE 35, 60 Mi (CASD Table 9); {_EDMS_SIZE}",
     ),
     "ffhq64": Preset(
         NETWORKS["ffhq64"],
@@ -101,7 +101,7 @@ PRESETS: dict[str, Preset] = {
         SamplerConfig(steps=40),
         0.5,
         "64x64 images, 61.8 M parameters: the papers' FFHQ setting (Table 9)",
-        f"NFE 79, 60 Mi (CASD Table 9); {_EDMS_SIZE}",
+        f"61.8 M parameters (EDM), NFE 79, 60 Mi (CASD Table 9); {_EDMS_SIZE}",
     ),
     "small32": Preset(
         NETWORKS["small32"],
