@@ -128,7 +128,7 @@ PRESETS: dict[str, Preset] = {
         "imagenet512-edm2-xs",
         _imagenet(70_000, budget=1 << 31, learning_rate=0.0120, p_mean=-0.4, p_std=1.0),
         "64x64x4 latents, 125 M parameters",
-        "125 M parameters, NFE 63, 2147 Mi; 46 billion multiply-adds an evaluation (EDM2 Table 2), half of the GFLOP here",
+        "125 M parameters, NFE 63, 2147 Mi; 46 billion multiply-adds an evaluation (EDM2 Table 2), half the GFLOP here",
     ),
     "imagenet512-edm2-tiny": _edm2(
         "imagenet512-edm2-tiny",
