@@ -1,7 +1,6 @@
 """SIMS Figure 8: samples before and after a shift, from the same noise.
 
-The weight is the paper's on faces, 1.5; on digits it is what seeds 0 and 1 reached the target at. Shares are counted on
-fresh noise.
+The weight is 1.5 on digits too: the paper's Figure 7 has 68 % there. Shares are counted on fresh noise.
 """
 
 from __future__ import annotations
