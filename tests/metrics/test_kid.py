@@ -8,7 +8,7 @@ import torch
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics import kid as module
-from nomadiff.metrics.kid import kid
+from nomadiff.metrics.kid import kid, kid_left_out
 
 
 def plain(x: np.ndarray, y: np.ndarray) -> float:
@@ -28,6 +28,9 @@ def test_equals_the_definition(monkeypatch, block: int) -> None:
     monkeypatch.setattr(module, "BLOCK", block)
     x, y = draw(50), draw(61, 0.3, 1)
     assert kid(x, y) == pytest.approx(plain(x, y), rel=1e-10)
+    assert kid(x, x) == pytest.approx(plain(x, x), rel=1e-10)
+    same = torch.from_numpy(x)
+    assert kid_left_out(same, same, torch.arange(50) % 5)[0] == pytest.approx(plain(x, x), rel=1e-10)
 
 
 def test_is_unbiased() -> None:

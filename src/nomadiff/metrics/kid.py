@@ -49,9 +49,9 @@ def kid_left_out(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, member: T
     if min(n, m) < 2:
         raise UsageError(f"KID needs at least 2 images on either side, got {n} and {m}")
     everything = torch.zeros(n, dtype=torch.int64)
-    within_x = (float(_kernel_sums(x, x, everything, everything)) - float(_diagonal(x).sum())) / (n * (n - 1))
-    between = _kernel_sums(x, y, everything, member)[0]
-    within = _kernel_sums(y, y, member, member)
+    within_x = (float(_kernel_sums(x, everything)) - float(_diagonal(x).sum())) / (n * (n - 1))
+    between = _kernel_sums(x, everything, (y, member))[0]
+    within = _kernel_sums(y, member)
     diagonal = torch.zeros(len(between), dtype=torch.float64).index_add_(0, member, _diagonal(y))
     count = torch.bincount(member, minlength=len(between))
 
@@ -65,17 +65,27 @@ def kid_left_out(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, member: T
     return float(value(between.sum(), rest, torch.tensor(m))), left_out.numpy()
 
 
-def _kernel_sums(x: Tensor, y: Tensor, group_x: Tensor, group_y: Tensor) -> Tensor:
-    """Sums of the kernel over all pairs, by groups, in float64: the distance is what is left after the sums cancel."""
+def _kernel_sums(x: Tensor, group_x: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Sums of the kernel over all pairs, by groups, in float64: the distance is what is left after the sums cancel.
+
+    Without ``other`` points and groups, the pairs are those of ``x`` with itself, and each is computed once.
+    """
+    itself = other is None
+    y, group_y = other or (x, group_x)
     total = torch.zeros(int(group_x.max()) + 1, int(group_y.max()) + 1, dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
     with progress_bar("kernel distance", total=len(x), unit="points", show=len(x) * len(y) > LONG) as advance:
-        for rows, of_rows in zip(x.split(BLOCK), group_x.split(BLOCK)):
+        for start, rows in enumerate(x.split(BLOCK)):
+            of_rows = group_x.split(BLOCK)[start]
             left = rows.double() / x.shape[1]
-            for columns, of_columns in zip(y.split(BLOCK), group_y.split(BLOCK)):
+            first = start if itself else 0
+            for place, columns in enumerate(y.split(BLOCK)[first:], first):
                 kernel = torch.addmm(one, left, columns.double().T).pow_(3)
                 by_row = torch.zeros(len(total), len(columns), dtype=torch.float64).index_add_(0, of_rows, kernel)
-                total.index_add_(1, of_columns, by_row)
+                part = torch.zeros_like(total).index_add_(1, group_y.split(BLOCK)[place], by_row)
+                total += part
+                if itself and place != start:
+                    total += part.T
             advance(len(rows))
     return total
 
