@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
@@ -51,6 +52,13 @@ class Brightness:
 
     def classes_of_features(self, features):
         return (features.mean(1) > self.threshold).long()
+
+
+class Lightness(torch.nn.Module):
+    """The mean of every image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().flatten(1).mean(1, keepdim=True)
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +281,9 @@ def test_wrong_use_is_found_before_anything_is_written(base, base_path, classifi
     fails("between 0 and 1", settings=dataclasses.replace(QUICK, target={"dark": 1.3}))
     fails("no classes", classifier="pixels")
     fails("no detector 'resnet'", classifier="resnet")
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(torch.nn.Sequential(Lightness(), torch.nn.Linear(1, 3))).save(tmp_path / "three.pt")
+    fails("no class 'dark'; there are 0, 1, 2", classifier=str(tmp_path / "three.pt"))
     other = Brightness(1.0, sha256="2" * 64)
     fails("the same classifier", classifier=other, reference=reference)
     large = ReferenceSet(
