@@ -10,6 +10,7 @@ import pytest
 
 from nomadiff.errors import UsageError
 from nomadiff.reports.numbers import as_number, cell_text, column_decimals, fixed
+from nomadiff.reports.page import Report
 from nomadiff.reports.summary import MetricInfo, blocks_by_source, floor_cells
 from nomadiff.tables import Table
 
@@ -76,6 +77,15 @@ def test_arms_may_be_named_by_other_fields() -> None:
     (block,) = blocks_by_source(Table(rows), [FD], ["weight", "budget"])
     assert [arm.names for arm in block.rows] == [["0", "51,200"], ["0.5", "51,200"]]
     assert block.rows[1].cells[0].best and block.rows[0].images_seen == ""
+
+
+def test_where_neither_direction_is_better_nothing_is_best() -> None:
+    share = MetricInfo("share", "share, %", "neither")
+    rows = [{"method": method, "seed": 0, "share": value} for method, value in (("base", 50.0), ("shifted", 70.0))]
+    (block,) = blocks_by_source(Table(rows), [share], ["method"])
+    assert [row.cells[0].best for row in block.rows] == [False, False]
+    page = Report(title="?", table=Table([{**row, "source": "low"} for row in rows]), metrics=[share], block="group")
+    assert "group “low”" in page.html() and "is better" not in page.html()
 
 
 def test_a_direction_that_is_none_is_refused() -> None:

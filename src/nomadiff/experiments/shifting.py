@@ -32,10 +32,10 @@ _SHOWN = 64
 _DIGITS_SHAPE = (1, 8, 8)
 
 SHARE_METRICS = [
-    MetricInfo("share_percent", "share, %", "higher", None, "Share of the samples that the classifier puts there."),
-    MetricInfo("target_percent", "target, %", "higher", None, "The share asked for."),
+    MetricInfo("share_percent", "share, %", "neither", None, "Share of the samples that the classifier puts there."),
+    MetricInfo("target_percent", "target, %", "neither", None, "The share asked for."),
 ]
-"""Shares, for reports: in percent, and with nothing marked as best."""
+"""Shares, for reports, in percent."""
 
 
 def shift_files(
@@ -129,7 +129,8 @@ def shift_figures(rows: Sequence[dict[str, Any]], title: str = "") -> list[Figur
     )
     figures = [Figure(f"{title}Share in percent against weight", left, "Weight 0 is the base, -1 the copy alone.")]
     if distance is not None:
-        right = metric_lines(rows, "weight", distance, by="group", label=distance, x_label="guidance weight")
+        last = sorted(rows, key=lambda row: row["group"] == ALL)  # groups have one colour in both panels
+        right = metric_lines(last, "weight", distance, by="group", label=distance, x_label="guidance weight")
         caption = "Groups against real images of the same group; of all, the shift itself counts as distance."
         figures.append(Figure(f"{title}{distance} against weight", right, caption))
     return figures
@@ -154,6 +155,7 @@ def shift_report(done: Shifted, base: Model, *, command: str = "") -> Report:
         table=table,
         metrics=[*SHARE_METRICS, *metric_infos(distance or "", {})],
         by=("method", "weight"),
+        block="group",
         grids=[
             GridPanel("base", "", base.sample(_SHOWN), 8, method="base"),
             GridPanel("shifted", f"weight {done.weight:g}", done.model.sample(_SHOWN), 8, method="shifted"),

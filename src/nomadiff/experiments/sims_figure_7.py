@@ -211,13 +211,14 @@ def _report(table: Table, verdicts: Table, command: str) -> Report:
         rows = [row for row in table.rows if row["base"] == base]
         findings += _findings(base, rows, [row for row in verdicts.rows if row["base"] == base], distance)
         figures += shift_figures(rows, f"Base “{base}”: ")
-    shown = [{**row, "method": f"{row['base']}: {row['group']}", "source": ""} for row in shown_rows(table.rows)]
+    shown = [{**row, "method": row["base"]} for row in shown_rows(table.rows)]
     return Report(
         title="Does the composition follow the target, and at what cost?",
         subtitle="Recipe sims-figure-7: extrapolation away from a copy of complementary composition, over the weight.",
         table=Table(shown, table.meta),
         metrics=[*SHARE_METRICS, *metric_infos(distance, {})],
         by=("method", "weight"),
+        block="group",
         findings=findings,
         figures=figures,
         command=command,

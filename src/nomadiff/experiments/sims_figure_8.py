@@ -138,6 +138,7 @@ def _report(table: Table, grids: Sequence[GridPanel], command: str) -> Report:
         subtitle="Recipe sims-figure-8: a fixed weight, the same noise for both.",
         table=Table(shown, table.meta),
         metrics=[*SHARE_METRICS, *metric_infos(distance, {})],
+        block="group",
         grids=grids,
         findings=findings,
         arms={

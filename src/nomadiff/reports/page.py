@@ -123,6 +123,7 @@ class Report:
         notes: honest limits, a sentence each.
         arms: what each method is, a sentence each; the legend of the page.
         by: fields that name an arm within a source.
+        block: what a source is called where its rows begin in the table of means.
         figures: further figures.
         provenance: one mapping a source: its name, role, count, origin.
     """
@@ -141,6 +142,7 @@ class Report:
     notes: Sequence[str] = ()
     arms: Mapping[str, str] = field(default_factory=dict)
     by: Sequence[str] = ("method",)
+    block: str = "synthetic source"
     figures: Sequence[Figure] = ()
     provenance: Sequence[Mapping[str, Any]] = ()
 

@@ -20,20 +20,20 @@ class MetricInfo:
     Attributes:
         field: its field in the table, such as ``fd_digits``.
         label: its name in the report.
-        better: ``"lower"`` or ``"higher"``.
+        better: ``"lower"``, ``"higher"``, or ``"neither"``: then nothing is marked as best.
         floor: what fresh real data scores: the best a model of the real distribution can hope for. None if unknown.
         description: one sentence on what it measures.
     """
 
     field: str
     label: str
-    better: Literal["lower", "higher"] = "lower"
+    better: Literal["lower", "higher", "neither"] = "lower"
     floor: float | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
-        if self.better not in ("lower", "higher"):
-            raise UsageError(f'{self.field}: better must be "lower" or "higher", got {self.better!r}')
+        if self.better not in ("lower", "higher", "neither"):
+            raise UsageError(f'{self.field}: better must be "lower", "higher" or "neither", got {self.better!r}')
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,6 @@ def _decimals(table: Table, metric: MetricInfo) -> int:
 
 def _best(metric: MetricInfo, arms: Sequence[Mapping[str, Any]]) -> float | None:
     means = {arm[metric.field] for arm in arms if arm[metric.field] is not None}
-    if len(means) < 2:  # one arm, or all the same: nothing is best
+    if len(means) < 2 or metric.better == "neither":  # one arm, or all the same: nothing is best
         return None
     return min(means) if metric.better == "lower" else max(means)
