@@ -103,6 +103,22 @@ def _frechet_by_scipy(mean1, covariance1, mean2, covariance2) -> float:
     return float(gap @ gap + np.trace(covariance1) + np.trace(covariance2) - 2 * shared)
 
 
+def products(dimension: int) -> str:
+    """How many operations a second matrix products reach here, by number type: what all of this is made of."""
+    import torch
+
+    speeds = []
+    for kind in (torch.float64, torch.float32, torch.bfloat16):
+        x = torch.ones(1024, dimension, dtype=kind)
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            x @ x.T
+            times.append(time.process_time() - start)
+        speeds.append(f"{2 * 1024 * 1024 * dimension / min(times) / 1e9:.0f} in {str(kind).removeprefix('torch.')}")
+    return f"GFLOP a CPU-second: {', '.join(speeds)}"
+
+
 def compare(contenders: list[str], counts: list[int], dimension: int, threads: int, flat: bool) -> None:
     """Measure each contender at each count in turn and print the tables."""
     import torch
@@ -110,6 +126,7 @@ def compare(contenders: list[str], counts: list[int], dimension: int, threads: i
 
     torch.set_num_threads(threads)
     print(f"{describe_machine(torch.device('cpu'))}; features of dimension {dimension}{', flat' * flat}\n")
+    print(f"products of 1,024 x {dimension:,} matrices: {products(dimension)}\n")
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     rows, found = [], {}
     for count in counts:
