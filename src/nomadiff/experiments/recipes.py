@@ -28,6 +28,7 @@ RECIPES = (
     "sims-figure-7",
     "sims-figure-8",
     "sims-figure-9",
+    "improve-relatives",
     "loop-comparison",
 )
 
