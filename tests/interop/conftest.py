@@ -190,6 +190,7 @@ def canary(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lookalikes(canary: Path) -> Lookalikes:
+    """Writes files of other libraries' layouts, harmless and hostile."""
     return Lookalikes(canary)
 
 
