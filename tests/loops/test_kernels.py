@@ -88,8 +88,8 @@ def test_compiled_gradient_is_autograds(network: Network, count: int) -> None:
     noise = generator.normal(size=(count, 2)).astype(np.float32)
     kernel = NumbaKernel(network)
     order = np.arange(count, dtype=np.int32)
-    folded = np.zeros(kernel_numba.ENTRIES * 64, np.float32)
-    kernel_numba._batch_gradient(weights, folded, kernel._scratch, points, labels, order, times, noise, *kernel._form)
+    ready = np.zeros(PARAMETERS, np.float32)
+    kernel_numba._batch_gradient(weights, ready, kernel._scratch, points, labels, order, times, noise, *kernel._form)
     actual = kernel._scratch[kernel_numba.GRADIENT :][:PARAMETERS]
     batch = [torch.from_numpy(array)[None] for array in (weights, points, labels, times.astype(np.int64), noise)]
     expected = TorchKernel(network).gradient(*batch)[0].numpy()
@@ -143,3 +143,14 @@ def test_training_leaves_its_start_alone_and_unused_weights_untouched() -> None:
         for name in ("time", "label", "gain", "shift"):
             np.testing.assert_array_equal(new[f"{name}.{layer}"], old[f"{name}.{layer}"])
     assert np.abs(new["weight.2"] - old["weight.2"]).max() > 1e-3
+
+
+def test_the_optimiser_keeps_no_subnormal_numbers_of_a_unit_that_died() -> None:
+    # they make every later step several times as long
+    weights, first, second = np.ones((3, PARAMETERS), np.float32)
+    scratch = np.zeros(kernel_numba.SCRATCH, np.float32)  # the gradient of a dead unit
+    for step in range(1, 1200):
+        kernel_numba._adam(weights, first, second, scratch, np.float32(1e-3), step)
+        for moment in (first, second):
+            assert np.all((moment == 0) | (moment > np.finfo(np.float32).tiny))
+    assert np.all(first == 0)  # without care it would be 0.9 ** 1199 = 1e-55, and subnormal from step 830 on

@@ -213,24 +213,6 @@ def test_any_metric_of_the_library_can_decide(base, reference, tmp_path, monkeyp
 # going on
 
 
-class Stop(KeyboardInterrupt):
-    pass
-
-
-def stop_after(monkeypatch, owner, name, calls):
-    """Interrupt the program right after the given number of calls of a function."""
-    original, count = getattr(owner, name), [0]
-
-    def counted(*args, **kwargs):
-        result = original(*args, **kwargs)
-        count[0] += 1
-        if count[0] == calls:
-            raise Stop
-        return result
-
-    monkeypatch.setattr(owner, name, counted)
-
-
 def comparable(folder):
     table = json.loads((folder / "improve.json").read_text())
     rows = [{name: value for name, value in row.items() if name != "seconds_per_image"} for row in table["rows"]]
@@ -238,7 +220,7 @@ def comparable(folder):
     return (folder / "guidance.json").read_text(), rows, table["meta"].get("best"), weights
 
 
-def test_stopped_anywhere_it_goes_on_to_the_same_model(base, reference, tmp_path, monkeypatch):
+def test_stopped_anywhere_it_goes_on_to_the_same_model(base, reference, tmp_path, monkeypatch, stop_after):
     small_shards(monkeypatch)
     settings = dataclasses.replace(QUICK, weight=None)
     improve(base, tmp_path / "whole", settings, reference=reference, device="cpu")
@@ -262,7 +244,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, reference, tmp_path
     assert Model.load(tmp_path / "whole", device="cpu").sha256 == Model.load(tmp_path / "broken", device="cpu").sha256
 
 
-def test_an_unfinished_one_says_so(base, tmp_path, monkeypatch):
+def test_an_unfinished_one_says_so(base, tmp_path, monkeypatch, stop_after):
     stop_after(monkeypatch, RunFolder, "log", 1)
     with pytest.raises(Interrupted):
         improve(base, tmp_path / "out", QUICK, device="cpu")

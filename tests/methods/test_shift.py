@@ -189,24 +189,6 @@ def test_without_a_reference_shares_are_all(base, classifier, tmp_path):
 # going on
 
 
-class Stop(KeyboardInterrupt):
-    pass
-
-
-def stop_after(monkeypatch, owner, name, calls):
-    """Interrupt the program right after the given number of calls of a function."""
-    original, count = getattr(owner, name), [0]
-
-    def counted(*args, **kwargs):
-        result = original(*args, **kwargs)
-        count[0] += 1
-        if count[0] == calls:
-            raise Stop
-        return result
-
-    monkeypatch.setattr(owner, name, counted)
-
-
 def comparable(folder):
     table = json.loads((folder / "shift.json").read_text())
     weights = load_tensors(folder / "auxiliary" / "model.safetensors")[0]
@@ -214,7 +196,7 @@ def comparable(folder):
     return (folder / "guidance.json").read_text(), table["rows"], facts, weights
 
 
-def test_stopped_anywhere_it_goes_on_to_the_same_model(base, classifier, reference, tmp_path, monkeypatch):
+def test_stopped_anywhere_it_goes_on_to_the_same_model(base, classifier, reference, tmp_path, monkeypatch, stop_after):
     small_shards(monkeypatch)
     options = {"classifier": classifier, "reference": reference, "device": "cpu"}
     shift(base, tmp_path / "whole", QUICK, **options)

@@ -33,6 +33,7 @@ from nomadiff.methods.fitting import Fitting
 from nomadiff.methods.improve import improve
 from nomadiff.methods.model import Model
 from nomadiff.methods.source_guidance import SourceGuided
+from nomadiff.metrics.reference import distance_in
 from nomadiff.reports.page import Finding, Report
 from nomadiff.tables import Table
 
@@ -101,7 +102,7 @@ def run(
     table = run_seeds("improve-relatives", _models, subjects, seeds, out, processes=processes, device=device)
     table.meta["command"] = command
     table.write(out / "table.json")
-    distance = next(name for name in table.fields if name.startswith(("fd_", "fid")))
+    distance = distance_in(table.fields)
     Report(
         title="Ways for a model to improve itself",
         subtitle="Recipe improve-relatives: one short-trained base, equal budgets, weight 1, the same noise for all.",

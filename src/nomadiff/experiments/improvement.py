@@ -14,6 +14,7 @@ from nomadiff.methods.model import Model
 from nomadiff.methods.own_samples import own_count
 from nomadiff.methods.plan import gpu_hours, three_digits
 from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import distance_in
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
@@ -120,7 +121,7 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
     ]
     assert done.gain is not None
     count = done.table.meta["evaluation"]["count"]
-    distance = next(field for field in done.table.fields if field.startswith(("fd_", "fid")))
+    distance = distance_in(done.table.fields)
     grids = [
         GridPanel("base", "", base.sample(_SHOWN), 8, method="base"),
         GridPanel(name, f"weight {done.table.meta['best']['weight']:g}", done.candidate.sample(_SHOWN), method=name),

@@ -18,6 +18,7 @@ from nomadiff.methods.plan import gpu_hours, three_digits
 from nomadiff.methods.shift import ALL, Shift, Shifted, shift
 from nomadiff.metrics.detectors import load_classifier
 from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import distance_in
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
@@ -26,7 +27,7 @@ from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 
-__all__ = ["SHARE_METRICS", "distance_of", "plan_shift", "shift_figures", "shift_files", "shift_report", "shown_rows"]
+__all__ = ["SHARE_METRICS", "plan_shift", "shift_figures", "shift_files", "shift_report", "shown_rows"]
 
 _SHOWN = 64
 _DIGITS_SHAPE = (1, 8, 8)
@@ -92,11 +93,6 @@ def shift_files(
     return done
 
 
-def distance_of(table: Table) -> str | None:
-    """Name of the Frechet distance that a table holds; None if no distance was measured."""
-    return next((name for name in table.fields if name.startswith(("fd_", "fid"))), None)
-
-
 def shown_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a shift as a report shows them: shares in percent, a block for each group."""
     shown = []
@@ -113,7 +109,7 @@ def shift_figures(rows: Sequence[dict[str, Any]], title: str = "") -> list[Figur
         rows: of a sweep, or of the sweeps of several seeds.
         title: put before what a figure shows.
     """
-    distance = distance_of(Table(list(rows)))
+    distance = distance_in(Table(list(rows)).fields)
     shares = shown_rows([row for row in rows if row["group"] not in (ALL, REST)])
     targets = [
         {"weight": row["weight"], "group": f"target {row['target']:.0%}", "share_percent": row["target_percent"]}
@@ -128,7 +124,7 @@ def shift_figures(rows: Sequence[dict[str, Any]], title: str = "") -> list[Figur
         x_label="guidance weight (0 is the base, -1 the copy)",
     )
     figures = [Figure(f"{title}Share in percent against weight", left, "Weight 0 is the base, -1 the copy alone.")]
-    if distance is not None:
+    if distance:
         last = sorted(rows, key=lambda row: row["group"] == ALL)  # groups have one colour in both panels
         right = metric_lines(last, "weight", distance, by="group", label=distance, x_label="guidance weight")
         caption = "Groups against real images of the same group; of all, the shift itself counts as distance."
@@ -146,14 +142,14 @@ def shift_report(done: Shifted, base: Model, *, command: str = "") -> Report:
     """
     sweep = [row for row in done.table.rows if row["noise"] == "sweep"]
     fresh = [row for row in done.table.rows if row["noise"] == "fresh" and row["weight"] in (0.0, done.weight)]
-    distance = distance_of(done.table)
+    distance = distance_in(done.table.fields)
     targets = ", ".join(f"“{group.name}” {group.target:.0%}" for group in done.groups)
     table = Table([{**row, "method": _method(row)} for row in shown_rows(fresh)], done.table.meta)
     return Report(
         title="Did the composition follow the target?",
         subtitle=f"Targets: {targets}. Base: {base.path}",
         table=table,
-        metrics=[*SHARE_METRICS, *metric_infos(distance or "", {})],
+        metrics=[*SHARE_METRICS, *metric_infos(distance, {})],
         by=("method", "weight"),
         block="group",
         grids=[

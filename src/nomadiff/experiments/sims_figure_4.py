@@ -23,6 +23,7 @@ from nomadiff.experiments.sims_settings import (
 )
 from nomadiff.methods.choosing import paired_gain
 from nomadiff.methods.model import Model
+from nomadiff.metrics.reference import distance_in
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.reports.plots import metric_lines
 from nomadiff.tables import Table
@@ -134,7 +135,7 @@ def _plan(subjects: Sequence[Subject], seeds: Sequence[int], weights: Sequence[f
 
 
 def _report(table: Table, verdicts: Table, command: str) -> Report:
-    distance = next(name for name in table.fields if name.startswith(("fd_", "fid")))
+    distance = distance_in(table.fields)
     findings, figures = [], []
     for base in dict.fromkeys(row["base"] for row in table.rows):
         rows = [row for row in table.rows if row["base"] == base]

@@ -15,7 +15,7 @@ from typing import Any
 
 from nomadiff.data.sources import ImageSource
 from nomadiff.experiments.judging import metric_infos
-from nomadiff.experiments.shifting import SHARE_METRICS, distance_of, shift_figures, shown_rows
+from nomadiff.experiments.shifting import SHARE_METRICS, shift_figures, shown_rows
 from nomadiff.experiments.sims_settings import (
     DIGITS_SHORT,
     PAPER,
@@ -31,6 +31,7 @@ from nomadiff.methods.complement import REST
 from nomadiff.methods.model import Model
 from nomadiff.methods.shift import ALL, Shift, Shifted, shift
 from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import distance_in
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.tables import Table, summarise
 
@@ -203,8 +204,7 @@ def _sweep(
 
 
 def _report(table: Table, verdicts: Table, command: str) -> Report:
-    distance = distance_of(table)
-    assert distance is not None
+    distance = distance_in(table.fields)
     findings: list[Finding] = []
     figures: list[Figure] = []
     for base in dict.fromkeys(row["base"] for row in table.rows):

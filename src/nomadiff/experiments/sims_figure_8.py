@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.experiments.judging import metric_infos
-from nomadiff.experiments.shifting import SHARE_METRICS, distance_of, shown_rows
+from nomadiff.experiments.shifting import SHARE_METRICS, shown_rows
 from nomadiff.experiments.sims_figure_7 import DIGITS, PAPER_FACES, SMOKE_DIGITS, ShiftSubject, shifted
 from nomadiff.experiments.sims_settings import (
     at_scale,
@@ -26,6 +26,7 @@ from nomadiff.methods.model import Model
 from nomadiff.methods.shift import ALL
 from nomadiff.metrics.composition import composition
 from nomadiff.metrics.detectors import classify
+from nomadiff.metrics.reference import distance_in
 from nomadiff.reports.grids import save_grid
 from nomadiff.reports.page import Finding, GridPanel, Report
 from nomadiff.tables import Table, summarise
@@ -119,8 +120,7 @@ def _pair(
 
 
 def _report(table: Table, grids: Sequence[GridPanel], command: str) -> Report:
-    distance = distance_of(table)
-    assert distance is not None
+    distance = distance_in(table.fields)
     findings = []
     for group in dict.fromkeys(row["group"] for row in table.rows if row["group"] not in (ALL, REST)):
         rows = [row for row in table.rows if row["group"] == group]

@@ -24,6 +24,7 @@ from nomadiff.experiments.sims_settings import (
     seeds_of,
 )
 from nomadiff.methods.model import Model
+from nomadiff.metrics.reference import distance_in
 from nomadiff.reports.page import Figure, Report
 from nomadiff.reports.plots import metric_lines
 from nomadiff.tables import Table
@@ -154,7 +155,7 @@ def _points(
 
 
 def _report(table: Table, command: str) -> Report:
-    distance = next(name for name in table.fields if name.startswith(("fd_", "fid")))
+    distance = distance_in(table.fields)
     figures = []
     for panel, label in _PANELS.items():
         rows = [row for row in table.rows if row["panel"] == panel]

@@ -21,6 +21,7 @@ from nomadiff.experiments.sims_settings import (
     scoring_seed,
     seeds_of,
 )
+from nomadiff.metrics.reference import distance_in
 from nomadiff.reports.page import Report
 from nomadiff.tables import Table
 
@@ -85,7 +86,7 @@ def run(
     table = run_seeds("sims-table-1", _models, subjects, seeds, out, processes=processes, data=data, device=device)
     table.meta["command"] = command
     table.write(out / "table.json")
-    distance = next(name for name in table.fields if name.startswith(("fd_", "fid")))
+    distance = distance_in(table.fields)
     Report(
         title="What does SIMS make of a model, and at what cost?",
         subtitle="Recipe sims-table-1: fixed weight and budget, the same noise for all models of a seed.",

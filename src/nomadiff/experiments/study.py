@@ -10,6 +10,7 @@ from typing import Any
 from nomadiff.errors import DataError, UsageError
 from nomadiff.experiments.compare import Comparison, compare
 from nomadiff.experiments.judging import metric_infos
+from nomadiff.metrics.reference import distance_in
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Figure, Report
 from nomadiff.reports.plots import metric_lines
@@ -128,7 +129,7 @@ def run_study(study: Study, out: Path, *, data: Path | None = None, command: str
 
 
 def _report(study: Study, table: Table, command: str) -> Report:
-    distance = next(name for name in table.fields if name.startswith(("fd_", "fid")))
+    distance = distance_in(table.fields)
     figures = []
     if study.line is not None:
         field, metric = study.line

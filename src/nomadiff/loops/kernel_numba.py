@@ -1,6 +1,6 @@
 """The learner of the two-dimensional world on a CPU: one run at a time, its weights in cache, everything fused.
 
-Noise, forward pass, backward pass and Adam are one compiled function. A batch is walked in chunks of 64 points whose
+Noise, forward pass, backward pass and Adam are one compiled function. A batch is walked in chunks of 32 points whose
 activations fit the second-level cache beside the weights (73 kB); batching over runs would throw them out again.
 Compiled by numba for the processor it runs on and cached on disk. Same interface and same random numbers as
 :mod:`nomadiff.loops.kernel_torch`.
@@ -22,6 +22,8 @@ from nomadiff.loops.lanes import (
     load,
     multiply,
     multiply_add,
+    not_tiny,
+    single,
     square_root,
     store,
     subtract,
@@ -59,7 +61,7 @@ inlined = njit(cache=True, error_model="numpy", forceinline=True)
 WIDE = bool(get_host_cpu_features().get("avx512f"))
 """Whether four rows of 64 numbers and one more fit the registers: 32 of 512 bits hold them, 16 of 256 only one row."""
 
-CHUNK = 64
+CHUNK = 32
 """Points whose activations are held at a time; a multiple of 4, the rows that share one read of the weights."""
 
 EPSILON = np.float32(1e-5)
@@ -70,6 +72,7 @@ BLOCK = 4096
 
 FIRST = HIDDEN_LAYERS  # the first hidden layer, the one that is folded into the input layer
 ENTRIES = 5  # rows of the input layer: x, y, time, label and, next to them in memory, its bias
+SUMMED = HIDDEN + 3  # rows of a hidden layer that make its sums: weights and, next to them, time, label and bias
 
 # Scratch memory of one run, in floats. A chunk's point: x, y, time, label.
 POINT = 0
@@ -80,29 +83,50 @@ NORMAL = STATE + LAYERS * CHUNK * HIDDEN  # each hidden layer before gain, shift
 DELTA = NORMAL + LAYERS * CHUNK * HIDDEN  # gradient at a layer's sums
 BACK = DELTA + CHUNK * HIDDEN  # gradient at what leaves a layer
 SKIP = BACK + CHUNK * HIDDEN  # gradient that goes round a block
-TRANSPOSED = SKIP + CHUNK * HIDDEN  # the hidden weights, output-major
-MOMENT = TRANSPOSED + LAYERS * HIDDEN * HIDDEN  # sum over the batch of (x, y, time, label, 1) times DELTA of layer 0
+TRANSPOSED = SKIP + CHUNK * HIDDEN  # the weights of the hidden layers above the first, output-major
+# sum over the batch of (x, y, time, label, 1) times DELTA of layer 0
+MOMENT = TRANSPOSED + (LAYERS - 1) * HIDDEN * HIDDEN
 GRADIENT = MOMENT + ENTRIES * HIDDEN
 SCRATCH = GRADIENT + PARAMETERS
 ROWS = CHUNK * HIDDEN
 
 
 @inlined
-def _fold(parameters, folded, residual):
-    """The input layer and the first hidden layer are both linear: multiply them once, not walk both for every point."""
+def _prepare(parameters, ready, residual, layer_norm):
+    """Write the weights into ``ready`` as the products want them: the same layout, with two differences.
+
+    The input layer and the first hidden layer are both linear: they are multiplied once, not both walked for every
+    point. The five rows of the product stand where the first hidden layer's weights begin.
+
+    A layer norm does not see the mean of what enters it, so with one the mean of every row is taken out here, once a
+    step, and the sums of every point have none. The same holds of the gradient, see :func:`_finish_gradient`.
+    """
+    for place in range(0, PARAMETERS, HIDDEN):
+        store(ready, place, load(parameters, place))
     for entry in range(ENTRIES):
         sums = fill(ZERO)
         for unit in range(HIDDEN):
-            sums = multiply_add(
-                parameters[INPUT + entry * HIDDEN + unit], load(parameters, FIRST + unit * HIDDEN), sums
-            )
+            weight = single(parameters, INPUT + entry * HIDDEN + unit)
+            sums = multiply_add(weight, load(parameters, FIRST + unit * HIDDEN), sums)
         if entry == 2 and residual:
             sums = add(sums, load(parameters, FIRST + TIME))
         if entry == 3 and residual:
             sums = add(sums, load(parameters, FIRST + LABEL))
         if entry == 4:
             sums = add(sums, load(parameters, FIRST + BIAS))
-        store(folded, entry * HIDDEN, sums)
+        store(ready, FIRST + entry * HIDDEN, sums)
+    if layer_norm:
+        _centre(ready, FIRST, ENTRIES)
+        for layer in range(1, LAYERS):
+            _centre(ready, HIDDEN_LAYERS + layer * LAYER_SIZE, SUMMED)
+
+
+@inlined
+def _centre(array, start, count):
+    """Take its mean out of each of ``count`` rows."""
+    for place in range(start, start + count * HIDDEN, HIDDEN):
+        row = load(array, place)
+        store(array, place, subtract(row, fill(total(row) * PER_UNIT)))
 
 
 @inlined
@@ -110,16 +134,16 @@ def _enter(scratch, row, table, start):
     """A point times five rows of ``table``: x, y, time, label and bias."""
     sums = load(table, start + 4 * HIDDEN)
     for column in range(4):
-        sums = multiply_add(scratch[POINT + 4 * row + column], load(table, start + column * HIDDEN), sums)
+        sums = multiply_add(single(scratch, POINT + 4 * row + column), load(table, start + column * HIDDEN), sums)
     return sums
 
 
 @inlined
-def _condition(parameters, start, scratch, row):
+def _condition(ready, start, scratch, row):
     """Bias, time and label of a residual block for one row: where its sums begin."""
-    sums = load(parameters, start + BIAS)
-    sums = multiply_add(scratch[POINT + 4 * row + 2], load(parameters, start + TIME), sums)
-    return multiply_add(scratch[POINT + 4 * row + 3], load(parameters, start + LABEL), sums)
+    sums = load(ready, start + BIAS)
+    sums = multiply_add(single(scratch, POINT + 4 * row + 2), load(ready, start + TIME), sums)
+    return multiply_add(single(scratch, POINT + 4 * row + 3), load(ready, start + LABEL), sums)
 
 
 @inlined
@@ -135,10 +159,10 @@ def _accumulate(scratch, target, table, source, scalars, across, along, count):
         for k in range(count):
             row = load(table, source + k * HIDDEN)
             scalar = scalars + k * along
-            sums0 = multiply_add(scratch[scalar], row, sums0)
-            sums1 = multiply_add(scratch[scalar + across], row, sums1)
-            sums2 = multiply_add(scratch[scalar + 2 * across], row, sums2)
-            sums3 = multiply_add(scratch[scalar + 3 * across], row, sums3)
+            sums0 = multiply_add(single(scratch, scalar), row, sums0)
+            sums1 = multiply_add(single(scratch, scalar + across), row, sums1)
+            sums2 = multiply_add(single(scratch, scalar + 2 * across), row, sums2)
+            sums3 = multiply_add(single(scratch, scalar + 3 * across), row, sums3)
         store(scratch, target, sums0)
         store(scratch, target + HIDDEN, sums1)
         store(scratch, target + 2 * HIDDEN, sums2)
@@ -147,89 +171,84 @@ def _accumulate(scratch, target, table, source, scalars, across, along, count):
         for i in range(4):
             sums = load(scratch, target + i * HIDDEN)
             for k in range(count):
-                sums = multiply_add(scratch[scalars + i * across + k * along], load(table, source + k * HIDDEN), sums)
+                scalar = single(scratch, scalars + i * across + k * along)
+                sums = multiply_add(scalar, load(table, source + k * HIDDEN), sums)
             store(scratch, target + i * HIDDEN, sums)
 
 
 @inlined
-def _product(parameters, scratch, rows, layer, residual):
+def _product(ready, scratch, rows, layer, residual):
     """The sums of a hidden layer above the first."""
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
+    again = residual and layer == 2  # time and label enter the second block, too; the first one's are in the fold
     for row in range(rows):
-        if residual and layer == 2:  # the second block's first layer; the first block's is folded
-            sums = _condition(parameters, start, scratch, row)
-        else:
-            sums = load(parameters, start + BIAS)
+        sums = _condition(ready, start, scratch, row) if again else load(ready, start + BIAS)
         store(scratch, NORMAL + layer * ROWS + row * HIDDEN, sums)
     for row in range(0, rows, 4):
         below = STATE + (layer - 1) * ROWS + row * HIDDEN
-        _accumulate(scratch, NORMAL + layer * ROWS + row * HIDDEN, parameters, start, below, HIDDEN, 1, HIDDEN)
+        _accumulate(scratch, NORMAL + layer * ROWS + row * HIDDEN, ready, start, below, HIDDEN, 1, HIDDEN)
 
 
 @inlined
-def _activate(parameters, scratch, rows, layer, folded, residual, layer_norm):
+def _activate(ready, scratch, rows, layer, residual, layer_norm):
     """Normalise, rectify, add the skip; keep what the backward pass needs.
 
-    A pass of its own over the rows: the processor then works on several at once, and the two sums of each are no wait.
+    A pass of its own over the rows: the processor then works on several at once, and the sum of each is no wait.
     """
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
     for row in range(rows):
         place = NORMAL + layer * ROWS + row * HIDDEN
-        sums = load(scratch, place) if layer > 0 else _enter(scratch, row, folded, 0)
+        sums = load(scratch, place) if layer > 0 else _enter(scratch, row, ready, FIRST)
         if layer_norm:
-            # mean and mean square side by side: neither waits for the other, and units of a layer differ by about as
-            # much as their mean, so the difference of squares keeps its digits
-            mean = total(sums) * PER_UNIT
-            variance = total(multiply(sums, sums)) * PER_UNIT - mean * mean
-            scale = ONE / math.sqrt(max(variance, ZERO) + EPSILON)
+            scale = ONE / math.sqrt(total(multiply(sums, sums)) * PER_UNIT + EPSILON)  # the mean is 0, see _prepare
             scratch[SCALE + layer * CHUNK + row] = scale
-            sums = multiply_add(scale, sums, fill(-mean * scale))
+            sums = multiply(fill(scale), sums)
             store(scratch, place, sums)
-            sums = add(multiply(load(parameters, start + GAIN), sums), load(parameters, start + SHIFT))
+            sums = add(multiply(load(ready, start + GAIN), sums), load(ready, start + SHIFT))
         elif layer == 0:
             store(scratch, place, sums)
         result = where_positive(sums, sums)
         if residual and layer == 1:
-            result = add(result, _enter(scratch, row, parameters, INPUT))
+            result = add(result, _enter(scratch, row, ready, INPUT))
         if residual and layer == 3:
             result = add(result, load(scratch, STATE + ROWS + row * HIDDEN))
         store(scratch, STATE + layer * ROWS + row * HIDDEN, result)
 
 
 @inlined
-def _forward(parameters, folded, scratch, rows, residual, layer_norm):
+def _forward(ready, scratch, rows, residual, layer_norm):
     """Predict the noise of the ``rows`` points in ``scratch[POINT:]`` into ``scratch[PREDICTION:]``; rows % 4 == 0."""
-    _activate(parameters, scratch, rows, 0, folded, residual, layer_norm)
+    _activate(ready, scratch, rows, 0, residual, layer_norm)
     for layer in range(1, LAYERS):
-        _product(parameters, scratch, rows, layer, residual)
-        _activate(parameters, scratch, rows, layer, folded, residual, layer_norm)
-    output0, output1 = load(parameters, OUTPUT), load(parameters, OUTPUT + HIDDEN)
+        _product(ready, scratch, rows, layer, residual)
+        _activate(ready, scratch, rows, layer, residual, layer_norm)
+    output0, output1 = load(ready, OUTPUT), load(ready, OUTPUT + HIDDEN)
     for row in range(rows):
         state = load(scratch, STATE + (LAYERS - 1) * ROWS + row * HIDDEN)
-        scratch[PREDICTION + 2 * row] = total(multiply(state, output0)) + parameters[OUTPUT_BIAS]
-        scratch[PREDICTION + 2 * row + 1] = total(multiply(state, output1)) + parameters[OUTPUT_BIAS + 1]
+        scratch[PREDICTION + 2 * row] = total(multiply(state, output0)) + single(ready, OUTPUT_BIAS)
+        scratch[PREDICTION + 2 * row + 1] = total(multiply(state, output1)) + single(ready, OUTPUT_BIAS + 1)
 
 
 @inlined
-def _backward(parameters, scratch, rows, residual, layer_norm):
+def _backward(ready, scratch, rows, residual, layer_norm):
     """Add the gradient of this chunk to ``scratch[GRADIENT:]``, that of the first two layers as ``scratch[MOMENT:]``.
 
     ``scratch[PREDICTION:]`` holds the gradient at the prediction; rows beyond the chunk's points must hold zeros there.
     """
-    _backward_output(parameters, scratch, rows)
+    _backward_output(ready, scratch, rows)
     for layer in range(LAYERS - 1, 0, -1):
-        _backward_activation(parameters, scratch, rows, layer, residual, layer_norm)
+        _backward_activation(ready, scratch, rows, layer, residual, layer_norm)
         _backward_product(scratch, rows, layer, residual)
         if residual and layer == 1:
             _add_moments(scratch, rows, SKIP, GRADIENT + INPUT)
-    _backward_activation(parameters, scratch, rows, 0, residual, layer_norm)
+    _backward_activation(ready, scratch, rows, 0, residual, layer_norm)
     _add_moments(scratch, rows, DELTA, MOMENT)
 
 
 @inlined
-def _backward_output(parameters, scratch, rows):
+def _backward_output(ready, scratch, rows):
     """The output layer: its own gradient, and the one at what enters it (BACK)."""
-    output0, output1 = load(parameters, OUTPUT), load(parameters, OUTPUT + HIDDEN)
+    output0, output1 = load(ready, OUTPUT), load(ready, OUTPUT + HIDDEN)
     place = GRADIENT + OUTPUT
     gradient0, gradient1 = load(scratch, place), load(scratch, place + HIDDEN)
     bias0, bias1 = ZERO, ZERO
@@ -248,10 +267,10 @@ def _backward_output(parameters, scratch, rows):
 
 
 @inlined
-def _backward_activation(parameters, scratch, rows, layer, residual, layer_norm):
+def _backward_activation(ready, scratch, rows, layer, residual, layer_norm):
     """From the gradient at what leaves a layer (BACK) to the one at its sums (DELTA), and of its rows of weights."""
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
-    gain, shift = load(parameters, start + GAIN), load(parameters, start + SHIFT)
+    gain, shift = load(ready, start + GAIN), load(ready, start + SHIFT)
     place = GRADIENT + start
     time_gradient, label_gradient = load(scratch, place + TIME), load(scratch, place + LABEL)
     bias_gradient = load(scratch, place + BIAS)
@@ -266,10 +285,9 @@ def _backward_activation(parameters, scratch, rows, layer, residual, layer_norm)
             shift_gradient = add(shift_gradient, delta)
             gain_gradient = add(gain_gradient, multiply(delta, normal))
             delta = multiply(delta, gain)
-            mean = fill(total(delta) * PER_UNIT)
-            along = fill(total(multiply(delta, normal)) * PER_UNIT)
-            delta = subtract(subtract(delta, mean), multiply(along, normal))
-            delta = multiply(delta, fill(scratch[SCALE + layer * CHUNK + row]))
+            along = total(multiply(delta, normal)) * PER_UNIT  # its mean is left in, see _finish_gradient
+            delta = multiply_add(-along, normal, delta)
+            delta = multiply(delta, fill(single(scratch, SCALE + layer * CHUNK + row)))
         else:
             delta = where_positive(normal, back)
         store(scratch, DELTA + row * HIDDEN, delta)
@@ -295,7 +313,7 @@ def _backward_product(scratch, rows, layer, residual):
         # what enters the second block also goes round it
         start = load(scratch, SKIP + row * HIDDEN) if residual and layer == 2 else fill(ZERO)
         store(scratch, BACK + row * HIDDEN, start)
-    transposed = TRANSPOSED + layer * HIDDEN * HIDDEN
+    transposed = TRANSPOSED + (layer - 1) * HIDDEN * HIDDEN
     for row in range(0, rows, 4):
         _accumulate(scratch, BACK + row * HIDDEN, scratch, transposed, DELTA + row * HIDDEN, HIDDEN, 1, HIDDEN)
 
@@ -322,22 +340,28 @@ def _add_moments(scratch, rows, source, target):
 
 
 @inlined
-def _unfold_gradient(parameters, scratch, residual):
-    """The gradient of the first two layers' weights from the batch's moments: the counterpart of :func:`_fold`."""
+def _finish_gradient(parameters, scratch, residual, layer_norm):
+    """The counterpart of :func:`_prepare`, once a step: means taken out, and from the batch's moments the gradient of
+    the first two layers' weights.
+
+    A layer norm's gradient at its sums has no mean over the units. Taking the mean out is linear, so it is done here to
+    the sums over the batch, and what goes on to the layer below is the same without: it meets weights of no mean.
+    """
+    if layer_norm:
+        _centre(scratch, MOMENT, ENTRIES)
+        for layer in range(1, LAYERS):
+            _centre(scratch, GRADIENT + HIDDEN_LAYERS + layer * LAYER_SIZE, SUMMED)
     for entry in range(ENTRIES):
         moment = load(scratch, MOMENT + entry * HIDDEN)
-        place = GRADIENT + INPUT + entry * HIDDEN
-        sums = load(scratch, place)
         for unit in range(HIDDEN):
-            weight = GRADIENT + FIRST + unit * HIDDEN
-            value = parameters[INPUT + entry * HIDDEN + unit]
-            store(scratch, weight, multiply_add(value, moment, load(scratch, weight)))
-            transposed = load(scratch, TRANSPOSED + unit * HIDDEN)
-            sums = multiply_add(scratch[MOMENT + entry * HIDDEN + unit], transposed, sums)
-        store(scratch, place, sums)
+            place, weight = INPUT + entry * HIDDEN + unit, FIRST + unit * HIDDEN
+            gradient = multiply_add(single(parameters, place), moment, load(scratch, GRADIENT + weight))
+            store(scratch, GRADIENT + weight, gradient)
+            scratch[GRADIENT + place] += total(multiply(moment, load(parameters, weight)))
     if residual:
         store(scratch, GRADIENT + FIRST + TIME, load(scratch, MOMENT + 2 * HIDDEN))
         store(scratch, GRADIENT + FIRST + LABEL, load(scratch, MOMENT + 3 * HIDDEN))
+    store(scratch, GRADIENT + FIRST + BIAS, load(scratch, MOMENT + 4 * HIDDEN))
 
 
 @inlined
@@ -351,27 +375,28 @@ def _adam(parameters, first, second, scratch, rate, step):
         mean = multiply_add(BETA1, load(first, place), multiply(fill(ONE - BETA1), gradient))
         fresh = multiply(multiply(fill(ONE - BETA2), gradient), gradient)
         square = multiply_add(BETA2, load(second, place), fresh)
-        store(first, place, mean)
+        # of a unit that has died the mean shrinks with every step, and in the end each one would be subnormal
+        store(first, place, not_tiny(mean))
         store(second, place, square)
         width = multiply_add(correction, square_root(square), fill(ADAM_EPSILON))
         store(parameters, place, multiply_add(-scale, divide(mean, width), load(parameters, place)))
 
 
 @inlined
-def _transpose(parameters, scratch):
-    for layer in range(LAYERS):
-        start, place = HIDDEN_LAYERS + layer * LAYER_SIZE, TRANSPOSED + layer * HIDDEN * HIDDEN
+def _transpose(ready, scratch):
+    for layer in range(1, LAYERS):
+        start, place = HIDDEN_LAYERS + layer * LAYER_SIZE, TRANSPOSED + (layer - 1) * HIDDEN * HIDDEN
         for row in range(HIDDEN):
             for column in range(HIDDEN):
-                scratch[place + column * HIDDEN + row] = parameters[start + row * HIDDEN + column]
+                scratch[place + column * HIDDEN + row] = ready[start + row * HIDDEN + column]
 
 
 @inlined
-def _batch_gradient(parameters, folded, scratch, points, labels, order, times, noise, time_scale, residual, layer_norm):
+def _batch_gradient(parameters, ready, scratch, points, labels, order, times, noise, time_scale, residual, layer_norm):
     """Gradient of the mean squared error of a batch (``order`` etc. are the batch's) into ``scratch[GRADIENT:]``."""
     scratch[MOMENT:SCRATCH] = ZERO  # moments and, behind them, the gradient
-    _transpose(parameters, scratch)
-    _fold(parameters, folded, residual)
+    _prepare(parameters, ready, residual, layer_norm)
+    _transpose(ready, scratch)
     count = order.size
     for begin in range(0, count, CHUNK):
         live = min(CHUNK, count - begin)
@@ -383,28 +408,27 @@ def _batch_gradient(parameters, folded, scratch, points, labels, order, times, n
             scratch[place + 1] = CLEAN[time] * points[order[index], 1] + NOISE[time] * noise[index, 1]
             scratch[place + 2] = np.float32(time) * time_scale
             scratch[place + 3] = labels[order[index]]
-        _forward(parameters, folded, scratch, rows, residual, layer_norm)
+        _forward(ready, scratch, rows, residual, layer_norm)
         weight = ONE / np.float32(count)  # d/dp of sum (p - e)^2 / (2 count)
         for row in range(rows):
             for component in range(2):
                 place = PREDICTION + 2 * row + component
                 error = (scratch[place] - noise[begin + row, component]) * weight if row < live else ZERO
                 scratch[place] = error
-        _backward(parameters, scratch, rows, residual, layer_norm)
-    _unfold_gradient(parameters, scratch, residual)
+        _backward(ready, scratch, rows, residual, layer_norm)
+    _finish_gradient(parameters, scratch, residual, layer_norm)
 
 
 @compiled
 def _train_epoch(
-    parameters, first, second, scratch, points, labels, order, times, noise, batch, rate, slope, step, form
+    parameters, ready, first, second, scratch, points, labels, order, times, noise, batch, rate, slope, step, form
 ):
     """One pass over the points in batches; returns the number of optimiser steps made so far."""
     time_scale, residual, layer_norm = form
-    folded = np.empty(ENTRIES * HIDDEN, np.float32)
     for begin in range(0, order.size, batch):
         end = min(begin + batch, order.size)
         _batch_gradient(
-            parameters, folded, scratch, points, labels, order[begin:end], times[begin:end], noise[begin:end],
+            parameters, ready, scratch, points, labels, order[begin:end], times[begin:end], noise[begin:end],
             time_scale, residual, layer_norm,
         )  # fmt: skip
         _adam(parameters, first, second, scratch, rate + slope * np.float32(step), step + 1)
@@ -413,13 +437,12 @@ def _train_epoch(
 
 
 @compiled
-def _sample(parameters, coefficients, labels, noise, scratch, result, time_scale, residual, layer_norm):
+def _sample(parameters, ready, coefficients, labels, noise, scratch, result, time_scale, residual, layer_norm):
     """Walk every sample from pure noise to the plane with the combined prediction of several networks."""
     position = np.empty(2 * CHUNK, np.float32)
     combined = np.empty(2 * CHUNK, np.float32)
-    folded = np.empty((coefficients.size, ENTRIES * HIDDEN), np.float32)
     for network in range(coefficients.size):
-        _fold(parameters[network], folded[network], residual)
+        _prepare(parameters[network], ready[network], residual, layer_norm)
     count = noise.shape[0]
     for begin in range(0, count, CHUNK):
         live = min(CHUNK, count - begin)
@@ -435,7 +458,7 @@ def _sample(parameters, coefficients, labels, noise, scratch, result, time_scale
                     scratch[POINT + 4 * row + 1] = position[2 * row + 1]
                     scratch[POINT + 4 * row + 2] = np.float32(time) * time_scale
                     scratch[POINT + 4 * row + 3] = labels[network]
-                _forward(parameters[network], folded[network], scratch, rows, residual, layer_norm)
+                _forward(ready[network], scratch, rows, residual, layer_norm)
                 for place in range(2 * rows):
                     combined[place] += coefficients[network] * scratch[PREDICTION + place]
             for row in range(live):
@@ -481,7 +504,7 @@ class NumbaKernel:
         count = points.shape[1]
         rate, slope = np.float32(plan.rate), np.float32(plan.slope(count))
         for run, seed in enumerate(seeds):
-            weights, first, second = (_aligned(PARAMETERS) for _ in range(3))
+            weights, ready, first, second = (_aligned(PARAMETERS) for _ in range(4))
             weights[:] = parameters[run]
             data, marks = np.ascontiguousarray(points[run]), np.ascontiguousarray(labels[run])
             epochs = epoch_noise(seed, count, shuffled=plan.orders(count))
@@ -489,7 +512,7 @@ class NumbaKernel:
             for _ in range(plan.epochs):
                 draw = next(epochs)
                 step = _train_epoch(
-                    weights, first, second, self._scratch, data, marks, draw.order, draw.times, draw.noise,
+                    weights, ready, first, second, self._scratch, data, marks, draw.order, draw.times, draw.noise,
                     plan.batch, rate, slope, step, self._form,
                 )  # fmt: skip
             trained[run] = weights
@@ -514,11 +537,12 @@ class NumbaKernel:
         marks = np.array([label for _, _, label in combination], np.float32)
         for run, seed in enumerate(seeds):
             weights = np.stack([parameters[run] for _, parameters, _ in combination])
+            ready = _aligned(weights.size).reshape(weights.shape)
             noise = SamplingNoise(seed)
             for begin in range(0, count, BLOCK):
                 block = samples[run, begin : begin + BLOCK]
                 _sample(
-                    weights, coefficients, marks, noise.block(len(block)), self._scratch, block, *self._form
+                    weights, ready, coefficients, marks, noise.block(len(block)), self._scratch, block, *self._form
                 )  # fmt: skip
         return samples
 

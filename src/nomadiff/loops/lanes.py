@@ -26,6 +26,8 @@ __all__ = [
     "load",
     "multiply",
     "multiply_add",
+    "not_tiny",
+    "single",
     "square_root",
     "store",
     "subtract",
@@ -78,6 +80,21 @@ def load(typing, array, offset):
         return builder.load(_address(context, builder, signature.args[0], *arguments), align=4)
 
     return _ROW(array, types.intp), generate
+
+
+@intrinsic
+def single(typing, array, offset):
+    """One number of a flat float32 array.
+
+    Unlike ``array[offset]`` it does not ask whether ``offset`` is negative, which is felt in the innermost loop.
+    """
+
+    def generate(context, builder, signature, arguments):
+        array, offset = arguments
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        return builder.load(builder.gep(data, [offset]))
+
+    return types.float32(array, types.intp), generate
 
 
 @intrinsic
@@ -154,6 +171,22 @@ def total(typing, row):
         return builder.call(function, [ir.Constant(_FLOAT, 0.0), arguments[0]], fastmath=("fast",))
 
     return types.float32(_ROW), generate
+
+
+@intrinsic
+def not_tiny(typing, row):
+    """``row`` with 0 for everything below 1e-30 in size: on many processors arithmetic on float32 numbers below 1e-38
+    ("subnormal") takes a hundred times as long."""
+
+    def generate(context, builder, signature, arguments):
+        (row,) = arguments
+        function_type = ir.FunctionType(_VECTOR, [_VECTOR])
+        function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.fabs.v{WIDTH}f32")
+        size = builder.call(function, [row])
+        limit = ir.Constant(_VECTOR, [ir.Constant(_FLOAT, 1e-30)] * WIDTH)
+        return builder.select(builder.fcmp_ordered(">", size, limit), row, ir.Constant(_VECTOR, None))
+
+    return _ROW(_ROW), generate
 
 
 @intrinsic

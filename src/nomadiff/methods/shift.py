@@ -23,6 +23,7 @@ from nomadiff.methods.own_samples import own_count
 from nomadiff.metrics.composition import share_interval
 from nomadiff.metrics.detectors import Classifier, classify, load_classifier
 from nomadiff.metrics.evaluate import ReferenceSet, distance_name
+from nomadiff.metrics.reference import distance_in
 from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
@@ -112,9 +113,9 @@ class Shifted:
 
     def text(self) -> str:
         """The sweep as lines to print: weight, share of each group with its interval, and what it cost."""
-        distance = next((name for name in self.table.fields if name.startswith(("fd_", "fid"))), None)
+        distance = distance_in(self.table.fields)
         names = [group.name for group in self.groups]
-        metrics = [] if distance is None else [(distance, name) for name in (*names, ALL)]
+        metrics = [(distance, name) for name in (*names, ALL)] if distance else []
         metrics += [(metric, ALL) for metric in _BESIDE] if metrics else []
         head = [f"share of {group.name} (target {group.target:.1%})" for group in self.groups]
         lines = [["weight", *head, *(metric if name == ALL else f"{metric} {name}" for metric, name in metrics)]]

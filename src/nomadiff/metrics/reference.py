@@ -31,9 +31,10 @@ from nomadiff.metrics.splits import draws, mean_scores
 from nomadiff.metrics.statistics_files import read_statistics, write_statistics
 from nomadiff.processes import Processes
 
-__all__ = ["EXTRAS", "ReferenceSet", "distance_name"]
+__all__ = ["EXTRAS", "ReferenceSet", "distance_in", "distance_name"]
 
 EXTRAS = ("kid", "ssim")
+_DISTANCES = ("fd_", "fid")
 _RANGES = dict.fromkeys(("precision", "recall", "coverage", "replication", "composition_tv"), (0.0, 1.0))
 _RANGES["density"] = (0.0, math.inf)
 _SHOWN = 10  # samples whose nearest training images are named
@@ -46,6 +47,11 @@ def distance_name(detector: Detector) -> str:
     return "fd_" + detector.name.replace("-", "_")
 
 
+def distance_in(fields: Iterable[str]) -> str:
+    """The first field name that :func:`distance_name` can have given; empty where no distance was measured."""
+    return next((name for name in fields if name.startswith(_DISTANCES)), "")
+
+
 def _intervals(row: Mapping[str, float], left_out: Mapping[str, np.ndarray], level: float | None) -> dict[str, float]:
     """``<metric>_low`` and ``<metric>_high`` of what has values without each group; nothing without a level."""
     ends: dict[str, float] = {}
@@ -53,7 +59,7 @@ def _intervals(row: Mapping[str, float], left_out: Mapping[str, np.ndarray], lev
         return ends
     for name, without in left_out.items():
         low, high = jackknife_interval(row[name], without, level)
-        least, most = _RANGES.get(name, (0.0 if name.startswith(("fd_", "fid")) else -math.inf, math.inf))
+        least, most = _RANGES.get(name, (0.0 if name.startswith(_DISTANCES) else -math.inf, math.inf))
         ends |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
     return ends
 
@@ -328,7 +334,7 @@ class ReferenceSet:
         """
         self = cls.__new__(cls)
         self._settings(detector, classifier, k, convention, 0.05, device, batch_size, cache, processes)
-        metric = "fid" if distance_name(self.detector) == "fid" else distance_name(self.detector)
+        metric = distance_name(self.detector)
         self.statistics = read_statistics(path, metric)
         self.images = self.features = self.radii = self.classes = self.composition = None
         if self.detector.dimension not in (None, len(self.statistics.mean)):
