@@ -120,6 +120,17 @@ def test_a_diverged_loop_is_null_in_tables_and_infinite_in_results(tmp_path: Pat
     assert json.loads((tmp_path / "generations.json").read_text())["rows"][0]["distance"] is None
 
 
+def test_exact_transport_on_request(tmp_path: Path) -> None:
+    grid = make_grid(exact_count=20)
+    result = grid.run(tmp_path, processes=1)
+    assert (result.distances["exact"] > 0).all()
+    np.testing.assert_array_equal(result.distances["distance"], make_grid().run(tmp_path / "2").distances["distance"])
+    # 20 points of the truth are some way from 20 others
+    assert 0.2 < grid.exact_floor(grid.cells[0]) < 2
+    with pytest.raises(UsageError, match="up to the 30 samples of a model, not 31"):
+        make_grid(exact_count=31)
+
+
 def test_wrong_cells_are_refused_before_anything_starts() -> None:
     for cell, message in (
         (Cell("Q", "sims"), "no learner"),

@@ -56,6 +56,14 @@ def test_figure_5(tmp_path: Path) -> None:
         run(seed=2)
 
 
+def test_figure_5_with_exact_transport_prints_its_floor(tmp_path: Path) -> None:
+    options = {"runs": 2, "generations": 2, "learners": ("quick",), "processes": 1, "exact": 30}
+    result = sims_figure_5.run(tmp_path, scale="smoke", seed=1, **options)
+    row = result["summary"][0]
+    assert row["exact_ratio"] == pytest.approx(row["exact_g_inf_mean"] / row["exact_g1_mean"])
+    assert "Between two sets of true samples it is" in result["text"] and "| exact ratio |" in result["text"]
+
+
 def test_figure_3(tmp_path: Path) -> None:
     result = sims_figure_3.run(tmp_path, scale="smoke", seed=1, learner="quick", processes=1)
     rows = read_table(tmp_path / "summary.json").rows

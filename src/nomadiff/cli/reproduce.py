@@ -26,6 +26,7 @@ def reproduce(
     generations: int | None = None,
     processes: int | None = None,
     learners: tuple[str, ...] | None = None,
+    exact: int | None = None,
     dry_run: DryRun = False,
 ) -> None:
     """Reproduce a table or figure of the papers.
@@ -45,6 +46,8 @@ def reproduce(
         generations: Generations, for recipes of loops.
         processes: Processes, for recipes of loops.
         learners: Learners of the 2-D recipes: P, P2, G; once for every learner.
+        exact: For sims-figure-5: measure every generation also by exact optimal transport between this many samples and
+            true ones, and print its floor (500 cost little, 2000 most of the time).
         dry_run: Say what it needs and costs.
     """
     from nomadiff.experiments.recipes import describe_recipes
@@ -67,5 +70,6 @@ def reproduce(
             generations=generations,
             processes=processes,
             learners=learners,
+            exact=exact,
         )
     )

@@ -3,8 +3,8 @@
 Two distances are kept side by side. Bures-Wasserstein compares mean and covariance in closed form: it is the
 2-Wasserstein distance between the Gaussians with these moments, a lower bound of the true one, and has the lowest noise
 floor (0.058 for 2000 exact samples of the SIMS Gaussian). The sliced distance compares the whole distribution, line by
-line, with the exact quantiles. Exact optimal transport between finite sets is there for a single look: its floor (0.2
-for 2000 samples) hides what the others still resolve.
+line, with the exact quantiles. Exact optimal transport between finite sets is there on request: its floor (0.2 for 2000
+samples) hides what the others still resolve.
 """
 
 from __future__ import annotations
@@ -72,26 +72,32 @@ def sliced_wasserstein(samples: np.ndarray, world: World) -> np.ndarray:
     return np.where(np.isfinite(squared), np.sqrt(squared), np.inf)
 
 
-def exact_wasserstein(samples: np.ndarray, reference: np.ndarray) -> float:
-    """Exact 2-Wasserstein distance between two finite sets of the same size, by optimal assignment.
+def exact_wasserstein(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Exact 2-Wasserstein distance between finite sets of the same size: optimal transport, which is an assignment.
 
     Args:
-        samples: float ``(n, 2)``.
+        samples: float ``(..., n, 2)``; leading axes are separate sets.
         reference: float ``(n, 2)``.
 
     Returns:
-        The distance; read it beside :func:`exact_transport_floor`. Takes about n^2.5 (half a second for n = 1000).
+        float64 ``(...)``, infinite where a sample is not finite; read it beside :func:`exact_transport_floor`. A set
+        takes 0.1 s for n = 1000 and 0.6 s for n = 2000.
     """
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    cost = cdist(samples.astype(np.float64), reference.astype(np.float64), "sqeuclidean")
-    return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
+    sets = samples.reshape(-1, *samples.shape[-2:]).astype(np.float64)
+    distances = np.full(len(sets), np.inf)
+    for index, points in enumerate(sets):
+        if np.isfinite(points).all():
+            cost = cdist(points, reference.astype(np.float64), "sqeuclidean")
+            distances[index] = np.sqrt(cost[linear_sum_assignment(cost)].mean())
+    return distances.reshape(samples.shape[:-2])
 
 
 def exact_transport_floor(world: World, count: int, seed: int) -> float:
     """What :func:`exact_wasserstein` gives for two sets of ``count`` true samples: the zero of that scale."""
-    return exact_wasserstein(world.sample(count, seed), world.sample(count, seed + 1))
+    return float(exact_wasserstein(world.sample(count, seed), world.sample(count, seed + 1)))
 
 
 def _determinant(matrix: np.ndarray) -> np.ndarray:

@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 
 from nomadiff.errors import UsageError
-from nomadiff.loops.distances import bures_wasserstein, sliced_wasserstein
+from nomadiff.loops.distances import (
+    bures_wasserstein,
+    exact_transport_floor,
+    exact_wasserstein,
+    sliced_wasserstein,
+)
 from nomadiff.loops.jobs import Key, computed_with, run_jobs
 from nomadiff.loops.learner import Learner, LearnerConfig, learner_config
 from nomadiff.loops.loop import AutophagousLoop
@@ -22,6 +27,8 @@ from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
 
 __all__ = ["Cell", "Grid", "GridResult"]
+
+_TRUTH = 0  # seed of the true samples of exact transport: the same for every cell and grid
 
 _Curves = dict[str, list[list[float | None]]]
 """Name of a distance to a list a run of a number a generation."""
@@ -51,23 +58,27 @@ class Cell:
     n_r: int = 1000
     warm_start: bool = False
 
-    def loop(self, learner: Learner, evaluation_count: int) -> AutophagousLoop:
+    def loop(self, learner: Learner, evaluation_count: int, exact_count: int = 0) -> AutophagousLoop:
         """The loop of this cell, for a batch of runs.
 
         Raises:
             UsageError: a name is unknown or the combination cannot be.
         """
         place = _world(self.world)
+        distances = {
+            "distance": lambda samples: bures_wasserstein(samples, place),
+            "sliced": lambda samples: sliced_wasserstein(samples, place),
+        }
+        if exact_count:
+            truth = place.sample(exact_count, _TRUTH)
+            distances["exact"] = lambda samples: exact_wasserstein(samples[..., :exact_count, :], truth)
         return AutophagousLoop(
             plane_algorithm(self.method, learner, self.weight),
             self.kind,
             real=lambda count, seeds: np.stack([place.sample(count, seed) for seed in seeds]),
             real_count=self.n_r,
             synthetic_count=self.n_s,
-            distances={
-                "distance": lambda samples: bures_wasserstein(samples, place),
-                "sliced": lambda samples: sliced_wasserstein(samples, place),
-            },
+            distances=distances,
             evaluation_count=evaluation_count,
             warm_start=self.warm_start,
         )
@@ -85,6 +96,7 @@ class Grid:
         generations: generations of each loop.
         seed: seed of the grid.
         evaluation_count: samples a distance is computed on.
+        exact_count: how many of them exact optimal transport is computed on, too; 0 leaves it out.
         device: ``"cpu"``, or a PyTorch device for batched runs; see :class:`~nomadiff.loops.learner.Learner`.
         block: runs computed together; 1 is best on a CPU, hundreds on a GPU.
         learners: learners beside the presets, for cells to name.
@@ -95,6 +107,7 @@ class Grid:
     generations: int
     seed: int
     evaluation_count: int = 2000
+    exact_count: int = 0
     device: str = "cpu"
     block: int = 1
     learners: tuple[LearnerConfig, ...] = ()
@@ -102,6 +115,10 @@ class Grid:
     def __post_init__(self) -> None:
         if self.runs < 1 or self.block < 1 or not self.cells:
             raise UsageError("a grid needs at least one cell, one run and one run at a time")
+        if not 0 <= self.exact_count <= self.evaluation_count:
+            raise UsageError(
+                f"exact transport takes up to the {self.evaluation_count} samples of a model, not {self.exact_count}"
+            )
         for cell in self.cells:
             self.loop(cell)  # says what is wrong before the first expensive step
 
@@ -120,7 +137,11 @@ class Grid:
         Raises:
             UsageError: the cell cannot be.
         """
-        return cell.loop(_learner(self.config(cell.learner), self.device), self.evaluation_count)
+        return cell.loop(_learner(self.config(cell.learner), self.device), self.evaluation_count, self.exact_count)
+
+    def exact_floor(self, cell: Cell) -> float:
+        """What the distance ``exact`` is for a perfect model: between two sets of true samples."""
+        return exact_transport_floor(_world(cell.world), self.exact_count, _TRUTH)
 
     def run(self, folder: str | Path, *, processes: int | None = None, name: str = "generations") -> GridResult:
         """Run what is not done yet and write ``<name>.json`` and ``.csv``, one row a cell, run and generation.
@@ -155,7 +176,7 @@ class Grid:
 
     def _smallest(self) -> Grid:
         """The smallest grid that compiles everything this one needs."""
-        return replace(self, cells=self.cells[:1], runs=1, generations=1, evaluation_count=4, block=1)
+        return replace(self, cells=self.cells[:1], runs=1, generations=1, evaluation_count=4, exact_count=0, block=1)
 
     def _assembled(self, curves: Mapping[Key, _Curves]) -> dict[str, np.ndarray]:
         arrays = {
@@ -175,6 +196,7 @@ class Grid:
             "generations": self.generations,
             "seed": self.seed,
             "evaluation_count": self.evaluation_count,
+            "exact_count": self.exact_count,
             "device": self.device,
             "block": self.block,
             "learners": learners,
@@ -189,7 +211,7 @@ class GridResult:
     Attributes:
         grid: what was run.
         distances: name to float64 ``(cells, runs, generations)``, inf for a diverged model. ``distance`` is
-            Bures-Wasserstein, ``sliced`` the sliced Wasserstein distance.
+            Bures-Wasserstein, ``sliced`` the sliced Wasserstein distance and, on request, ``exact`` optimal transport.
     """
 
     grid: Grid
