@@ -139,23 +139,23 @@ def _enter(scratch, row, table, start):
 
 
 @inlined
-def _condition(ready, start, scratch, row):
-    """Bias, time and label of a residual block for one row: where its sums begin."""
+def _begin(ready, start, scratch, row, conditioned):
+    """Where the sums of a hidden layer begin for one row: bias and, where they enter, time and label."""
     sums = load(ready, start + BIAS)
+    if not conditioned:
+        return sums
     sums = multiply_add(single(scratch, POINT + 4 * row + 2), load(ready, start + TIME), sums)
     return multiply_add(single(scratch, POINT + 4 * row + 3), load(ready, start + LABEL), sums)
 
 
 @inlined
-def _accumulate(scratch, target, table, source, scalars, across, along, count):
-    """Add to the four rows of scratch at ``target`` the ``count`` rows of ``table`` at ``source``, each times a scalar.
+def _accumulate(scratch, target, sums0, sums1, sums2, sums3, table, source, scalars, across, along, count):
+    """Add to four rows the ``count`` rows of ``table`` at ``source``, each times a scalar, and store them at ``target``.
 
     Row ``i`` takes row ``k`` times ``scratch[scalars + i * across + k * along]``. All matrix products are this: sums in
     registers, and, where there are registers enough, one reading of the table for four rows.
     """
     if WIDE:
-        sums0, sums1 = load(scratch, target), load(scratch, target + HIDDEN)
-        sums2, sums3 = load(scratch, target + 2 * HIDDEN), load(scratch, target + 3 * HIDDEN)
         for k in range(count):
             row = load(table, source + k * HIDDEN)
             scalar = scalars + k * along
@@ -163,17 +163,22 @@ def _accumulate(scratch, target, table, source, scalars, across, along, count):
             sums1 = multiply_add(single(scratch, scalar + across), row, sums1)
             sums2 = multiply_add(single(scratch, scalar + 2 * across), row, sums2)
             sums3 = multiply_add(single(scratch, scalar + 3 * across), row, sums3)
-        store(scratch, target, sums0)
-        store(scratch, target + HIDDEN, sums1)
-        store(scratch, target + 2 * HIDDEN, sums2)
-        store(scratch, target + 3 * HIDDEN, sums3)
     else:
-        for i in range(4):
-            sums = load(scratch, target + i * HIDDEN)
-            for k in range(count):
-                scalar = single(scratch, scalars + i * across + k * along)
-                sums = multiply_add(scalar, load(table, source + k * HIDDEN), sums)
-            store(scratch, target + i * HIDDEN, sums)
+        sums0 = _accumulate_one(scratch, sums0, table, source, scalars, along, count)
+        sums1 = _accumulate_one(scratch, sums1, table, source, scalars + across, along, count)
+        sums2 = _accumulate_one(scratch, sums2, table, source, scalars + 2 * across, along, count)
+        sums3 = _accumulate_one(scratch, sums3, table, source, scalars + 3 * across, along, count)
+    store(scratch, target, sums0)
+    store(scratch, target + HIDDEN, sums1)
+    store(scratch, target + 2 * HIDDEN, sums2)
+    store(scratch, target + 3 * HIDDEN, sums3)
+
+
+@inlined
+def _accumulate_one(scratch, sums, table, source, scalars, along, count):
+    for k in range(count):
+        sums = multiply_add(single(scratch, scalars + k * along), load(table, source + k * HIDDEN), sums)
+    return sums
 
 
 @inlined
@@ -181,12 +186,13 @@ def _product(ready, scratch, rows, layer, residual):
     """The sums of a hidden layer above the first."""
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
     again = residual and layer == 2  # time and label enter the second block, too; the first one's are in the fold
-    for row in range(rows):
-        sums = _condition(ready, start, scratch, row) if again else load(ready, start + BIAS)
-        store(scratch, NORMAL + layer * ROWS + row * HIDDEN, sums)
     for row in range(0, rows, 4):
-        below = STATE + (layer - 1) * ROWS + row * HIDDEN
-        _accumulate(scratch, NORMAL + layer * ROWS + row * HIDDEN, ready, start, below, HIDDEN, 1, HIDDEN)
+        target, below = NORMAL + layer * ROWS + row * HIDDEN, STATE + (layer - 1) * ROWS + row * HIDDEN
+        sums0 = _begin(ready, start, scratch, row, again)
+        sums1 = _begin(ready, start, scratch, row + 1, again)
+        sums2 = _begin(ready, start, scratch, row + 2, again)
+        sums3 = _begin(ready, start, scratch, row + 3, again)
+        _accumulate(scratch, target, sums0, sums1, sums2, sums3, ready, start, below, HIDDEN, 1, HIDDEN)
 
 
 @inlined
@@ -308,14 +314,20 @@ def _backward_product(scratch, rows, layer, residual):
     weights = GRADIENT + HIDDEN_LAYERS + layer * LAYER_SIZE
     below = STATE + (layer - 1) * ROWS
     for unit in range(0, HIDDEN, 4):
-        _accumulate(scratch, weights + unit * HIDDEN, scratch, DELTA, below + unit, 1, HIDDEN, rows)
-    for row in range(rows):
-        # what enters the second block also goes round it
-        start = load(scratch, SKIP + row * HIDDEN) if residual and layer == 2 else fill(ZERO)
-        store(scratch, BACK + row * HIDDEN, start)
+        place = weights + unit * HIDDEN
+        sums0, sums1 = load(scratch, place), load(scratch, place + HIDDEN)
+        sums2, sums3 = load(scratch, place + 2 * HIDDEN), load(scratch, place + 3 * HIDDEN)
+        _accumulate(scratch, place, sums0, sums1, sums2, sums3, scratch, DELTA, below + unit, 1, HIDDEN, rows)
     transposed = TRANSPOSED + (layer - 1) * HIDDEN * HIDDEN
+    sums0 = sums1 = sums2 = sums3 = fill(ZERO)
     for row in range(0, rows, 4):
-        _accumulate(scratch, BACK + row * HIDDEN, scratch, transposed, DELTA + row * HIDDEN, HIDDEN, 1, HIDDEN)
+        place = row * HIDDEN
+        if residual and layer == 2:  # what enters the second block also goes round it
+            sums0, sums1 = load(scratch, SKIP + place), load(scratch, SKIP + place + HIDDEN)
+            sums2, sums3 = load(scratch, SKIP + place + 2 * HIDDEN), load(scratch, SKIP + place + 3 * HIDDEN)
+        _accumulate(
+            scratch, BACK + place, sums0, sums1, sums2, sums3, scratch, transposed, DELTA + place, HIDDEN, 1, HIDDEN
+        )
 
 
 @inlined
@@ -386,9 +398,9 @@ def _adam(parameters, first, second, scratch, rate, step):
 def _transpose(ready, scratch):
     for layer in range(1, LAYERS):
         start, place = HIDDEN_LAYERS + layer * LAYER_SIZE, TRANSPOSED + (layer - 1) * HIDDEN * HIDDEN
-        for row in range(HIDDEN):
-            for column in range(HIDDEN):
-                scratch[place + column * HIDDEN + row] = ready[start + row * HIDDEN + column]
+        for column in range(HIDDEN):
+            for row in range(HIDDEN):
+                scratch[place + column * HIDDEN + row] = single(ready, start + row * HIDDEN + column)
 
 
 @inlined
