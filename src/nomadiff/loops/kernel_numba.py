@@ -150,7 +150,7 @@ def _begin(ready, start, scratch, row, conditioned):
 
 @inlined
 def _accumulate(scratch, target, sums0, sums1, sums2, sums3, table, source, scalars, across, along, count):
-    """Add to four rows the ``count`` rows of ``table`` at ``source``, each times a scalar, and store them at ``target``.
+    """Add to four rows ``count`` rows of ``table`` from ``source`` on, each times a scalar; store them at ``target``.
 
     Row ``i`` takes row ``k`` times ``scratch[scalars + i * across + k * along]``. All matrix products are this: sums in
     registers, and, where there are registers enough, one reading of the table for four rows.
