@@ -104,6 +104,13 @@ def test_a_set_of_edm2s_own_tool_is_of_edm2s_space(tmp_path):
     assert opened.latents == LatentSpace() and opened.channels == 4 and opened.labels is None
 
 
+def test_who_needs_pixels_is_told_that_there_are_none(tmp_path):
+    path = written(tmp_path / "latents.zip", moments())
+    latents = ImageSource.open(path, name="real", synthetic=False)
+    with pytest.raises(UsageError, match=r"latents\.zip holds latents where images are needed"):
+        latents.pixels  # noqa: B018
+
+
 def test_latents_a_model_drew_have_no_spread(tmp_path):
     drawn = moments()[:, :2].half()
     opened = ImageSource.open(written(tmp_path / "own.zip", drawn), name="own", synthetic=True)

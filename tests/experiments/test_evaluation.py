@@ -12,6 +12,7 @@ import torch
 
 from nomadiff.cli import main
 from nomadiff.data.digits import read_digits
+from nomadiff.data.latents import LatentSpace, write_latents
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
 from nomadiff.experiments import evaluation
@@ -203,3 +204,10 @@ def test_info_describes_a_detector_and_its_accuracy(tmp_path: Path, capsys) -> N
     ]:
         assert main(["info", *arguments]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_latents_are_not_judged_as_images(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "latents.zip"
+    write_latents(path, [torch.zeros(8, 8, 4, 4)], 8, space=LatentSpace())
+    assert main(command(str(path))) == 2
+    assert "latents.zip holds latents where images are needed" in capsys.readouterr().err

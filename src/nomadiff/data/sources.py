@@ -143,6 +143,20 @@ class ImageSource:
         return len(self.images)
 
     @property
+    def pixels(self) -> Tensor:
+        """The images, uint8 ``(N, C, S, S)``, for whoever looks at pixels: metrics, detectors, classifiers.
+
+        Raises:
+            UsageError: the source holds latents.
+        """
+        if self.latents is not None:
+            raise UsageError(
+                f"{self.provenance.get('spec', self.name)} holds latents where images are needed: what is judged are "
+                "images, which a model of latents decodes as it draws them"
+            )
+        return self.images
+
+    @property
     def resolution(self) -> int:
         """Side of the images in pixels, or of the latents."""
         return self.images.shape[-1]

@@ -49,13 +49,13 @@ def audit_files(
     place = join_processes(device).device
     folder = opened(images, "folder", True)
     suspects = {
-        name: opened(spec, name, True).images
+        name: opened(spec, name, True).pixels
         for name, spec in MixSpec(real="", synthetic=tuple(against)).named_synthetic()
     }
     found = audit(
-        folder.images,
+        folder.pixels,
         suspects,
-        trusted=None if trusted is None else opened(trusted, "trusted", False).images,
+        trusted=None if trusted is None else opened(trusted, "trusted", False).pixels,
         detector=load_detector(detector, weights=detector_weights, device=place),
         device=place,
         cache=feature_cache(),

@@ -69,7 +69,7 @@ def _reference(comparison: Comparison) -> ImageSource:
 
 
 def _check_size(reference: ImageSource, real: ImageSource, spec: str) -> None:
-    if reference.images.shape[1:] != real.images.shape[1:]:
+    if reference.pixels.shape[1:] != real.images.shape[1:]:
         raise UsageError(
             f"reference {spec} has images of {tuple(reference.images.shape[1:])}, "
             f"the real source of {tuple(real.images.shape[1:])} (channels, height, width); pass --resolution"

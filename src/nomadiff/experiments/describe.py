@@ -115,7 +115,7 @@ def _describe_detector(name: str, weights: str | None, accuracy_on: str | None) 
         highest, classes = int(images.labels.max()), len(classifier.class_names)
         if highest >= classes:
             raise UsageError(f"{accuracy_on}: labels up to {highest}, detector {name} has {classes} classes")
-        share = accuracy(classifier, images.images, images.labels)
+        share = accuracy(classifier, images.pixels, images.labels)
         lines.append(f"accuracy:    {share:.2%} of {len(images):,} images ({accuracy_on})")
     return "\n".join(lines)
 

@@ -87,13 +87,13 @@ def evaluate_files(
             synthetic=False,
             resolution=resolution,
             allow_synthetic_as_real=allow_synthetic_as_real,
-        ).images
+        ).pixels
 
     if unknown := sorted(set(extra) - set(EXTRA_METRICS)):
         raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRA_METRICS)}")
     processes = join_processes(device)
     place = processes.device
-    sets = {"samples": ImageSource.open(samples, name="samples", synthetic=True, resolution=resolution).images}
+    sets = {"samples": ImageSource.open(samples, name="samples", synthetic=True, resolution=resolution).pixels}
     statistics = holds_statistics(reference)
     if not statistics:
         sets["reference"] = real(reference, "reference")

@@ -151,7 +151,7 @@ class _Setting:
     def _real_images(self, seed: int, fresh: bool) -> RealImages:
         loop = self.loop
         return RealImages(
-            self.real.images,
+            self.real.pixels,
             seed=seed,
             count=self.real_count,
             generations=loop.generations,
@@ -171,7 +171,7 @@ class _Setting:
                 f"reference {loop.reference} has images of {tuple(self.held_out.images.shape[1:])}, the real set of "
                 f"{tuple(self.real.images.shape[1:])} (channels, height, width); pass --resolution"
             )
-        return ReferenceSet(self.held_out.images, detector=detector)
+        return ReferenceSet(self.held_out.pixels, detector=detector)
 
     @property
     def distance(self) -> str:

@@ -82,8 +82,8 @@ def improve_files(
     against = None
     if reference is not None:
         against = ReferenceSet(
-            real(reference, "reference").images,
-            train=None if train is None else real(train, "train").images,
+            real(reference, "reference").pixels,
+            train=None if train is None else real(train, "train").pixels,
             detector=detector,
             device=processes.device,
         )

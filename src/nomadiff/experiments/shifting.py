@@ -85,7 +85,7 @@ def shift_files(
             resolution=base.image_shape[1],
             allow_synthetic_as_real=allow_synthetic_as_real,
         )
-        against = ReferenceSet(real.images, detector=detector, classifier=judge, device=processes.device)
+        against = ReferenceSet(real.pixels, detector=detector, classifier=judge, device=processes.device)
     done = shift(base, out, settings, classifier=judge, reference=against, device=device, command=command)
     if processes.is_main:
         shift_report(done, base, command=command).write(out / "report.html")

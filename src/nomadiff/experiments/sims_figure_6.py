@@ -222,7 +222,7 @@ class _Setting:
 
 
 def _real(spec: str | Path) -> Tensor:
-    return ImageSource.open(spec, name="real", synthetic=False).images
+    return ImageSource.open(spec, name="real", synthetic=False).pixels
 
 
 def _first(setting: _Setting, seed: int) -> list[dict]:

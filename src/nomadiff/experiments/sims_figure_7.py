@@ -74,7 +74,7 @@ class ShiftSubject(Subject):
         if not self.model:
             return super().judge(data, device)
         assert data is not None
-        images = ImageSource.open(data / self.reference, name="reference", synthetic=False).images
+        images = ImageSource.open(data / self.reference, name="reference", synthetic=False).pixels
         classifier = str(data / self.classifier)
         return ReferenceSet(images, detector=self.detector, classifier=classifier, device=device or "cpu")
 
