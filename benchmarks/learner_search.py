@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nomadiff.experiments.plane_recipes import interval, markdown_table
 from nomadiff.experiments.sims_figure_5 import PAPER
 from nomadiff.files import write_text
 from nomadiff.loops.grid import Cell, Grid
@@ -28,6 +27,7 @@ from nomadiff.loops.learner import LearnerConfig
 from nomadiff.loops.network import Network
 from nomadiff.loops.plan import TrainingPlan
 from nomadiff.loops.schedule import STEPS
+from nomadiff.reports.markdown import interval, markdown_table
 from nomadiff.tables import Table
 
 NETWORKS = {

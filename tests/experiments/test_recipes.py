@@ -18,7 +18,7 @@ ROWS = {
 @pytest.mark.parametrize("name", CASD)
 def test_smoke(name, tmp_path):
     written = reproduce(name, tmp_path, scale="smoke", seeds=(0,))
-    assert "report.html" in written
+    assert "report.html" in written and (tmp_path / "summary.md").read_text() in written
     table = read_table(tmp_path / "table.json")
     for field, values in ROWS[name].items():
         assert {row[field] for row in table.rows} == values

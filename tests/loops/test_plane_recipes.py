@@ -9,11 +9,12 @@ import pytest
 
 from nomadiff.errors import UsageError
 from nomadiff.experiments import loop_comparison, sims_figure_3, sims_figure_5
-from nomadiff.experiments.plane_recipes import cost_in_words, significant
+from nomadiff.experiments.plane_recipes import cost_in_words
 from nomadiff.loops import learner as learner_module
 from nomadiff.loops.learner import LearnerConfig
 from nomadiff.loops.network import Network
 from nomadiff.loops.plan import TrainingPlan
+from nomadiff.reports.markdown import significant
 from nomadiff.tables import read_table
 
 SUMMARY = ["learner", "method", "weight", "n_s", "runs", "generations"]

@@ -10,22 +10,14 @@ from typing import Any
 import numpy as np
 
 from nomadiff.errors import UsageError
-from nomadiff.experiments.plane_recipes import (
-    at_scale,
-    cost_in_words,
-    cpu_seconds,
-    interval,
-    keep_figure,
-    logarithmic,
-    markdown_table,
-    quiet_panel,
-    significant,
-)
+from nomadiff.experiments.plane_recipes import at_scale, cost_in_words, cpu_seconds
 from nomadiff.files import write_text
 from nomadiff.loops.grid import Cell, Grid, GridResult
 from nomadiff.loops.learner import learner_config
 from nomadiff.loops.madness import LEVEL, bootstrap_ratio, converged_from
 from nomadiff.loops.plane import ALGORITHMS
+from nomadiff.reports.figures import keep_figure, logarithmic, quiet_panel
+from nomadiff.reports.markdown import interval, markdown_table, significant
 from nomadiff.reports.palette import INK, method_colours
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table

@@ -1,31 +1,14 @@
-"""What the recipes of the two-dimensional world share: what they cost, how figures are kept, how numbers are said."""
+"""What the recipes of the two-dimensional world share: sizes of a scale, and what they cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 from nomadiff.errors import UsageError
-from nomadiff.files import atomic_path
 from nomadiff.loops.grid import Grid
-from nomadiff.reports.palette import MUTED, RULE
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = [
-    "at_scale",
-    "cost_in_words",
-    "cpu_seconds",
-    "interval",
-    "keep_figure",
-    "logarithmic",
-    "markdown_table",
-    "quiet_panel",
-    "significant",
-]
+__all__ = ["at_scale", "cost_in_words", "cpu_seconds"]
 
 # CPU seconds of the compiled kernel on one core of a processor with 512-bit vectors: a trained point, a network
 # evaluation. Small batches cost a quarter more; processors with 256-bit vectors about twice as much.
@@ -75,53 +58,3 @@ def cost_in_words(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"about {seconds / size:.0f} {unit}"
     return f"about {seconds:.0f} CPU seconds"
-
-
-def quiet_panel(axes: Axes) -> None:
-    """The house style of a panel: two faint spines, a faint horizontal grid behind the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE.light)
-    axes.tick_params(colors=MUTED.light)
-    axes.grid(axis="y", color=RULE.light, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def logarithmic(axes: Axes) -> None:
-    """A logarithmic y axis with plain numbers at 1, 2, 5, 10, ..."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def keep_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as ``<path>.png`` and ``<path>.svg``, the same bytes every time."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "nomadiff"}):
-        for suffix, options in ((".png", {"dpi": 160}), (".svg", {"metadata": {"Date": None}})):
-            with atomic_path(path.with_suffix(suffix)) as temporary:
-                figure.savefig(temporary, format=suffix[1:], bbox_inches="tight", **options)
-
-
-def significant(value: float) -> str:
-    """Three significant digits, without an exponent for numbers a table of distances has."""
-    if value != value or value in (float("inf"), float("-inf")):
-        return "diverged"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def interval(low: float, high: float) -> str:
-    """A 5-95 % interval in brackets."""
-    return f"[{significant(low)}, {significant(high)}]"
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; floats with three significant digits."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = [significant(cell) if isinstance(cell, float) else str(cell) for cell in row]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from nomadiff.experiments.judging import metric_infos
-from nomadiff.experiments.plane_recipes import interval, markdown_table, quiet_panel, significant
 from nomadiff.loops.madness import LEVEL, bootstrap_ratio
+from nomadiff.reports.figures import quiet_panel
+from nomadiff.reports.markdown import interval, markdown_table, significant
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.reports.palette import MUTED
 from nomadiff.reports.plots import metric_lines

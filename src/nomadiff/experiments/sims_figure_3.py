@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nomadiff.experiments.plane_recipes import at_scale, cost_in_words, keep_figure, markdown_table, significant
+from nomadiff.experiments.plane_recipes import at_scale, cost_in_words
 from nomadiff.files import write_text
 from nomadiff.loops.distances import bures_wasserstein
 from nomadiff.loops.jobs import computed_with, run_jobs
@@ -18,6 +18,8 @@ from nomadiff.loops.learner import Learner, learner_config
 from nomadiff.loops.madness import bootstrap_ratio
 from nomadiff.loops.plan import TrainingPlan
 from nomadiff.loops.worlds import world
+from nomadiff.reports.figures import keep_figure
+from nomadiff.reports.markdown import markdown_table, significant
 from nomadiff.reports.palette import INK
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table

@@ -24,7 +24,7 @@ from torch import Tensor
 from nomadiff.data.selection import parse_subset
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
-from nomadiff.experiments.plane_recipes import at_scale, keep_figure
+from nomadiff.experiments.plane_recipes import at_scale
 from nomadiff.experiments.pollution import (
     SCENARIOS,
     pollution_figure,
@@ -46,6 +46,7 @@ from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.evaluate import ReferenceSet, distance_name, images_sha256
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
+from nomadiff.reports.figures import keep_figure
 from nomadiff.tables import Table
 from nomadiff.training.presets import preset_named
 from nomadiff.training.run_folder import versions

@@ -10,6 +10,8 @@ from typing import Any
 from nomadiff.errors import DataError, UsageError
 from nomadiff.experiments.compare import Comparison, compare
 from nomadiff.experiments.judging import metric_infos
+from nomadiff.experiments.study_text import study_text
+from nomadiff.files import write_text
 from nomadiff.metrics.reference import distance_in
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Figure, Report
@@ -64,6 +66,11 @@ class Study:
     line: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def keys(self) -> list[str]:
+        """The fields that name a setting."""
+        return list(dict.fromkeys(key for cell in self.cells for key in cell.fields))
+
 
 def check_scale(scale: str) -> None:
     """Refuse a scale that does not exist.
@@ -100,10 +107,13 @@ def plan_study(study: Study, data: Path | None) -> str:
     return "\n".join(lines)
 
 
-def run_study(study: Study, out: Path, *, data: Path | None = None, command: str = "") -> Table:
-    """Run every cell and write ``table.json``, ``table.csv``, ``composition.json`` and ``report.html`` into ``out``.
+def run_study(study: Study, out: Path, *, data: Path | None = None, command: str = "") -> dict[str, Any]:
+    """Run every cell and write ``table`` and ``composition`` (JSON and CSV), ``summary.md`` and ``report.html``.
 
     Interrupted, the same call continues.
+
+    Returns:
+        ``text`` (what ``summary.md`` says) and ``table`` (a :class:`~nomadiff.tables.Table`, one row an arm and seed).
 
     Raises:
         DataError: a file is missing; found before anything is trained.
@@ -124,8 +134,10 @@ def run_study(study: Study, out: Path, *, data: Path | None = None, command: str
     table.write(out / "table.json")
     if compositions.rows:
         compositions.write(out / "composition.json")
+    text = study_text(study.title, study.keys, table, study.notes)
+    write_text(out / "summary.md", text)
     _report(study, table, command).write(out / "report.html")
-    return table
+    return {"text": text, "table": table}
 
 
 def _report(study: Study, table: Table, command: str) -> Report:
@@ -137,13 +149,12 @@ def _report(study: Study, table: Table, command: str) -> Report:
         rows = [{**row, "arm": _arm(row)} for row in table.rows]
         svg = metric_lines(rows, field, metric, by="arm", label=metric, x_label=field)
         figures.append(Figure(f"{metric} against {field}", svg, "Mean over seeds."))
-    keys = [name for name in table.fields if name in {key for cell in study.cells for key in cell.fields}]
     return Report(
         title=study.title,
         subtitle=f"Recipe {study.name}",
         table=table,
         metrics=metric_infos(distance, {}),
-        by=(*keys, "method"),
+        by=(*study.keys, "method"),
         figures=figures,
         command=command,
         versions=versions(),
