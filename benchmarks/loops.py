@@ -1,6 +1,7 @@
 """Speed of the two-dimensional world, and a grid killed at random.
 
-    python benchmarks/loops.py speed        CPU seconds of one SIMS generation: a plain PyTorch loop against ours
+    python benchmarks/loops.py speed        CPU seconds of one SIMS generation: a plain PyTorch loop against ours, and
+                                            against the speed of this processor's matrix products
     python benchmarks/loops.py scaling      wall seconds of one grid with 1 and 2 processes
     python benchmarks/loops.py kill 20      kill a grid 20 times, continue it, compare its tables byte by byte
     python benchmarks/loops.py gpu 1000     seconds of a generation of 1000 runs together on the GPU
@@ -98,8 +99,12 @@ def speed() -> None:
     """The table of the issue: CPU seconds of a whole SIMS generation, one run, one thread."""
     torch.set_num_threads(1)
     points = world("gaussian").sample(1125, seed=1)
-    print("| batch | plain PyTorch, CPU-s | ours, CPU-s | faster |")
-    print("|---|---|---|---|")
+    # three products of 64 x 64 a network evaluation; the input layer and the first hidden one are multiplied beforehand
+    evaluations = (STEPS - 1) * (2000 + 2 * (2000 + 125))
+    products = 3 * 2 * 64**2 * (3 * (100 * 1125 + 50 * 2000) + evaluations) / 1e9
+    print(f"A generation's matrix products are {products:.1f} GFLOP; BLAS does {blas():.0f} GFLOP/s here.\n")
+    print("| batch | plain PyTorch, CPU-s | ours, CPU-s | faster | GFLOP/s, all counted |")
+    print("|---|---|---|---|---|")
     for batch in (2048, 128):
         plans = {"base": TrainingPlan(100, batch, 2e-3), "auxiliary": TrainingPlan(50, batch, 3e-4)}
         config = LearnerConfig("speed", "", PRESETS["P2"].network, **plans)
@@ -113,7 +118,14 @@ def speed() -> None:
         ours()  # compiles
         fast = min(cpu_seconds(ours) for _ in range(5))
         slow = min(cpu_seconds(lambda config=config: plain_generation(points, config)) for _ in range(2))
-        print(f"| {batch} | {slow:.2f} | {fast:.3f} | {slow / fast:.1f}x |", flush=True)
+        print(f"| {batch} | {slow:.2f} | {fast:.3f} | {slow / fast:.1f}x | {products / fast:.0f} |", flush=True)
+
+
+def blas() -> float:
+    """GFLOP/s of PyTorch's product of two large float32 matrices, one thread: what the processor can do."""
+    left, right = torch.randn(2, 1024, 1024)
+    left @ right
+    return 2 * 1024**3 / 1e9 / min(cpu_seconds(lambda: left @ right) for _ in range(20))
 
 
 def cpu_seconds(action) -> float:
