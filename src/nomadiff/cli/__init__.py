@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 __all__ = ["main"]
 
@@ -13,12 +14,21 @@ _HELP = """No-MAD diffusion: train diffusion models with synthetic data, without
 """
 
 
+_VERBS = {
+    "Start here": ("demo", "reproduce"),
+    "Images in, a model out": ("train", "sample", "synthesize", "encode"),
+    "Does synthetic data help, or hurt?": ("compare", "verdict", "evaluate", "audit", "metrics"),
+    "Models and their own samples": ("improve", "shift", "loop"),
+    "Other tools": ("import", "export", "lora", "info"),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failure, 2 for wrong use, 128 + signal when stopped.
 
     Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead.
     """
-    from cyclopts import App, CycloptsError, Parameter
+    from cyclopts import App, CycloptsError, Group, Parameter
     from rich.console import Console
 
     import nomadiff
@@ -34,27 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result_action="return_value",
         default_parameter=Parameter(negative=()),
     )
-    for verb in (
-        "synthesize",
-        "encode",
-        "train",
-        "sample",
-        "evaluate",
-        "improve",
-        "shift",
-        "compare",
-        "loop",
-        "demo",
-        "reproduce",
-        "metrics",
-        "verdict",
-        "audit",
-        "info",
-        "export",
-        "lora",
-    ):
-        app.command(f"nomadiff.cli.{verb}:{verb}", name=verb)
-    app.command("nomadiff.cli.import_:import_", name="import")  # a word of the language cannot name a module
+    # a verb's module is imported when the verb is called; the list of verbs needs the first sentence of every one
+    listed = not words or words[0] in ("--help", "-h")
+    for number, (title, verbs) in enumerate(_VERBS.items()):
+        group = Group(title, sort_key=number)
+        for verb in verbs:
+            name = "import_" if verb == "import" else verb  # a word of the language cannot name a module
+            module = f"nomadiff.cli.{name}"
+            command = getattr(import_module(module), name) if listed else f"{module}:{name}"
+            app.command(command, name=verb, group=group)
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
         app(words, exit_on_error=False, print_error=False)

@@ -25,7 +25,7 @@ def encode(
 ) -> None:
     """Encode images once into latents, to train in latent space as EDM2's ImageNet-512 networks do.
 
-    Example:
+    An example:
 
     nomadiff encode photos/ --resolution 512 --out latents.zip
 

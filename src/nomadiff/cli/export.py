@@ -24,7 +24,7 @@ def export(
 ) -> None:
     """Write a model in a form other tools read, with a card that states sources, method, weight and metrics.
 
-    Example:
+    An example:
 
     nomadiff export improved/ --to diffusers --out pipeline/ --metrics metrics.json
 

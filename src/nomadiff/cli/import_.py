@@ -24,7 +24,7 @@ def import_(
 ) -> None:
     """Make a model of published weights: EDM and EDM2 pickles, training states, physicsnemo and diffusers.
 
-    Example:
+    An example:
 
     nomadiff import edm-cifar10-uncond-vp --out base/
 

@@ -28,7 +28,7 @@ def lora(
 ) -> None:
     """Improve a text-to-image checkpoint by its own images: a LoRA that steers it away from them (Neon).
 
-    Example:
+    An example:
 
     nomadiff synthesize --from hf:stable-diffusion-v1-5/stable-diffusion-v1-5 --prompts faces --count 2k --out own/
 

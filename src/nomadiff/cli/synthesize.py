@@ -35,7 +35,7 @@ def synthesize(
 ) -> None:
     """Make a set of synthetic images with its provenance, from a model or a text-to-image pipeline.
 
-    Example:
+    An example:
 
     nomadiff synthesize --from hf:stabilityai/stable-diffusion-3-medium-diffusers --prompts faces --count 10k
     --resolution 64 --out sd3.zip
