@@ -253,6 +253,18 @@ def test_one_run_is_never_certain_and_more_generations_prolong_it(tmp_path: Path
         run_image_loop(setting(tmp_path, synthetic_count=11))
 
 
+def test_the_first_generations_base_is_trained_once(tmp_path: Path) -> None:
+    together = setting(tmp_path / "together", algorithms=("standard", "sims", "casd", "casd-provenance"), generations=2)
+    rows = run_image_loop(together).rows
+    loops = tmp_path / "together" / "loops"
+    places = {"standard": ".", "sims": "base", "casd": "base", "casd-provenance": "."}
+    # a log holds times: trained twice, it would not be the same
+    logs = {(loops / f"{n}-seed0/generation-0001/model" / p / "log.jsonl").read_bytes() for n, p in places.items()}
+    assert len(logs) == 1
+    alone = run_image_loop(setting(tmp_path / "alone", algorithms=("sims",), generations=2)).rows
+    assert [row["fd_digits"] for row in rows if row["method"] == "sims"] == [row["fd_digits"] for row in alone]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,25 @@ def test_finished_run_costs_nothing(mix, tmp_path, monkeypatch):
     train(recipe(mix), mix, folder, ALONE)
     monkeypatch.setattr(loop._Training, "_step", lambda self, meter: pytest.fail("trained again"))
     train(recipe(mix), mix, folder, ALONE)
+
+
+def test_a_finished_run_stays_finished_without_its_state(mix, tmp_path, monkeypatch):
+    """Its state is the larger part of a run: who removes it, or copies the run without it, keeps a finished model."""
+    folder, copied = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "copy")
+    train(recipe(mix), mix, folder, ALONE)
+    shutil.rmtree(folder.state_path.parent)
+    folder.copy_to(copied.path)
+    assert sorted(path.name for path in copied.path.rglob("*.*")) == sorted(
+        path.name for path in folder.path.rglob("*.*") if path.name != ".lock"
+    )
+    monkeypatch.setattr(loop._Training, "_step", lambda self, meter: pytest.fail("trained again"))
+    for run in (folder, copied):
+        trained = train(recipe(mix), mix, run, ALONE)
+        assert all(torch.equal(value, trained.state_dict()[name]) for name, value in weights(folder).items())
+    before = {path: path.read_bytes() for path in folder.path.rglob("*.*")}
+    with pytest.raises(UsageError, match=r"finished at 160 images and its state/ was removed"):
+        train(recipe(mix, budget=320), mix, folder, ALONE)
+    assert {path: path.read_bytes() for path in folder.path.rglob("*.*")} == before
 
 
 @pytest.mark.parametrize(("change", "named"), [({"learning_rate": 0.5}, "learning_rate"), ({"seed": 3}, "seed")])

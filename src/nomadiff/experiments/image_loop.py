@@ -29,7 +29,7 @@ from nomadiff.reports.numbers import cell_text
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
 from nomadiff.reports.plots import metric_lines
 from nomadiff.tables import Table
-from nomadiff.training.run_folder import versions
+from nomadiff.training.run_folder import RunFolder, versions
 
 __all__ = ["ImageLoop", "plan_image_loop", "run_image_loop"]
 
@@ -182,9 +182,21 @@ class _Setting:
         """Folder of one loop."""
         return self.loop.out / "loops" / f"{algorithm}-seed{seed}"
 
+    def _first_base(self, name: str, seed: int) -> RunFolder:
+        """The network that an algorithm's first generation begins with."""
+        return RunFolder(self.place(name, seed) / "generation-0001" / "model" / self.algorithms[name].base_folder)
+
+    def _share_first_base(self, name: str, seed: int) -> None:
+        """Take the first generation's base from the first algorithm: same images and same seed, the same network."""
+        mine = self._first_base(name, seed)
+        first = self._first_base(next(iter(self.algorithms)), seed)
+        if first.model_path.exists() and not mine.model_path.exists():
+            first.copy_to(mine.path)
+
     def run(self, name: str, seed: int) -> list[dict[str, Any]]:
         """One loop, or what is not done of it."""
         loop, algorithm = self.loop, self.algorithms[name]
+        self._share_first_base(name, seed)
         return AutophagousLoop(
             algorithm,
             self.kind,

@@ -63,7 +63,7 @@ def train(
 
     Raises:
         UsageError: the batch does not divide among the processes, the data are of another latent space than the model,
-            or the folder holds another run.
+            the folder holds another run, or one that cannot be continued.
         NomadiffError: the loss is not finite any more, memory runs out, or the network ignores its source label.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
@@ -146,6 +146,8 @@ class _Training:
             check_source_reaches_output(self.denoiser, (mix.channels, mix.resolution, mix.resolution), device)
         if folder.state_path.exists():
             self._load_state()
+        elif folder.model_path.exists():
+            self._load_finished()
         self.parallel = processes.wrap(self.denoiser)
 
     def run(self, description: str) -> None:
@@ -311,6 +313,12 @@ class _Training:
             layout = self.layout if value.ndim == 4 else torch.contiguous_format
             state.setdefault(int(index), {})[field_name] = value.contiguous(memory_format=layout)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.images_seen = int(metadata["images_seen"])
+
+    def _load_finished(self) -> None:
+        """A finished run whose state was removed (it is the larger part of a run) is finished all the same."""
+        tensors, metadata = load_tensors(self.folder.model_path)
+        self.ema.module.load_state_dict(tensors)
         self.images_seen = int(metadata["images_seen"])
 
     def _any_stopped(self, stopped: list[int]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +97,8 @@ class RunFolder:
         The same recipe continues; a larger budget extends it. Anything else is refused and nothing is overwritten.
 
         Raises:
-            UsageError: the folder holds another run (the message names what differs) or other files.
+            UsageError: the folder holds another run (the message names what differs), other files, or a finished run
+                of a smaller budget whose state was removed.
         """
         recipe = {**config.to_dict(), "data": [source.get("content_hash") for source in provenance]}
         file = self.path / "config.json"
@@ -107,6 +109,13 @@ class RunFolder:
                 raise UsageError(
                     f"{self.path} holds another run (differs in {', '.join(different)}); choose another --out"
                 )
+            if self.model_path.exists() and not self.state_path.exists():
+                seen = int(load_metadata(self.model_path).get("images_seen", 0))
+                if seen < config.training.steps * config.training.batch:
+                    raise UsageError(
+                        f"{self.path} was finished at {seen:,} images and its state/ was removed: it cannot be "
+                        "continued; choose another --out"
+                    )
         elif self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; choose another --out")
         elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
@@ -168,10 +177,26 @@ class RunFolder:
         which = "" if std is None else f"-std{std:g}"
         return self.path / "snapshots" / f"{images_seen:012d}{which}.safetensors"
 
+    def copy_to(self, path: str | Path) -> None:
+        """Copy a finished run, without what only an interrupted one needs.
+
+        The model goes last: a copy that is cut off is an unfinished run, and copying again completes it.
+        """
+        snapshots = sorted((self.path / "snapshots").glob("*.safetensors"))
+        for file in [*(self.path / name for name in ("config.json", "sources.json", "log.jsonl")), *snapshots]:
+            _copy(file, Path(path) / file.relative_to(self.path))
+        _copy(self.model_path, Path(path) / self.model_path.name)
+
     def snapshots(self) -> list[int]:
         """Images seen of every snapshot of the model, ascending."""
         folder = self.path / "snapshots"
         return sorted(int(file.stem) for file in folder.glob("*.safetensors") if file.stem.isdigit())
+
+
+def _copy(file: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(to) as temporary:
+        shutil.copyfile(file, temporary)
 
 
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
