@@ -54,3 +54,6 @@ def test_unknown_names_are_refused(tmp_path):
         reproduce("casd-table-1", tmp_path, scale="big")
     with pytest.raises(UsageError, match="generations"):
         reproduce("casd-table-1", tmp_path, scale="smoke", generations=3)
+    for recipe in ("casd-table-1", "sims-figure-5"):
+        with pytest.raises(UsageError, match="unknown device 'spoon'"):
+            reproduce(recipe, tmp_path, scale="smoke", device="spoon")

@@ -131,6 +131,11 @@ def test_exact_transport_on_request(tmp_path: Path) -> None:
         make_grid(exact_count=31)
 
 
+def test_a_device_that_is_not_there_is_refused_before_anything_starts() -> None:
+    with pytest.raises(UsageError, match="unknown device 'spoon'"):
+        make_grid(device="spoon")
+
+
 def test_wrong_cells_are_refused_before_anything_starts() -> None:
     for cell, message in (
         (Cell("Q", "sims"), "no learner"),

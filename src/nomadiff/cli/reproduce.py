@@ -27,6 +27,9 @@ def reproduce(
     processes: int | None = None,
     learners: tuple[str, ...] | None = None,
     exact: int | None = None,
+    device: Annotated[
+        str | None, Parameter(help="Where to compute: cpu, cuda, cuda:1; by default the recipe's own.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Reproduce a table or figure of the papers.
@@ -48,6 +51,7 @@ def reproduce(
         learners: Learners of the 2-D recipes: P, P2, G; once for every learner.
         exact: For sims-figure-5: measure every generation also by exact optimal transport between this many samples and
             true ones, and print its floor (500 cost little, 2000 most of the time).
+        device: where to compute.
         dry_run: Say what it needs and costs.
     """
     from nomadiff.experiments.recipes import describe_recipes
@@ -71,5 +75,6 @@ def reproduce(
             processes=processes,
             learners=learners,
             exact=exact,
+            device=device,
         )
     )

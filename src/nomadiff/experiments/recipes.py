@@ -65,7 +65,7 @@ def reproduce(
         seeds: seeds of the models; None takes the recipe's own, or 0, 1 and 2.
         dry_run: only say what it needs and costs.
         command: printed in the report.
-        **options: further options of recipes that take them (``runs``, ``generations``, ...).
+        **options: further options of recipes that take them (``runs``, ``generations``, ``device``, ...).
 
     Returns:
         What to tell the user: what a recipe concludes, where it says so, and the files it wrote.
@@ -77,12 +77,13 @@ def reproduce(
     module = _module(name)
     given = {key: value for key, value in options.items() if value is not None}
     if hasattr(module, "study"):
+        device = given.pop("device", None)
         if given:
             raise UsageError(f"{name} does not take {', '.join(sorted(given))}")
         study = module.study(scale, data, tuple(seeds or (0, 1, 2)))
         if dry_run:
             return plan_study(study, data)
-        result = run_study(study, out, data=data, command=command)
+        result = run_study(study, out, data=data, device=device, command=command)
     else:
         known = inspect.signature(module.run).parameters
         also = {"data": data, "seeds": seeds and tuple(seeds), "command": command}

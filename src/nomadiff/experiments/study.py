@@ -107,10 +107,12 @@ def plan_study(study: Study, data: Path | None) -> str:
     return "\n".join(lines)
 
 
-def run_study(study: Study, out: Path, *, data: Path | None = None, command: str = "") -> dict[str, Any]:
+def run_study(
+    study: Study, out: Path, *, data: Path | None = None, device: str | None = None, command: str = ""
+) -> dict[str, Any]:
     """Run every cell and write ``table`` and ``composition`` (JSON and CSV), ``summary.md`` and ``report.html``.
 
-    Interrupted, the same call continues.
+    Interrupted, the same call continues. ``device`` takes the place of the study's own.
 
     Returns:
         ``text`` (what ``summary.md`` says) and ``table`` (a :class:`~nomadiff.tables.Table`, one row an arm and seed).
@@ -126,7 +128,8 @@ def run_study(study: Study, out: Path, *, data: Path | None = None, command: str
     compositions = Table(meta=table.meta)
     for cell in study.cells:
         folder = out / "cells" / "-".join(str(value) for value in cell.fields.values())
-        result = compare(replace(cell.comparison, out=folder, command=command))
+        place = device or cell.comparison.device
+        result = compare(replace(cell.comparison, out=folder, device=place, command=command))
         table.rows += [{**cell.fields, **row} for row in result.rows]
         table.meta["evaluation"] = result.meta["evaluation"]
         if (folder / "composition.json").exists():

@@ -115,7 +115,7 @@ class Learner:
             ``"torch"`` is the batched one on the CPU (slow, the reference).
 
     Raises:
-        UsageError: the compiled kernel is asked for and numba is not installed.
+        UsageError: the compiled kernel is asked for and numba is not installed, or there is no such device.
     """
 
     def __init__(self, config: LearnerConfig, device: str = "cpu") -> None:
@@ -158,8 +158,9 @@ class Learner:
 def _kernel(network: Network, device: str) -> _Kernel:
     if device != "cpu":
         from nomadiff.loops.kernel_torch import TorchKernel
+        from nomadiff.processes import join_processes
 
-        return TorchKernel(network, "cpu" if device == "torch" else device)
+        return TorchKernel(network, "cpu" if device == "torch" else str(join_processes(device).device))
     try:
         from nomadiff.loops.kernel_numba import NumbaKernel
     except ImportError as error:
