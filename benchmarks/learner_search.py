@@ -174,7 +174,7 @@ def report(candidates: Sequence[Candidate], found: dict[tuple[str, float], list[
         for index, row in enumerate(plain):
             guided = [found[name, weight][index] for weight in WEIGHTS]
             paper = PAPER[row["n_s"]]
-            lines.append((row["n_s"], paper[0], *_cells(row), paper[1], *(_cells(each)[0] for each in guided)))
+            lines.append((row["n_s"], paper[0], _ratio(row), paper[1], *map(_ratio, guided)))
         columns = ["n_s", "paper", "standard", "paper, best ω", *(f"SIMS ω = {weight:g}" for weight in WEIGHTS)]
         parts.append(markdown_table(columns, lines) + "\n")
         lines = [[f"{weight:g}", found[name, weight][0]["g1_mean"]] for weight in (0.0, *WEIGHTS)]
@@ -182,8 +182,8 @@ def report(candidates: Sequence[Candidate], found: dict[tuple[str, float], list[
     return "\n".join(parts)
 
 
-def _cells(row: Row) -> tuple[str]:
-    return (f"{row['ratio']:.3g} {interval(row['ratio_low'], row['ratio_high'])}",)
+def _ratio(row: Row) -> str:
+    return f"{row['ratio']:.3g} {interval(row['ratio_low'], row['ratio_high'])}"
 
 
 def main() -> None:
