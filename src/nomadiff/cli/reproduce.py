@@ -48,7 +48,7 @@ def reproduce(
         runs: Independent runs, for recipes of loops.
         generations: Generations, for recipes of loops.
         processes: Processes, for recipes of loops.
-        learners: Learners of the 2-D recipes: P, P2, G; once for every learner.
+        learners: Learners of the 2-D recipes: N, P, P0, P2, G; once for every learner.
         exact: For sims-figure-5: measure every generation also by exact optimal transport between this many samples and
             true ones, and print its floor (500 cost little, 2000 most of the time).
         device: where to compute.

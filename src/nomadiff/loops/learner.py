@@ -67,6 +67,14 @@ PRESETS = {
             auxiliary=TrainingPlan(50, _WHOLE, 1e-3),
         ),
         LearnerConfig(
+            "N",
+            "the nearest to the paper that a search found (residual network without layer norm, raw t, batch 128, Adam "
+            "1e-3, auxiliary at 3e-5): chosen for its ratios among 64 learners, then 16 auxiliaries and weights",
+            Network(layer_norm=False),
+            base=TrainingPlan(100, 128, 1e-3),
+            auxiliary=TrainingPlan(50, 128, 3e-5),
+        ),
+        LearnerConfig(
             "P2",
             "an under-trained learner (100 full-batch steps at 2e-3, auxiliary at 3e-4), picked by hand among about 50 "
             "for strong growth without SIMS and strong gain with it, not for closeness to the paper",
