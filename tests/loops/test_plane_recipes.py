@@ -57,6 +57,22 @@ def test_figure_5(tmp_path: Path) -> None:
         run(seed=2)
 
 
+def test_figure_5_is_compared_with_the_papers_numbers() -> None:
+    def row(n_s: int, weight: float, ratio: float) -> dict:
+        ends = {"ratio": ratio, "ratio_low": ratio - 0.1, "ratio_high": ratio + 0.1, "certain": True}
+        return {"method": "sims" if weight else "standard", "n_s": n_s, "weight": weight, **ends}
+
+    near = [row(125, 0.0, 1.7), row(125, 3.0, 1.0), row(250, 0.0, 2.5), row(250, 3.0, 1.0)]
+    text = sims_figure_5._verdict(near)
+    assert "The paper's own standard ratios are within the intervals." in text
+    assert "The paper's own ratios of SIMS at ω = 3 are within the intervals." in text
+    far = [row(125, 0.0, 1.7), row(125, 3.0, 1.5), row(250, 0.0, 5.0), row(250, 3.0, 1.0)]
+    text = sims_figure_5._verdict(far)
+    assert "The paper's own standard ratios are outside the intervals at n_s = 250." in text
+    assert "The paper's own ratios of SIMS at ω = 3 are outside the intervals at n_s = 125." in text
+    assert "SIMS at ω = 3" not in sims_figure_5._verdict([row(125, 0.0, 1.7), row(125, 1.0, 1.0)])
+
+
 def test_figure_5_with_exact_transport_prints_its_floor(tmp_path: Path) -> None:
     options = {"runs": 2, "generations": 2, "learners": ("quick",), "processes": 1, "exact": 30}
     result = sims_figure_5.run(tmp_path, scale="smoke", seed=1, **options)

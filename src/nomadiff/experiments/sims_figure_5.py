@@ -27,6 +27,7 @@ DESCRIPTION = "SIMS Figure 5: a 2-D Gaussian learnt over and over from its own s
 
 PAPER = {125: (1.71, 0.996), 250: (2.46, 1.013), 500: (3.99, 1.078), 1000: (6.69, 1.204)}
 """MADness ratios the paper prints (section 4.2.1): n_s to (standard training, SIMS at its best weight)."""
+_PAPER_WEIGHT = 3.0  # "a guidance parameter of ω ≈ 3"
 
 
 @dataclass(frozen=True)
@@ -357,14 +358,20 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> str:
             if held
             else "Full prevention (a ratio of at most 1) is not within the interval anywhere."
         )
-    known = [row for row in standard if row["n_s"] in PAPER]
-    off = [row["n_s"] for row in known if not row["ratio_low"] <= PAPER[row["n_s"]][0] <= row["ratio_high"]]
-    if known:
-        sentences.append(
-            f"The paper's own standard ratio is outside the interval at n_s = {_listed(off)}."
-            if off
-            else "The paper's own standard ratios are within the intervals."
-        )
+    guided = [row for row in rows if row["method"] == "sims" and row["weight"] == _PAPER_WEIGHT]
+    for known, column, name in (
+        (standard, 0, "standard ratios"),
+        (guided, 1, f"ratios of SIMS at ω = {_PAPER_WEIGHT:g}"),
+    ):
+        within = {
+            row["n_s"]: row["ratio_low"] <= PAPER[row["n_s"]][column] <= row["ratio_high"]
+            for row in known
+            if row["n_s"] in PAPER
+        }
+        if outside := [n_s for n_s, inside in within.items() if not inside]:
+            sentences.append(f"The paper's own {name} are outside the intervals at n_s = {_listed(outside)}.")
+        elif within:
+            sentences.append(f"The paper's own {name} are within the intervals.")
     return "**Against the paper.** " + " ".join(sentences)
 
 
