@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nomadiff.experiments.sims_figure_5 import PAPER
+from nomadiff.experiments.sims_figure_5_text import PAPER
 from nomadiff.files import write_text
 from nomadiff.loops.grid import Cell, Grid
 from nomadiff.loops.learner import LearnerConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nomadiff.errors import UsageError
-from nomadiff.experiments import loop_comparison, sims_figure_3, sims_figure_5
+from nomadiff.experiments import loop_comparison, sims_figure_3, sims_figure_5, sims_figure_5_text
 from nomadiff.experiments.plane_recipes import cost_in_words
 from nomadiff.loops import learner as learner_module
 from nomadiff.loops.learner import LearnerConfig
@@ -63,14 +63,14 @@ def test_figure_5_is_compared_with_the_papers_numbers() -> None:
         return {"method": "sims" if weight else "standard", "n_s": n_s, "weight": weight, **ends}
 
     near = [row(125, 0.0, 1.7), row(125, 3.0, 1.0), row(250, 0.0, 2.5), row(250, 3.0, 1.0)]
-    text = sims_figure_5._verdict(near)
+    text = sims_figure_5_text._verdict(near)
     assert "The paper's own standard ratios are within the intervals." in text
     assert "The paper's own ratios of SIMS at ω = 3 are within the intervals." in text
     far = [row(125, 0.0, 1.7), row(125, 3.0, 1.5), row(250, 0.0, 5.0), row(250, 3.0, 1.0)]
-    text = sims_figure_5._verdict(far)
+    text = sims_figure_5_text._verdict(far)
     assert "The paper's own standard ratios are outside the intervals at n_s = 250." in text
     assert "The paper's own ratios of SIMS at ω = 3 are outside the intervals at n_s = 125." in text
-    assert "SIMS at ω = 3" not in sims_figure_5._verdict([row(125, 0.0, 1.7), row(125, 1.0, 1.0)])
+    assert "SIMS at ω = 3" not in sims_figure_5_text._verdict([row(125, 0.0, 1.7), row(125, 1.0, 1.0)])
 
 
 def test_figure_5_with_exact_transport_prints_its_floor(tmp_path: Path) -> None:
