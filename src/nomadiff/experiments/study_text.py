@@ -26,11 +26,12 @@ def study_text(title: str, keys: Sequence[str], table: Table, notes: Sequence[st
 
     Args:
         title: heading.
-        keys: fields that name a setting.
+        keys: fields that name a setting; those with one value in all rows are left out.
         table: one row an arm and seed, with ``method``, ``source``, ``seed`` and the metrics.
         notes: sentences to end with.
     """
     distance = distance_in(table.fields)
+    keys = [key for key in keys if len({row[key] for row in table.rows}) > 1]  # the others tell nothing apart
     seeds = len({row["seed"] for row in table.rows})
     parts = [f"# {title}\n"]
     if seeds < 2:
@@ -49,7 +50,7 @@ def _compared(rows: Sequence[Row], keys: Sequence[str], distance: str, one: str,
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row["method"] == one and (rival := _rival(rows, keys, row, other)) is not None:
-            setting = ", ".join([*(f"{key} {row[key]}" for key in keys), *([row["source"]] if row["source"] else [])])
+            setting = ", ".join([*(f"{key} {row[key]}" for key in keys), row["source"]])
             pairs.setdefault(setting, []).append((row[distance], rival[distance]))
     told: dict[bool, list[str]] = {True: [], False: []}
     for setting, both in pairs.items():
