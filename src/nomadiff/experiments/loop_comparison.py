@@ -26,8 +26,8 @@ __all__ = ["DESCRIPTION", "run"]
 
 DESCRIPTION = "standard, SIMS, Neon, CASD, source guidance, real-only in every kind of loop, two learners, two worlds"
 
-_WEIGHTS = {"G": 0.5}
-"""Guidance weight by learner, 1 where none is named; both were chosen before on other runs (docs/loops.md)."""
+_WEIGHTS = {"N": 2.0, "G": 0.5}
+"""Guidance weight by learner, 1 where none is named; all were chosen before on other runs (docs/loops.md)."""
 
 _KNOWING = ("real-only", "casd-provenance")
 """Methods that are told which data is synthetic. They are compared with each other, not with those that are not."""
