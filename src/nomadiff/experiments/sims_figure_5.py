@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -260,15 +261,19 @@ def _figure(
     for axes, n_s in zip(below, shown):
         line = [row for row in mine if row["n_s"] == n_s]
         best = min(line, key=lambda row: row["ratio"])["weight"]
+        others = cycle(("--", ":", "-."))
         for row in line:
             curve = result.curves(Cell(learner, "sims", row["weight"], n_s)).mean(axis=0)
             colour = "#2e8b57" if row["weight"] == 0 else "#7b3f9d" if row["weight"] == best else "#e08a2e"
-            axes.plot(np.arange(1, len(curve) + 1), curve / curve[0], color=colour, label=f"ω = {row['weight']:g}")
+            style = next(others) if row["weight"] not in (0, best) else "-"
+            name = f"ω = {row['weight']:g}"
+            axes.plot(np.arange(1, len(curve) + 1), curve / curve[0], style, color=colour, label=name)
         axes.axhline(1, color=INK.light, linewidth=0.8)
         axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)] / E[dist(G¹)]", title=f"n_s = {n_s}")
         axes.xaxis.get_major_locator().set_params(integer=True)
         logarithmic(axes)
-        axes.legend(frameon=False)
+        axes.margins(y=0.25)  # room for the legend
+        axes.legend(frameon=False, ncols=4, loc="upper center", columnspacing=1.2, handlelength=1.6)
     for axes in below[len(shown) :]:
         axes.set_visible(False)
     runs = result.grid.runs
