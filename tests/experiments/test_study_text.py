@@ -24,7 +24,7 @@ def test_methods_are_compared_seed_by_seed() -> None:
     farther = "close (9.00 against 8.00, in 2 of 2 seeds)"
     assert f"**CASD against SDA**, fd_digits: nearer in 1 of 2 settings: {nearer}. Farther in {farther}." in text
     assert "**CASD against DM**, fd_digits: nearer in 2 of 2 settings" in text
-    assert "| style | casd | 13.0 ± 1.4 | 0.500 ± 0.000 |" in text
+    assert "| style | casd | 13.00 ± 1.41 | 0.500 ± 0.000 |" in text
     assert "| - | dm | 20.0 ± 0.0 |" in text
     assert text.startswith("# Title\n") and text.rstrip().endswith("A note.")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nomadiff.metrics.reference import distance_in
 from nomadiff.reports.markdown import markdown_table
-from nomadiff.reports.numbers import as_number, column_decimals, fixed
+from nomadiff.reports.numbers import column_decimals, fixed
 from nomadiff.tables import Table, summarise
 
 __all__ = ["study_text"]
@@ -83,14 +83,14 @@ def _rival(rows: Sequence[Row], keys: Sequence[str], row: Row, method: str) -> R
 
 def _table(table: Table, keys: Sequence[str], distance: str) -> str:
     metrics = [distance, *(name for name in _METRICS if name in table.fields)]
-    decimals = {name: column_decimals(as_number(row.get(name)) for row in table.rows) for name in metrics}
     by = [*keys, "source", "method"]
     lines = []
     for mean in summarise(table.rows, by, metrics):
         cells = []
         for name in metrics:
             spread = mean[f"{name}_sd"]
-            text = fixed(mean[name], decimals[name])
-            cells.append(text if spread is None else f"{text} ± {fixed(spread, decimals[name])}")
+            decimals = min(3, column_decimals([mean[name]]))  # a cell's own: distances of one column are far apart
+            text = fixed(mean[name], decimals)
+            cells.append(text if spread is None else f"{text} ± {fixed(spread, decimals)}")
         lines.append([*(str(mean[name] or "-") if name == "source" else str(mean[name]) for name in by), *cells])
     return markdown_table([*by, *metrics], lines)
