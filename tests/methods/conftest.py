@@ -4,7 +4,7 @@ import pytest
 
 
 class Stop(KeyboardInterrupt):
-    pass
+    """The interruption that :func:`stop_after` makes."""
 
 
 @pytest.fixture(scope="session")
