@@ -217,6 +217,19 @@ def test_a_fitting_goes_on_where_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_fittings_noise_and_dropout_are_unrelated(tmp_path):
+    module, _ = problem()
+    given, globally = [], []
+
+    def loss(seen, generator):
+        given.append(torch.rand(4, generator=generator))
+        globally.append(torch.rand(4))  # what dropout draws from
+        return module.weight.square().sum()
+
+    fit(module, loss, FIT, tmp_path / "s.safetensors", device=torch.device("cpu"), description="x")
+    assert not any(torch.equal(one, two) for one, two in zip(given, globally))
+
+
 def test_a_loss_that_is_no_number_is_said(tmp_path):
     module, _ = problem()
     with pytest.raises(NomadiffError, match="not finite after 0 images"):

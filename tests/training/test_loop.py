@@ -50,6 +50,32 @@ def weights(folder):
     return load_tensors(folder.model_path)[0]
 
 
+def test_noise_motion_and_dropout_are_unrelated(mix, tmp_path, monkeypatch):
+    """Whether an image is moved, or its class hidden, tells nothing about its noise level."""
+    levels, mirrored, hidden, first_uniform = [], [], [], []
+    original = loop.edm_loss
+
+    def recorded(denoiser, images, sigma, noise, **condition):
+        levels.append(sigma.log())
+        mirrored.append(condition["augment"][:, 0] > 0)
+        hidden.append(condition["class_label"] < 0)
+        first_uniform.append(torch.rand(len(sigma)))  # what dropout draws from
+        return original(denoiser, images, sigma, noise, **condition)
+
+    monkeypatch.setattr(loop, "edm_loss", recorded)
+    labelled = METHODS["casd"](small(budget=1280, batch=64, augment=0.2, class_dropout=0.5), class_labels=True)
+    train(labelled.recipe(mix), mix, RunFolder(tmp_path / "run"), ALONE)
+    noise = torch.cat(levels)
+    draws = {"mirrored": torch.cat(mirrored), "hidden": torch.cat(hidden), "dropout": torch.cat(first_uniform)}
+    for name, value in draws.items():
+        chosen = value > 0.5
+        for part in (noise[chosen], noise[~chosen]):
+            assert abs(float(part.mean()) + 1.2) < 0.15 and abs(float(part.std()) - 1.2) < 0.15, name
+        for other, against in draws.items():
+            if other != name:
+                assert abs(float(torch.corrcoef(torch.stack([value, against]).float())[0, 1])) < 0.1, (name, other)
+
+
 def test_run_folder_is_complete(mix, tmp_path):
     folder = RunFolder(tmp_path / "run")
     train(recipe(mix), mix, folder, ALONE)

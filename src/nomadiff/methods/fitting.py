@@ -85,9 +85,8 @@ def fit(
     module.train()
     with progress_bar(description, total=end, done=seen) as advance:
         while seen < end:
-            step_seed = mixed_seed(options.seed, seen)
-            generator.manual_seed(step_seed)
-            torch.manual_seed(step_seed)  # dropout draws from the global generator
+            generator.manual_seed(mixed_seed(options.seed, 1, seen))
+            torch.manual_seed(mixed_seed(options.seed, 2, seen))  # dropout's: the global generator, a stream of its own
             value = loss(seen, generator)
             if not bool(torch.isfinite(value)):
                 raise NomadiffError(f"{description}: the loss is not finite after {seen:,} images; use a lower rate")

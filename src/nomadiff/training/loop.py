@@ -193,10 +193,11 @@ class _Training:
             group["lr"] = options.learning_rate_after(self.images_seen)
         batch = self.mix.batch(self.images_seen + self.processes.rank * share, share, options.seed)
         for start in range(0, share, size):
-            step_seed = mixed_seed(options.seed, 1, self.processes.rank, self.images_seen, start)
-            self.generator.manual_seed(step_seed)
-            self.motions.manual_seed(step_seed)
-            self.seed_dropout(step_seed)
+            # a stream each: drawn from one seed, an image's noise level would follow from how it is moved
+            place = (self.processes.rank, self.images_seen, start)
+            self.generator.manual_seed(mixed_seed(options.seed, 1, *place))
+            self.motions.manual_seed(mixed_seed(options.seed, 2, *place))
+            self.seed_dropout(mixed_seed(options.seed, 3, *place))
             with self._synchronised_if(start + size >= share):
                 self._loss(batch, slice(start, start + size), meter).div(share).backward()
         for parameter in self.parameters:
