@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,18 @@ from pathlib import Path
 import pytest
 
 from nomadiff.errors import DataError, NomadiffError
-from nomadiff.files import atomic_path, read_json, sha256_of_file, write_json, write_text
+from nomadiff.files import (
+    atomic_path,
+    normal_name,
+    open_regular,
+    printable,
+    read_json,
+    read_regular,
+    require_regular,
+    sha256_of_file,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -152,3 +164,64 @@ def test_hash_of_a_file(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
     assert sha256_of_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def _irregular(kind: str, path: Path) -> None:
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        here = os.getcwd()
+        os.chdir(path.parent)  # a socket's path may have a hundred characters only
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+        os.chdir(here)
+    else:
+        path.symlink_to({"device": "/dev/zero", "terminal": "/dev/ptmx"}[kind])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "terminal"])
+def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "value.json"
+    _irregular(kind, path)
+    for read in (open_regular, read_regular, require_regular, sha256_of_file):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(path)
+    with pytest.raises(DataError, match=r"value.json: cannot be read \(not a regular file\)"):
+        read_json(path)
+
+
+def test_folders_nul_and_sparse_files_are_no_content(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path)
+    with pytest.raises(OSError, match="null"):
+        require_regular("a\0b")
+    with open(tmp_path / "sparse", "wb") as handle:
+        os.truncate(handle.fileno(), 1 << 40)
+    with pytest.raises(OSError, match="larger than 512 MiB"):
+        read_regular(tmp_path / "sparse")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "file").write_bytes(b"abc")
+    assert read_regular(tmp_path / "link") == b"abc" and require_regular(tmp_path / "link") == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("./cat/0.png", "cat/0.png"),
+        (".\\cat\\0.png", "cat/0.png"),
+        ("cat//./0.png", "cat/0.png"),
+        ("e\u0301/o\u0308.png", "é/ö.png"),
+        ("../a", "../a"),
+        ("/a", "/a"),
+        ("a\nnomadiff: ok\x1b[2J.png", r"a\nnomadiff: ok\x1b[2J.png"),
+        ("\udcff.png", r"\udcff.png"),
+        (".a", ".a"),
+    ],
+)
+def test_a_name_has_one_spelling(written: str, name: str) -> None:
+    assert normal_name(written) == name
+
+
+def test_text_for_a_terminal_is_one_line_and_no_command() -> None:
+    assert printable("Fréchet ± ≤ 猫 👩\u200d💻") == "Fréchet ± ≤ 猫 👩\u200d💻"
+    assert printable("a\r\n\x1b]0;t\x07\x9b2J\u202egnp\u2028") == r"a\r\n\x1b]0;t\x07\x9b2J\u202egnp\u2028"
