@@ -10,8 +10,9 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nomadiff.errors import DataError, NomadiffError
 
@@ -124,7 +125,7 @@ def require_regular(path: str | Path) -> int:
     return found.st_size
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file to read its bytes.
 
     Raises:
