@@ -17,7 +17,9 @@ from nomadiff.metrics.frechet import (
     StatisticsAccumulator,
     frechet_distance,
     frechet_distance_from_features,
+    frechet_left_out,
 )
+from nomadiff.metrics.intervals import GROUPS, deal
 
 
 def gaussian(mean: list[float], covariance: list[list[float]]) -> Statistics:
@@ -159,3 +161,38 @@ def test_bad_features_are_told() -> None:
 def test_constant_features_have_a_distance() -> None:
     point = torch.ones(5, 3)
     assert frechet_distance_from_features(point, 3 * point) == pytest.approx(12, rel=1e-12)
+
+
+SIZES = [(200, 100, 48), (100, 30, 48), (40, 100, 48), (44, 40, 48), (44, 30, 48), (48, 48, 48), (60, 500, 8)]
+
+
+@pytest.mark.parametrize(("n", "m", "d"), SIZES)
+def test_left_out_is_the_distance_of_what_is_left(n: int, m: int, d: int) -> None:
+    """Samples n, reference m, dimension d: all orders of the three."""
+    member = deal(n)
+    a, b = features(n, d, 0), features(m, d, 1, scale=1.3)
+    b[:, 0] = a[:, 0] = 2.0  # a dimension that says nothing: no covariance has full rank
+    without = frechet_left_out(Statistics.from_features(b), a, member)
+    expected = [frechet_distance_from_features(b, a[member != group]) for group in range(GROUPS)]
+    np.testing.assert_allclose(without, expected, rtol=1e-6)
+    bare = Statistics(Statistics.from_features(b).mean, Statistics.from_features(b).covariance)
+    np.testing.assert_allclose(frechet_left_out(bare, a, member), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(60, 45), (45, 60), (400, 45), (45, 400)])
+def test_few_features_take_no_matrix_of_all_dimensions_apart(n: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    d, sizes = 300, []
+    for name in ("eigh", "eigvalsh", "cholesky_ex", "svdvals", "svd"):
+        original = getattr(torch.linalg, name)
+
+        def counted(x: torch.Tensor, *args: object, original=original, **options: object) -> object:
+            sizes.append(min(x.shape))
+            return original(x, *args, **options)
+
+        monkeypatch.setattr(torch.linalg, name, counted)
+    a, b = features(n, d, 0), features(m, d, 1, scale=1.3)
+    reference = Statistics.from_features(b)
+    frechet_distance(reference, Statistics.from_features(a))
+    if m < d:  # the root of a larger reference is taken once
+        frechet_left_out(reference, a, deal(n))
+    assert sizes and max(sizes) <= min(n, m)

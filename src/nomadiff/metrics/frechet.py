@@ -2,11 +2,14 @@
 
 ``|mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)``. No matrix square root is taken: with any root ``R^T R = S`` the
 last trace is the sum of the singular values of ``R1 R2^T``, which is real, exact for rank-deficient covariances, and
-needs no regularisation.
+needs no regularisation. Where a set has fewer features than dimensions its centred features are such a root, and no
+matrix of ``D x D`` is taken apart.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,7 +31,7 @@ __all__ = [
     "frechet_left_out",
 ]
 
-SLOW = 500  # dimensions from which on the distances for an interval take seconds and show a bar
+SLOW = 500  # rows of a matrix from which on the distances for an interval take seconds and show a bar
 ROWS = 4096  # features taken into the sums at a time: beside them only as many in float64 are held
 
 
@@ -178,15 +181,19 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     """
     if len(a.mean) != len(b.mean):
         raise UsageError(f"features of dimension {len(a.mean)} and {len(b.mean)} cannot be compared: two detectors?")
-    if a.thin or b.thin:
-        shared = torch.linalg.svdvals(a.root @ b.root.T).sum()
-    else:  # the same singular values, squared: one root less
-        shared = torch.linalg.eigvalsh(a.root @ b.covariance @ a.root.T).clamp(min=0).sqrt().sum()
-    return max(float((a.mean - b.mean).square().sum()) + a.trace + b.trace - 2 * float(shared), 0.0)
+    if a.thin and b.thin:
+        shared = float(torch.linalg.svdvals(a.scatter @ b.scatter.T).sum())
+    else:  # the same singular values, squared: only one root is needed, and a thin set is its own
+        one, other = (b, a) if b.thin else (a, b)
+        shared = _sum_of_roots(one.root @ other.covariance @ one.root.T)
+    return max(float((a.mean - b.mean).square().sum()) + a.trace + b.trace - 2 * shared, 0.0)
 
 
 def frechet_left_out(reference: Statistics, features: Tensor | np.ndarray, member: Tensor) -> np.ndarray:
-    """Frechet distance of ``features`` without each group in turn, from sums kept by group.
+    """Frechet distance of ``features`` without each group in turn.
+
+    Everything is kept by group in the coordinates of the reference's root ``(rank, D)``, so a distance takes a matrix
+    of ``min(N, rank)`` apart and none of ``D``.
 
     Args:
         reference: what is compared with.
@@ -195,20 +202,65 @@ def frechet_left_out(reference: Statistics, features: Tensor | np.ndarray, membe
 
     Returns:
         float64 ``(GROUPS,)``.
+
+    Raises:
+        UsageError: features of another dimension, or one that is not finite.
     """
     x = torch.as_tensor(features)
-    parts = [StatisticsAccumulator().update(x[member == group]) for group in range(GROUPS)]
-    before, after = StatisticsAccumulator(), [StatisticsAccumulator()]
-    for part in reversed(parts[1:]):
-        after.append(StatisticsAccumulator().merge(after[-1]).merge(part))
-    distances = []
-    with progress_bar("interval", total=GROUPS, unit="groups", show=x.shape[1] > SLOW) as advance:
-        for part in parts:  # everything before the group and everything after it
-            rest = StatisticsAccumulator().merge(before).merge(after.pop())
-            distances.append(frechet_distance(reference, rest.finish()))
-            before.merge(part)
+    if x.ndim != 2 or x.shape[1] != len(reference.mean):
+        raise UsageError(f"features must be (N, {len(reference.mean)}), got {tuple(x.shape)}")
+    check_finite(x, "features")
+    centre = torch.stack([rows.double().sum(0) for rows in x.split(ROWS)]).sum(0) / len(x)
+    places = [(member == group).nonzero()[:, 0] for group in range(GROUPS)]
+    counts = torch.tensor([len(place) for place in places])
+    sums, squares, turned = [], [], []
+    for place in places:
+        part = x[place].double() - centre
+        sums.append(part.sum(0))
+        squares.append(part.square().sum())
+        turned.append(part @ reference.root.T)
+    left = len(x) - counts
+    gaps = (sum(sums) - torch.stack(sums)) / left[:, None]  # of the mean without each group, from the centre
+    squared = torch.stack(squares)
+    traces = (squared.sum() - squared - left * gaps.square().sum(1)) / (left - 1)
+    moved = (centre + gaps - reference.mean).square().sum(1)
+    show = min(len(x), len(reference.root)) > SLOW
+    with progress_bar("interval", total=GROUPS, unit="groups", show=show) as advance:
+        shared = []
+        for matrix in _left_out_covariances(turned):
+            shared.append(_sum_of_roots(matrix))
             advance()
-    return np.array(distances)
+    distances = moved + traces + reference.trace - 2 * torch.tensor(shared, dtype=torch.float64)
+    return distances.clamp(min=0).numpy()
+
+
+def _left_out_covariances(parts: list[Tensor]) -> Iterator[Tensor]:
+    """Covariance of all points but each group's, or its Gram matrix where that is smaller: the same eigenvalues.
+
+    ``parts`` are the groups, float64 ``(n, D)`` each.
+    """
+    counts = [len(part) for part in parts]
+    if sum(counts) <= parts[0].shape[1]:
+        everything = torch.cat(parts)
+        products = everything @ everything.T
+        for group, start in enumerate(itertools.accumulate([0, *counts[:-1]])):
+            rest = torch.cat([torch.arange(start), torch.arange(start + counts[group], len(everything))])
+            some = products[rest][:, rest]
+            some = some - some.mean(0)
+            yield (some - some.mean(1, keepdim=True)) / (len(rest) - 1)
+        return
+    of_groups = [StatisticsAccumulator().update(part) for part in parts]
+    before, after = StatisticsAccumulator(), [StatisticsAccumulator()]
+    for part in reversed(of_groups[1:]):
+        after.append(StatisticsAccumulator().merge(after[-1]).merge(part))
+    for part in of_groups:  # everything before the group and everything after it
+        yield StatisticsAccumulator().merge(before).merge(after.pop()).finish().covariance
+        before.merge(part)
+
+
+def _sum_of_roots(matrix: Tensor) -> float:
+    """Trace of the square root of a symmetric matrix with no eigenvalue below 0 but by rounding."""
+    return float(torch.linalg.eigvalsh(matrix).clamp(min=0).sqrt().sum())
 
 
 def frechet_distance_from_features(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float:
