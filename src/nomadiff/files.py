@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, NomadiffError
+from nomadiff.plain import parse_json
 
 __all__ = [
     "LARGEST_READ",
@@ -90,20 +91,23 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, kind: type | None = None) -> Any:
     """Read a JSON file.
 
+    Args:
+        path: the file.
+        kind: ``dict`` or ``list``, if it must be one.
+
     Raises:
-        DataError: the file is absent, unreadable or not JSON; the message names it.
+        DataError: the file is absent, unreadable, not JSON, or of another kind; the message names it.
     """
     try:
-        return json.loads(read_regular(path).decode("utf-8"))
+        content = read_regular(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return parse_json(content, str(path), kind)
 
 
 def require_regular(path: str | Path) -> int:

@@ -10,8 +10,8 @@ import pytest
 from nomadiff.cli import main
 from nomadiff.interop.cards import CARDS
 from nomadiff.interop.prompts import SHIPPED, PromptGrid
-from nomadiff.interop.safe_pickle import _INSTRUCTIONS
 from nomadiff.interop.torch_files import _Contents
+from nomadiff.safe_pickle import _INSTRUCTIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "interop.md").read_text(encoding="utf-8")
 COMMANDS = [

@@ -20,8 +20,8 @@ import torch
 
 from nomadiff.errors import DataError, NomadiffError
 from nomadiff.interop.importing import import_model
-from nomadiff.interop.safe_pickle import _INSTRUCTIONS
 from nomadiff.interop.torch_files import Module, read_torch_file
+from nomadiff.safe_pickle import _INSTRUCTIONS
 
 OPCODES = bytes(_INSTRUCTIONS)
 

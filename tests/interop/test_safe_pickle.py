@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from nomadiff.errors import DataError
-from nomadiff.interop.safe_pickle import PickleReader, Reference
-from nomadiff.interop.torch_files import Array, Module, read_torch_file
+from nomadiff.interop.torch_files import Module, read_torch_file
+from nomadiff.pickled_values import Array
+from nomadiff.safe_pickle import PickleReader, Reference
 
 
 class Call:
@@ -338,7 +339,7 @@ def test_deep_nesting_is_no_crash(tmp_path: Path) -> None:
 
 
 def test_endless_programs_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nomadiff.interop.safe_pickle.MOST_INSTRUCTIONS", 1000)
+    monkeypatch.setattr("nomadiff.safe_pickle.MOST_INSTRUCTIONS", 1000)
     path = tmp_path / "long.pkl"
     path.write_bytes(program(b"Nq\x00" * 1000))
     with pytest.raises(DataError, match="more than 1,000 pickle instructions"):

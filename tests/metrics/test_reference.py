@@ -124,7 +124,7 @@ def test_a_reference_of_another_detector_is_refused(against, tmp_path) -> None:
     np.savez(tmp_path / "spoiled.npz", **{**content, "meta": "{"})
     with pytest.raises(UsageError, match=r"made with detector digits version 1 \(000000000000\), not with digits"):
         ReferenceSet.load(tmp_path / "other.npz", detector="digits")
-    with pytest.raises(DataError, match="its description cannot be read"):
+    with pytest.raises(DataError, match="its description: not valid JSON"):
         ReferenceSet.load(tmp_path / "spoiled.npz", detector="digits")
     np.savez(tmp_path / "wide.npz", mu=np.zeros(5), sigma=np.eye(5))
     with pytest.raises(UsageError, match="dimension 5, detector digits gives 32"):

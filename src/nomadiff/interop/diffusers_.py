@@ -16,11 +16,11 @@ from torch import Tensor
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json
 from nomadiff.interop.imported import Imported
-from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import read_torch_file
 from nomadiff.methods.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.unet2d import SIGMA_DATA, ddpm_levels
+from nomadiff.safe_pickle import printable
 from nomadiff.sampling.sampler import SamplerConfig
 
 __all__ = ["HUB_PREFIX", "from_diffusers", "is_pipeline", "pipeline_folder", "write_ddpm_pipeline"]

@@ -7,9 +7,9 @@ from typing import Any
 
 from nomadiff.errors import DataError
 from nomadiff.interop.imported import Imported, Settings, default_sampler, is_plain
-from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import Module
 from nomadiff.networks.config import NetworkConfig
+from nomadiff.safe_pickle import printable
 
 __all__ = [
     "attending",

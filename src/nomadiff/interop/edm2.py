@@ -22,10 +22,10 @@ from nomadiff.interop.edm import (
     training_facts,
 )
 from nomadiff.interop.imported import Imported, Settings, default_sampler
-from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import Module, read_torch_file
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.progress import progress_bar
+from nomadiff.safe_pickle import printable
 from nomadiff.training.phema import combine, post_hoc_factors
 
 __all__ = ["from_edm2", "images_in_name", "reconstruct", "snapshots_in"]

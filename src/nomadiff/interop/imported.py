@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nomadiff.data.latents import LatentSpace
 from nomadiff.errors import DataError
-from nomadiff.interop.safe_pickle import printable
 from nomadiff.networks.config import NetworkConfig
+from nomadiff.safe_pickle import printable
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.sampling.solvers import Churn
 

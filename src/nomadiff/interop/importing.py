@@ -17,9 +17,9 @@ from nomadiff.interop.edm2 import from_edm2, images_in_name, reconstruct
 from nomadiff.interop.imported import Imported
 from nomadiff.interop.model_folder import write_model
 from nomadiff.interop.physicsnemo import SUFFIX, from_physicsnemo
-from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import read_torch_file
 from nomadiff.methods.model import Model
+from nomadiff.safe_pickle import printable
 
 __all__ = ["import_model"]
 

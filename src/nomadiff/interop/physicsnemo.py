@@ -15,8 +15,8 @@ from torch import Tensor
 from nomadiff.errors import DataError
 from nomadiff.interop.edm import edm_network
 from nomadiff.interop.imported import Imported, Settings, default_sampler
-from nomadiff.interop.safe_pickle import printable
 from nomadiff.interop.torch_files import read_torch_file
+from nomadiff.safe_pickle import printable
 
 __all__ = ["SUFFIX", "from_physicsnemo"]
 

@@ -1,4 +1,4 @@
-"""What PyTorch writes, read with the closed table of :mod:`nomadiff.interop.safe_pickle`.
+"""What PyTorch writes, read with the closed table of :mod:`nomadiff.safe_pickle`.
 
 Three containers hold the same objects: a bare pickle (snapshots of EDM and EDM2; each tensor carries a small file of
 the third kind), the zip of ``torch.save`` since 1.6, and the file of ``torch.save`` before that. ``torch.load`` is not
@@ -15,20 +15,21 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nomadiff.errors import DataError
-from nomadiff.interop.safe_pickle import Build, Built, PickleReader, Reference, Unfit, printable
+from nomadiff.pickled_values import PlainValues
+from nomadiff.safe_pickle import Build, Built, PickleReader, Reference, Unfit, printable
 
-__all__ = ["Array", "Module", "read_torch_file"]
+__all__ = ["Module", "read_torch_file"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LEGACY_START = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
 _DEEPEST_MODULE = 64
 _MOST_ENTRIES = 1_000_000  # of all modules together
+_LONGEST_NAMES = 10_000_000  # characters of all their full names; a module in many places has many
 _MOST_DIMENSIONS = 8
 
 _STORAGES: dict[str, torch.dtype] = {
@@ -75,7 +76,7 @@ class Module(Built):
         """
         found: dict[str, Tensor] = {}
         pending: list[tuple[str, Module, int]] = [("", self, 0)]
-        seen = 0
+        seen = letters = 0
         while pending:
             prefix, module, depth = pending.pop()
             hidden = module.attribute("_non_persistent_buffers_set")
@@ -87,6 +88,9 @@ class Module(Built):
                 for name, value in entries.items():
                     if type(name) is not str or not name.isprintable():
                         raise DataError(f"damaged: a part of this {printable(self.class_name)} has no proper name")
+                    letters += len(prefix) + len(name)
+                    if letters > _LONGEST_NAMES:
+                        raise DataError(f"refused: the names in this {printable(self.class_name)} have no end")
                     if isinstance(value, Module):
                         pending.append((f"{prefix}{name}.", value, depth + 1))
                     elif isinstance(value, Tensor) and not (type(hidden) is set and name in hidden):
@@ -94,85 +98,21 @@ class Module(Built):
         return found
 
 
-class Array(Built):
-    """A numpy array; :attr:`value` is there once the pickle has given its state."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.value: np.ndarray[Any, Any] | None = None
-
-    def set_state(self, state: Any) -> None:
-        _, shape, dtype, fortran, data = state
-        if type(shape) is not tuple or len(shape) > _MOST_DIMENSIONS:
-            raise Unfit("damaged: an array without a shape")
-        self.value = np.frombuffer(data, dtype.value()).reshape(shape, order="F" if fortran else "C")
-
-
-class _Dtype(Built):
-    """A numpy dtype; its byte order is part of its state."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = text
-
-    def value(self) -> np.dtype[Any]:
-        order = self.state[1] if type(self.state) is tuple and len(self.state) > 1 else "="
-        return np.dtype((order if order in ("<", ">") else "=") + self.text)
-
-
-class _Contents:
-    """The functions behind the names that may appear, and how many bytes they may still make.
-
-    What a file holds is made at most three times on its way (a text into bytes, bytes into a storage, a storage into
-    numbers), so three times its size is enough; without this bound a small file could have one value made again and
-    again until the memory is full.
-
-    Args:
-        where: name of the file, for messages.
-        size: its length in bytes.
-    """
-
-    def __init__(self, where: str, size: int) -> None:
-        self._where = where
-        self._left = 3 * size
+class _Contents(PlainValues):
+    """The plain values and what PyTorch adds to them."""
 
     def table(self) -> dict[tuple[str, str], Build]:
         """The closed table."""
-        table: dict[tuple[str, str], Build] = {
+        table = super().table() | {
             ("torch_utils.persistence", "_reconstruct_persistent_obj"): self.persistent_object,
-            ("dnnlib.util", "EasyDict"): self.dictionary,
-            ("collections", "OrderedDict"): self.dictionary,
             ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
             ("torch._utils", "_rebuild_parameter"): self.parameter,
             ("torch.storage", "_load_from_bytes"): self.storage,
             ("torch.nn.modules.container", "ModuleDict"): self.module_dict,
-            ("numpy", "dtype"): self.dtype,
-            ("numpy", "ndarray"): self.only_a_type,
-            ("_codecs", "encode"): self.encoded,
         }
-        for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            table[package, "scalar"] = self.scalar
-            table[package, "_reconstruct"] = self.array
-        for package in ("builtins", "__builtin__"):
-            table[package, "set"] = self.set_of_names
-            table[package, "bytes"] = self.no_bytes
         for name in _STORAGES:
             table["torch", name] = self.only_a_type
         return table
-
-    def spend(self, size: int) -> None:
-        """Count ``size`` bytes that are about to be made.
-
-        Raises:
-            Unfit: more than the file holds.
-        """
-        self._left -= size
-        if self._left < 0:
-            raise Unfit("refused: it would unfold to more than its size")
 
     def persistent_object(self, meta: Any) -> Module:
         """NVIDIA's persistent objects carry their class as source text, which their own reader runs: it is dropped."""
@@ -182,41 +122,6 @@ class _Contents:
 
     def module_dict(self) -> Module:
         return Module("ModuleDict")
-
-    def dictionary(self) -> dict[Any, Any]:
-        return {}
-
-    def only_a_type(self, *_: Any) -> Any:
-        raise Unfit("refused: calls a name that only stands for a type")
-
-    def set_of_names(self, values: list[Any]) -> set[str]:
-        if type(values) is not list or not all(type(value) is str for value in values):
-            raise Unfit("refused: a set of anything but names")
-        self.spend(8 * len(values))
-        return set(values)
-
-    def encoded(self, text: str, encoding: str) -> bytes:
-        """How pickles of protocol 2 write bytes."""
-        if type(text) is not str or encoding != "latin1":
-            raise Unfit("refused: a text in an encoding that pickles do not use")
-        self.spend(len(text))
-        return text.encode("latin1")
-
-    def no_bytes(self) -> bytes:
-        """How they write none."""
-        return b""
-
-    def dtype(self, text: str, *_: Any) -> _Dtype:
-        if type(text) is not str or len(text) > 3 or text[:1] not in ("b", "i", "u", "f") or not text[1:].isdigit():
-            raise Unfit("refused: a numpy array of anything but numbers")
-        return _Dtype(text)
-
-    def scalar(self, dtype: _Dtype, data: bytes) -> int | float | bool:
-        (value,) = np.frombuffer(data[:16], dtype.value()).tolist()
-        return value
-
-    def array(self, *_: Any) -> Array:
-        return Array()
 
     def tensor(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
         if type(storage) is not Tensor or not len(size) == len(stride) <= _MOST_DIMENSIONS:

@@ -28,8 +28,10 @@ from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.metrics.replication import replication_threshold
 from nomadiff.metrics.splits import draws, mean_scores
-from nomadiff.metrics.statistics_files import read_statistics, write_statistics
+from nomadiff.metrics.statistics_files import read_members, read_statistics, write_statistics
+from nomadiff.plain import parse_json
 from nomadiff.processes import Processes
+from nomadiff.safe_pickle import printable
 
 __all__ = ["EXTRAS", "ReferenceSet", "distance_in", "distance_name"]
 
@@ -348,28 +350,31 @@ class ReferenceSet:
         return self
 
     def _read_own(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as archive:
-            if "meta" not in archive:
-                return  # EDM's: mean and covariance only
-            try:
-                meta = json.loads(str(archive["meta"]))
-                made_with = (meta["detector"], meta["detector_version"], meta["detector_sha256"])
-            except (ValueError, KeyError) as error:
-                raise DataError(f"{path}: its description cannot be read") from error
-            here = (self.detector.name, self.detector.version, self.detector.sha256)
-            if made_with != here:
-                raise UsageError(
-                    f"{path}: made with detector {made_with[0]} version {made_with[1]} ({made_with[2][:12]}), "
-                    f"not with {here[0]} version {here[1]} ({here[2][:12]})"
-                )
-            if "features" in archive:
-                self.features = torch.from_numpy(archive["features"])
-                self.statistics = Statistics.from_features(self.features)
-                self.radii = radii(self.features, self.k, "reference")
-            same_classes = meta.get("classifier_sha256") == self.meta.get("classifier_sha256")
-            if "classes" in archive and same_classes:
-                self.classes = torch.from_numpy(archive["classes"])
-                self.composition = self._composition(self.classes)
+        held = read_members(path, ("meta", "features", "classes"))
+        if "meta" not in held:
+            return  # EDM's: mean and covariance only
+        meta = parse_json(str(held["meta"]), f"{path}: its description", dict)
+        made_with = tuple(str(meta.get(f"detector{name}")) for name in ("", "_version", "_sha256"))
+        here = tuple(map(str, (self.detector.name, self.detector.version, self.detector.sha256)))
+        if made_with != here:
+            raise UsageError(
+                f"{path}: made with detector {printable(made_with[0])} version {printable(made_with[1])} "
+                f"({printable(made_with[2][:12])}), not with {here[0]} version {here[1]} ({here[2][:12]})"
+            )
+        if "features" in held:
+            features = held["features"]
+            if features.ndim != 2 or features.dtype.kind != "f" or features.shape[1] != len(self.statistics.mean):
+                raise DataError(f"{path}: its features do not belong to its mu")
+            self.features = torch.from_numpy(features)
+            self.statistics = Statistics.from_features(self.features)
+            self.radii = radii(self.features, self.k, "reference")
+        same_classes = meta.get("classifier_sha256") == self.meta.get("classifier_sha256")
+        if "classes" in held and same_classes:
+            classes = held["classes"]
+            if classes.ndim != 1 or classes.dtype.kind not in "iu" or (classes.size and classes.min() < 0):
+                raise DataError(f"{path}: its classes are no labels")
+            self.classes = torch.from_numpy(classes.astype(np.int64))
+            self.composition = self._composition(self.classes)
         self.meta |= {name: meta.get(name) for name in ("reference_count", "reference_sha256")}
 
     def distance(self, features: Tensor) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
+import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ import torch
 from nomadiff.errors import DataError
 from nomadiff.files import atomic_path
 from nomadiff.metrics.frechet import Statistics
+from nomadiff.pickled_values import Array, PlainValues
+from nomadiff.safe_pickle import PickleReader, printable
 
-__all__ = ["holds_statistics", "read_statistics", "write_statistics"]
+__all__ = ["holds_statistics", "read_members", "read_statistics", "write_statistics"]
+
+_BOMB = (256 << 20, 200)  # a member larger than this many bytes must not unpack to more than so many times its size
 
 
 def write_statistics(path: str | Path, statistics: Statistics, **notes: Any) -> None:
@@ -52,21 +56,27 @@ def read_statistics(path: str | Path, metric: str = "fid") -> Statistics:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    content = _read_pickle(path) if path.suffix == ".pkl" else _read_npz(path)
-    if path.suffix == ".pkl":
-        if not isinstance(content.get(metric), Mapping):
-            held = ", ".join(str(name) for name, value in content.items() if isinstance(value, Mapping)) or "none"
-            raise DataError(f"{path}: holds no statistics for {metric!r} (it has: {held})")
-        content = {"count": content.get("num_images"), **content[metric]}
+    content = _read_pickle(path, metric) if path.suffix == ".pkl" else read_members(path, ("mu", "sigma", "count"))
     if "mu" not in content or "sigma" not in content:
         raise DataError(f"{path}: not a file of feature statistics (it needs the arrays mu and sigma)")
-    mean, covariance = np.asarray(content["mu"], np.float64), np.asarray(content["sigma"], np.float64)
+    mean, covariance = content["mu"], content["sigma"]
+    if any(array.dtype.kind not in "fiu" for array in (mean, covariance)):
+        raise DataError(f"{path}: mu or sigma is not made of real numbers")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise DataError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not belong together")
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DataError(f"{path}: mu or sigma is not finite")
-    count = content.get("count")
-    return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), None if count is None else int(count))
+    return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), _count(content.get("count"), path))
+
+
+def _count(value: Any, path: Path) -> int | None:
+    if value is None:
+        return None
+    number = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+    if type(number) not in (int, float) or not 1 <= number < 1 << 53:
+        raise DataError(f"{path}: its count of images is no number of images")
+    return int(number)
 
 
 def holds_statistics(path: str | Path) -> bool:
@@ -74,51 +84,61 @@ def holds_statistics(path: str | Path) -> bool:
     path = Path(path)
     if path.suffix == ".pkl" or not path.is_file() or not zipfile.is_zipfile(path):
         return path.suffix == ".pkl" and path.is_file()
-    with zipfile.ZipFile(path) as archive:
-        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("mu", "sigma", "count") if name in archive}
+        with zipfile.ZipFile(path) as archive:
+            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+    except Exception:  # damaged archives make zipfile raise a dozen kinds
+        return False
+
+
+def read_members(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """These arrays of a ``.npz``, as far as it has them; nothing is unpacked that is not as large as it says.
+
+    Raises:
+        DataError: the file is damaged, packed as numpy does not, or holds Python objects.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = set(archive.namelist())
+            for name in names:
+                if f"{name}.npy" in held:
+                    if archive.getinfo(f"{name}.npy").compress_size > path.stat().st_size:
+                        raise ValueError(f"{name} claims more bytes than there are")
+                    found[name] = _member(archive, archive.getinfo(f"{name}.npy"))
     except Exception as error:  # zip and numpy each have their own for damaged files
-        raise DataError(f"{path}: cannot be read ({str(error)[:200]})") from error
+        raise DataError(f"{path}: cannot be read ({printable(str(error), 200)})") from error
+    return found
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles plain values, dictionaries and numpy arrays; every other name is refused before it is looked up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "EasyDict":  # EDM2's dictionary with attributes
-            return _Dictionary
-        if module.split(".")[0] == "numpy":
-            if name in ("dtype", "ndarray"):
-                return getattr(np, name)
-            if name == "_reconstruct":
-                return np.empty(0).__reduce__()[0]
-            if name == "_frombuffer":
-                return np.empty(1).__reduce_ex__(5)[0]
-            if name == "scalar":
-                return np.float64(0).__reduce__()[0]
-        if (module, name) == ("_codecs", "encode"):  # how old protocols carry bytes
-            return lambda text, encoding: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
+    name = printable(entry.filename)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed as numpy does not")  # bz2 and lzma unpack without a bound
+    if entry.file_size > _BOMB[0] and entry.file_size > _BOMB[1] * entry.compress_size:
+        raise ValueError(f"{name} looks like a decompression bomb")
+    with archive.open(entry) as handle:
+        version = np.lib.format.read_magic(handle)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(handle)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"{name} is not an array of plain numbers that its size has room for")
+    with archive.open(entry) as handle:
+        return np.lib.format.read_array(handle, allow_pickle=False)
 
 
-class _Dictionary(dict[str, Any]):
-    """Stands for a dictionary of a class that is not here; pickles hand over its items, some also its attributes."""
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.update(state)
-
-
-def _read_pickle(path: Path) -> Mapping[str, Any]:
-    try:
-        with open(path, "rb") as handle:
-            content = _ArraysOnly(handle).load()
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise DataError(f"{path}: cannot be read as EDM2 statistics ({str(error)[:200]})") from error
-    if not isinstance(content, Mapping):
+def _read_pickle(path: Path, metric: str) -> dict[str, Any]:
+    """``mu``, ``sigma`` and ``count`` of one metric of EDM2's pickle."""
+    data = path.read_bytes()
+    reader = PickleReader(data, str(path), PlainValues(str(path), len(data)).table())
+    content = reader.read()
+    if type(content) is not dict:
         raise DataError(f"{path}: not a file of EDM2 statistics")
-    return content
+    if type(content.get(metric)) is not dict:
+        held = ", ".join(printable(name) for name, value in content.items() if type(value) is dict)
+        raise DataError(f"{path}: holds no statistics for {metric!r} (it has: {held or 'none'})")
+    found = {"count": content.get("num_images")}
+    for name in ("mu", "sigma"):
+        if isinstance(array := content[metric].get(name), Array):
+            found[name] = array.value
+    return found

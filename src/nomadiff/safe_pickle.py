@@ -281,6 +281,7 @@ _INSTRUCTIONS: dict[int, Callable[[PickleReader], None]] = {
     ord("C"): lambda reader: reader._push(reader._take(reader._number("<B"))),
     ord("B"): lambda reader: reader._push(reader._take(reader._number("<I"))),
     ord("\x8e"): lambda reader: reader._push(reader._take(reader._number("<Q"))),
+    ord("\x96"): lambda reader: reader._push(reader._take(reader._number("<Q"))),  # a bytearray, read as bytes
     ord(")"): lambda reader: reader._push(()),
     ord("\x85"): lambda reader: reader._tuple(1),
     ord("\x86"): lambda reader: reader._tuple(2),
