@@ -60,7 +60,7 @@ def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray[Any, Any
     kind = dtype.value()
     if math.prod(shape) * kind.itemsize != len(data):
         raise Unfit(f"damaged: an array of {math.prod(shape):,} numbers in {len(data):,} bytes")
-    return np.frombuffer(data, kind).reshape(shape, order=order)
+    return np.ndarray(shape, kind, data, order="F" if order == "F" else "C")
 
 
 class PlainValues:

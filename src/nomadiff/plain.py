@@ -47,8 +47,7 @@ def parse_json(text: str | bytes, where: str, kind: type | None = None) -> Any:
     except ValueError as error:  # an integer of thousands of digits
         raise DataError(f"{where}: not valid JSON ({printable(str(error))})") from error
     if kind is not None and type(value) is not kind:
-        names = {dict: "a table", list: "a list"}
-        raise DataError(f"{where}: expected {names[kind]}, got {printable(value)}")
+        raise DataError(f"{where}: expected {'a list' if kind is list else 'a table'}, got {printable(value)}")
     return value
 
 
