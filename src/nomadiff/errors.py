@@ -5,7 +5,7 @@ The command line prints the message without a traceback and exits with ``exit_co
 
 from __future__ import annotations
 
-__all__ = ["DataError", "Interrupted", "NomadiffError", "UsageError"]
+__all__ = ["DataError", "Interrupted", "NomadiffError", "NomadiffWarning", "UsageError"]
 
 
 class NomadiffError(Exception):
@@ -30,3 +30,7 @@ class Interrupted(NomadiffError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class NomadiffWarning(UserWarning):
+    """What a user should know and need not act on; the command line prints it on standard error and goes on."""

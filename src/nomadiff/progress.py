@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from nomadiff.files import printable
+
 __all__ = ["progress_bar"]
 
 Advance = Callable[..., None]
@@ -46,19 +48,19 @@ def progress_bar(
         yield lambda count=1, note="": None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
         Speed(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(description, total=total, completed=done, note="")
+        task = bar.add_task(printable(description), total=total, completed=done, note="")
 
         def advance(count: float = 1, note: str = "") -> None:
-            bar.update(task, advance=count, note=note)
+            bar.update(task, advance=count, note=printable(note))
 
         yield advance

@@ -164,3 +164,18 @@ def test_numbers_of_images(text, count):
 def test_no_numbers_of_images(text):
     with pytest.raises(ValueError, match="5Mi"):
         parse_images(text)
+
+
+@pytest.mark.parametrize("name", ["a\nnomadiff: all is well\x1b[2J.png", "b\x9b1m\u202e.png", "\x1b]0;title\x07.txt"])
+@pytest.mark.parametrize("damaged", [True, False])
+def test_names_cannot_command_a_terminal(folders, capsys, name, damaged):
+    photo = next((folders / "photos").rglob("*.png"))
+    (folders / "photos" / name).write_bytes(b"xx" if damaged else photo.read_bytes())
+    main(["info", str(folders / "photos")])
+    (folders / "photos").rename(folders / name)
+    main(["info", str(folders / name), "--detector-weights", "x"])
+    main(["info", str(folders / name)])
+    main(["train", "--real", str(folders / name), "--method", "dm", *SMALL, "--out", str(folders / "run"), "--dry-run"])
+    out, err = capsys.readouterr()
+    assert all(character == "\n" or character.isprintable() for character in out + err)
+    assert all(line.startswith("nomadiff: " + str(folders)) for line in err.splitlines())

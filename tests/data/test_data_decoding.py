@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from nomadiff.data import decoding
 from nomadiff.data.decoding import UnusableImage, decode_image, fit_square, reason_of
 
 RNG = np.random.default_rng(0)
@@ -124,11 +126,77 @@ def test_resolution_crops_the_centre_and_leaves_fitting_images_alone():
 def test_a_decompression_bomb_is_refused_from_its_header(monkeypatch):
     bomb = encoded(Image.new("L", (64, 64)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
-    with pytest.raises(UnusableImage, match="64x64 pixels"):
+    with pytest.raises(UnusableImage, match="64x64 pixels; such large images are read with --resolution N only"):
         decode_image(bomb)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # beyond twice the limit Pillow itself raises
-    with pytest.raises(Image.DecompressionBombError):
-        decode_image(bomb)
+    for resolution in (None, 8):
+        with pytest.raises(Image.DecompressionBombError):
+            decode_image(bomb, resolution)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_photograph_beyond_the_limit_is_read_at_a_resolution(monkeypatch, file_format, mode):
+    x, y = np.meshgrid(np.arange(160), np.arange(120))
+    photograph = Image.fromarray(np.stack([x + 20, y + 100, 200 - x], 2).astype(np.uint8)).convert(mode)
+    content = encoded(photograph, file_format, **({"quality": 95} if file_format == "JPEG" else {}))
+    whole = decode_image(content, 16).astype(int)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 160 * 120 - 1)
+    halved = decode_image(content, 16).astype(int)
+    assert halved.shape == whole.shape and np.abs(halved - whole).max() <= 4
+    assert decode_image(content, 100).shape[:2] == (100, 100)  # too near to its size to be halved
+
+
+def test_images_are_decoded_together_only_while_they_fit_into_memory(monkeypatch):
+    monkeypatch.setattr("nomadiff.data.decoding._AT_ONCE", 100)
+    content, seen = encoded(Image.fromarray(RGB)), []
+    opaque = decoding._opaque
+    monkeypatch.setattr(decoding, "_opaque", lambda *image: (seen.append(decoding._in_work), opaque(*image))[1])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(decode_image, [content] * 40))
+    assert set(seen) == {64} and decoding._in_work == 0
+
+
+def _png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    plain = encoded(Image.fromarray(RGB))
+    extra = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return plain[:33] + extra + plain[33:]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"zTXt", b"workflow\0\0" + zlib.compress(b"{}" * 1_000_000))],
+        [(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(b"a" * 3_000_000))],
+        [(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"<" * 3_000_000))],
+        [(b"iCCP", b"wide\0\0" + zlib.compress(bytes(2_000_000)))],
+        [(b"zTXt", b"t%d\0\0" % number + zlib.compress(bytes(1_000_000))) for number in range(70)],
+        [(b"tEXt", b"prompt\0" + b"a" * 3_000_000)],
+    ],
+    ids=["zTXt", "iTXt", "xmp", "icc", "seventy", "tEXt"],
+)
+def test_what_is_written_in_a_png_does_not_keep_it_from_being_read(chunks):
+    np.testing.assert_array_equal(decode_image(_png_with(*chunks)), RGB)
+
+
+def test_a_png_with_much_text_is_still_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = encoded(Image.fromarray(RGB), "PNG", exif=exif)
+    text = b"workflow\0\0" + zlib.compress(b"{}" * 1_000_000)
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    np.testing.assert_array_equal(decode_image(turned[:33] + chunk + turned[33:]), RGB[::-1, ::-1])
+
+
+def test_a_format_without_a_mark_is_tried_under_its_own_name_only():
+    content = encoded(Image.fromarray(RGB), "TGA")
+    np.testing.assert_array_equal(decode_image(content, name="a.TGA"), RGB)
+    with pytest.raises(UnidentifiedImageError):
+        decode_image(content, name="a.png")
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(RGB)), name="a.tga"), RGB)
 
 
 def test_formats_that_start_other_programs_are_never_tried():

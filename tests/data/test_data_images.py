@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from nomadiff.data.images import read_images
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, NomadiffWarning, UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)
 
@@ -92,7 +92,11 @@ def test_unreadable_files_are_counted_named_and_left_out_on_demand(store):
     assert told.startswith(f"{path}: 3 of 10 images cannot be read: 0.png (empty file), 4.png (")
     assert told.endswith("7.png (not an image, or damaged at its start); pass --skip-unreadable to leave them out")
     assert "\n" not in told
-    found = read_images(path, skip_unreadable=True)
+    with pytest.warns(NomadiffWarning) as told:
+        found = read_images(path, skip_unreadable=True)
+    lines = str(told[0].message).split("\n")
+    assert lines[0] == f"{path}: 3 of 10 images cannot be read and were left out:"
+    assert [line.split()[0] for line in lines[1:]] == ["0.png", "4.png", "7.png"] and "(empty file)" in lines[1]
     assert found.labels.tolist() == [1, 2, 3, 5, 6, 8, 9] and found.skipped == ("0.png", "4.png", "7.png")
     np.testing.assert_array_equal(found.images.numpy().transpose(0, 2, 3, 1), PIXELS[found.labels.numpy()])
     assert found.names == tuple(f"{label}.png" for label in found.labels.tolist())
@@ -119,20 +123,75 @@ def test_sizes_must_agree_unless_a_resolution_is_given(store):
         read_images(path, resolution=0)
 
 
+def test_every_format_pillow_knows_is_read_and_other_files_are_told_of(store):
+    files = {"0.png": png(PIXELS[0])}
+    for number, (suffix, file_format) in enumerate(
+        {"jfif": "JPEG", "jpe": "JPEG", "mpo": "JPEG", "jp2": "JPEG2000", "tga": "TGA", "pcx": "PCX", "qoi": "QOI",
+         "DIB": "DIB", "sgi": "SGI", "pnm": "PPM"}.items()
+    ):  # fmt: skip
+        buffer = io.BytesIO()
+        Image.fromarray(PIXELS[number]).save(buffer, file_format)
+        files[f"{number + 1}.{suffix}"] = buffer.getvalue()
+    assert len(read_images(store(files)).images) == 11
+    others = {"notes.txt": b"x", "sub/a.zip": b"x", "b.eps": b"%!PS", "c.csv": b"", "d": b"", "Thumbs.db": b""}
+    path = store({**files, **others, "dataset.json": b'{"labels": null}'})
+    told = r"5 files are not images and were left out: b.eps, c.csv, d, notes.txt and 1 more"
+    with pytest.warns(NomadiffWarning, match=told):
+        assert len(read_images(path).images) == 11
+
+
+def test_a_set_of_other_files_says_what_it_holds(store):
+    with pytest.raises(DataError, match="holds no images but a.zip, notes.txt"):
+        read_images(store({"notes.txt": b"x", "a.zip": b"x", "dataset.json": b"{}"}))
+
+
+@pytest.mark.parametrize("suffix", ["heic", "HEIF", "jxl"])
+def test_images_that_need_a_plugin_are_unreadable_not_ignored(store, suffix):
+    path = store({"0.png": png(PIXELS[0]), f"1.{suffix}": b"x"})
+    with pytest.raises(
+        DataError, match=rf"1 of 2 images cannot be read: 1.{suffix} \(.{suffix.lower()} needs pip install"
+    ):
+        read_images(path)
+    with pytest.warns(NomadiffWarning, match=rf"left out:\n  1.{suffix} "):
+        assert len(read_images(path, skip_unreadable=True).images) == 1
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "dangling", "sparse"])
+def test_what_is_no_regular_file_is_unreadable(tmp_path, kind):
+    (tmp_path / "0.png").write_bytes(png(PIXELS[0]))
+    odd = tmp_path / "1.png"
+    if kind == "fifo":
+        os.mkfifo(odd)
+    elif kind == "sparse":
+        with open(odd, "wb") as handle:
+            os.truncate(handle.fileno(), 1 << 40)
+    else:
+        odd.symlink_to({"device": "/dev/zero", "dangling": "/nowhere"}[kind])
+    told = {"dangling": "No such file", "sparse": "larger than 512 MiB"}.get(kind, "not a regular file")
+    with pytest.raises(DataError, match=rf"1 of 2 images cannot be read: 1.png \({told}"):
+        read_images(tmp_path)
+    odd.rename(tmp_path / "dataset.json")
+    if kind != "sparse":
+        with pytest.raises(DataError, match=rf"dataset.json: cannot be read \({told}"):
+            read_images(tmp_path)
+
+
 def test_transparency_and_bombs_name_the_file(store, monkeypatch):
     clear = np.dstack([PIXELS[1], np.full((6, 6), 9, np.uint8)])
     path = store({"a.png": png(PIXELS[0]), "b.png": png(clear)})
     with pytest.raises(DataError, match=r"1 of 2 images cannot be read: b.png \(has transparent pixels"):
         read_images(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 35)
-    with pytest.raises(DataError, match=r"a.png \(claims 6x6 pixels, which looks like a decompression bomb\)"):
+    with pytest.raises(
+        DataError, match=r"a.png \(claims 6x6 pixels; such large images are read with --resolution N only\)"
+    ):
         read_images(path)
 
 
 def test_a_zip_entry_that_claims_too_much_is_never_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", b"\0" * 2_000_000)
-    monkeypatch.setattr("nomadiff.data.containers._LARGEST_ENTRY", 1 << 20)
+    monkeypatch.setattr("nomadiff.data.containers.LARGEST_READ", 1 << 20)
     with pytest.raises(DataError, match=r"a.png \(claims 1 MiB unpacked, which looks like a decompression bomb\)"):
         read_images(tmp_path / "a.zip")
 

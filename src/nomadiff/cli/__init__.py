@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     import nomadiff
+    from nomadiff.cli.terminal import plain_output, say_error
     from nomadiff.errors import NomadiffError
+    from nomadiff.files import printable
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name="nomadiff",
         help=_HELP,
         version=nomadiff.__version__,
+        console=Console(file=sys.stdout),  # help has colours: it does not go through plain_output
         result_action="return_value",
         default_parameter=Parameter(negative=()),
     )
@@ -53,25 +56,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             module = f"nomadiff.cli.{name}"
             command = getattr(import_module(module), name) if listed else f"{module}:{name}"
             app.command(command, name=verb, group=group)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
-        app(words, exit_on_error=False, print_error=False)
+        with plain_output():
+            app(words, exit_on_error=False, print_error=False)
     except NomadiffError as error:
         if debug:
             raise
-        errors.print(f"nomadiff: {error}")
+        say_error(printable(str(error)))
         return error.exit_code
     except CycloptsError as error:
         if debug:
             raise
-        errors.print(f"nomadiff: {' '.join(str(error).split())}")
+        say_error(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
-        errors.print("nomadiff: stopped")
+        say_error("stopped")
         return 130
+    except MemoryError:
+        if debug:
+            raise
+        say_error("not enough memory for this (--debug shows where)")
+        return 1
     except Exception as error:
         if debug:
             raise
-        errors.print(f"nomadiff: unexpected {type(error).__name__}: {error} (--debug shows where)")
+        say_error(printable(f"unexpected {type(error).__name__}: {error} (--debug shows where)"))
         return 1
     return 0

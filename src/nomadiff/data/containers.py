@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import bz2
+import copy
+import io
+import lzma
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
-from nomadiff.data.decoding import SUFFIXES
+from nomadiff.data.decoding import is_image_name
 from nomadiff.errors import DataError
+from nomadiff.files import LARGEST_READ, normal_name, open_regular, read_regular
 
-__all__ = ["FileTree", "FolderTree", "ZipTree", "image_names", "natural_key", "open_tree"]
+__all__ = [
+    "FileTree",
+    "FolderTree",
+    "ZipTree",
+    "image_names",
+    "natural_key",
+    "open_entry",
+    "open_tree",
+    "other_names",
+    "read_entry",
+]
 
-_LARGEST_ENTRY = 512 << 20  # bytes one zip entry may claim: far more than an image, far less than memory
+_COMPANIONS = frozenset(("dataset.json", "manifest.json", "latents.json", "metadata.jsonl", "thumbs.db", "desktop.ini"))
 
 
 class FileTree(Protocol):
@@ -23,7 +39,8 @@ class FileTree(Protocol):
 
     Attributes:
         path: the folder or archive, for messages.
-        names: every file, in natural order (``img2`` before ``img10``); hidden files are left out.
+        names: every file, in the spelling of :func:`~nomadiff.files.normal_name` and in natural order (``img2`` before
+            ``img10``); hidden files are left out.
     """
 
     path: Path
@@ -33,27 +50,37 @@ class FileTree(Protocol):
 
 
 class FolderTree:
-    """The files of a folder and of all folders in it, links included.
+    """The files of a folder and of all folders in it, links included, except links that lead back up.
 
     Args:
         path: the folder.
 
     Raises:
-        DataError: a folder inside cannot be listed (it would be missing silently otherwise).
+        DataError: a folder inside cannot be listed (it would be missing silently otherwise), or two files have names
+            that differ in spelling only.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.names = sorted(self._walk(), key=natural_key)
+        self._files: dict[str, str] = {}
+        for written in self._walk():
+            name = normal_name(written)
+            if name in self._files:
+                raise DataError(f"{path}: two files are called {name!r}; rename one")
+            self._files[name] = written
+        self.names = sorted(self._files, key=natural_key)
 
     def _walk(self) -> Iterator[str]:
         def refuse(error: OSError) -> None:
             raise DataError(f"{error.filename}: cannot be listed ({error.strerror})")
 
-        seen: set[str] = set()
+        above = [os.path.realpath(self.path)]
+        while above[-1] != (parent := os.path.dirname(above[-1])):
+            above.append(parent)
+        seen = set(above[1:])  # a link back up would never end, or take the rest of the disk for images
         for folder, folders, files in os.walk(self.path, onerror=refuse, followlinks=True):
             real = os.path.realpath(folder)
-            if real in seen:  # a link back up would never end
+            if real in seen:
                 folders.clear()
                 continue
             seen.add(real)
@@ -66,9 +93,9 @@ class FolderTree:
         """Bytes of one file.
 
         Raises:
-            OSError: as the operating system says.
+            OSError: no regular file, an absurdly large one, or as the operating system says.
         """
-        return (self.path / name).read_bytes()
+        return read_regular(self.path / self._files[name])
 
 
 class ZipTree:
@@ -84,26 +111,28 @@ class ZipTree:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._archive = zipfile.ZipFile(path)
+            self._handle = open_regular(path)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except Exception as error:  # damaged archives make zipfile raise more than BadZipFile
-            raise DataError(f"{path}: not a zip archive, or damaged ({error})") from error
         try:
+            self._archive = zipfile.ZipFile(self._handle)
             self._entries = self._checked_entries()
         except DataError:
-            self.close()
+            self._handle.close()
             raise
+        except Exception as error:  # damaged archives make zipfile raise more than BadZipFile
+            self._handle.close()
+            raise DataError(f"{path}: not a zip archive, or damaged ({error})") from error
         hidden = re.compile(r"(^|/)(\.|__MACOSX/)")
         self.names = sorted((name for name in self._entries if not hidden.search(name)), key=natural_key)
 
     def _checked_entries(self) -> dict[str, zipfile.ZipInfo]:
         entries: dict[str, zipfile.ZipInfo] = {}
         for entry in self._archive.infolist():
-            name = entry.filename.replace("\\", "/")
-            if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
+            name = normal_name(entry.filename)
+            if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in name.split("/"):
                 raise DataError(f"{self.path}: the entry {name!r} leads out of the archive; refused")
-            if entry.is_dir():
+            if entry.filename.endswith(("/", "\\")):
                 continue
             if name in entries:
                 raise DataError(f"{self.path}: the entry {name!r} appears twice; refused")
@@ -111,20 +140,71 @@ class ZipTree:
         return entries
 
     def read(self, name: str) -> bytes:
-        """Bytes of one entry, at most what its header claims; checksums are verified. Safe to call from threads.
+        """Bytes of one entry, see :func:`read_entry`. Safe to call from threads.
 
         Raises:
-            ValueError: the entry claims an absurd size; nothing was unpacked.
-            Exception: the entry is damaged, encrypted or packed in an unknown way.
+            Exception: as :func:`read_entry`.
         """
-        entry = self._entries[name]
-        if entry.file_size > _LARGEST_ENTRY:
-            raise ValueError(f"claims {entry.file_size >> 20:,} MiB unpacked, which looks like a decompression bomb")
-        return self._archive.read(entry)
+        return read_entry(self._archive, self._entries[name])
 
     def close(self) -> None:
         """Close the archive."""
         self._archive.close()
+        self._handle.close()
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Bytes of one entry of a zip, never more than it claims; its checksum is verified.
+
+    Python's zipfile unpacks bzip2 and LZMA to the end before it looks at the claim: a few kilobytes can be terabytes.
+
+    Raises:
+        ValueError: the entry claims an absurd size (nothing was unpacked), or holds something else than it claims.
+        Exception: the entry is damaged, encrypted or packed in an unknown way.
+    """
+    size = entry.file_size
+    if size > LARGEST_READ:
+        raise ValueError(f"claims {size >> 20:,} MiB unpacked, which looks like a decompression bomb")
+    if entry.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        content = _unpacked(archive, entry)
+    else:
+        with archive.open(entry) as handle:
+            content = handle.read(size + 1)  # read() without a number would unpack whatever there is
+    if len(content) != size:
+        raise ValueError("is damaged, or not of the size it claims")
+    return content
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Unpack bzip2 or LZMA to at most one byte more than the entry claims."""
+    stored = copy.copy(entry)
+    stored.compress_type, stored.file_size = zipfile.ZIP_STORED, entry.compress_size
+    del stored.CRC  # it is that of the unpacked bytes
+    with archive.open(stored) as handle:
+        packed = handle.read(entry.compress_size)
+    if entry.compress_type == zipfile.ZIP_BZIP2:
+        content = bz2.BZ2Decompressor().decompress(packed, entry.file_size + 1)
+    else:
+        # version (2 bytes), length of the properties (2), properties; the .lzma format wants properties, size, data
+        end = 4 + int.from_bytes(packed[2:4], "little")
+        marked = entry.flag_bits & 2  # whether a mark tells the end, or the size does
+        claim = b"\xff" * 8 if marked else entry.file_size.to_bytes(8, "little")
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=LARGEST_READ)
+        content = unpacker.decompress(packed[4:end] + claim + packed[end:], entry.file_size + 1)
+    if zlib.crc32(content) != entry.CRC:
+        raise ValueError("Bad CRC-32")
+    return content
+
+
+def open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
+    """Open one entry of a zip to read on demand, bounded as :func:`read_entry` is.
+
+    Raises:
+        Exception: as :func:`read_entry`.
+    """
+    if entry.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        return io.BytesIO(read_entry(archive, entry))
+    return archive.open(entry)
 
 
 @contextmanager
@@ -150,7 +230,12 @@ def open_tree(path: Path) -> Iterator[FileTree]:
 
 def image_names(names: list[str]) -> list[str]:
     """The names that end like an image."""
-    return [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+    return [name for name in names if is_image_name(name)]
+
+
+def other_names(names: list[str]) -> list[str]:
+    """The names that are neither images nor what belongs beside them: labels, manifests, prompts, folder settings."""
+    return [name for name in names if not is_image_name(name) and name.rpartition("/")[2].lower() not in _COMPANIONS]
 
 
 def natural_key(name: str) -> tuple:

@@ -3,25 +3,49 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["FORMATS", "SUFFIXES", "UnusableImage", "decode_image", "fit_square", "reason_of"]
+from nomadiff.files import printable
 
-# Only these decoders are ever tried, whatever a file calls itself: Pillow also knows formats that start other programs
-# (EPS runs Ghostscript), and data sets come from strangers.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+__all__ = ["UnusableImage", "decode_image", "fit_square", "is_image_name", "reason_of"]
+
+# These are told by their first bytes, whatever a file calls itself; any other format is tried only under its own name,
+# for some (TGA) would take any bytes for theirs.
+_BY_CONTENT = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+# Never tried, for data sets come from strangers: these start other programs (EPS runs Ghostscript), are no images, or
+# unpack without a bound (FITS).
+_NEVER = frozenset(("EPS", "WMF", "PDF", "MPEG", "BUFR", "GRIB", "HDF5", "FITS", "IPTC"))
+# Images that a Pillow may be unable to read, and what would make it: they are never taken for something else.
+_PLUGINS = {
+    "a newer Pillow": (".avif", ".avifs", ".jp2", ".j2k", ".jpx", ".webp"),
+    "pip install pillow-heif": (".heic", ".heif", ".hif"),
+    "pip install pillow-jxl-plugin": (".jxl",),
+}
 
 _EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
+_PNG = b"\x89PNG\r\n\x1a\n"
+_AT_ONCE = 128 << 20  # pixels decoded at the same time by all threads together: half a gigabyte of colours
 
 
 class UnusableImage(ValueError):
     """This file holds no image that can be used; the message is the reason, a few words without the file's name."""
 
 
-def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is an image: of a format that Pillow knows, or one that it would know by a plugin."""
+    suffix = _suffix(name)
+    return suffix in _formats() or any(suffix in suffixes for suffixes in _PLUGINS.values())
+
+
+def decode_image(data: bytes, resolution: int | None = None, name: str = "") -> np.ndarray:
     """Decode one image file.
 
     ==========================  ==========================================================================
@@ -36,48 +60,135 @@ def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
     32-bit or float, animated   refused
     ==========================  ==========================================================================
 
-    EXIF orientation is applied.
+    EXIF orientation is applied. An image of more than ``PIL.Image.MAX_IMAGE_PIXELS`` is read where a resolution is
+    given, at half its size (the mean of 2 by 2 pixels; of a JPEG by its decoder, in a quarter of the memory).
 
     Args:
         data: the bytes of the file.
         resolution: side of the result in pixels, see :func:`fit_square`; None keeps the size of the file.
+        name: of the file; formats without a mark in their first bytes are told by it.
 
     Returns:
         uint8, ``(H, W)`` for grey and ``(H, W, 3)`` for RGB.
 
     Raises:
-        UnusableImage: the file is refused for a reason above or claims more than ``PIL.Image.MAX_IMAGE_PIXELS``.
+        UnusableImage: the file is refused for a reason above or claims too many pixels.
         Exception: whatever Pillow raises on a damaged file; :func:`reason_of` puts it in words.
     """
     if not data:
         raise UnusableImage("empty file")
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    suffix = _suffix(name)
+    if suffix not in _formats():
+        for remedy, suffixes in _PLUGINS.items():
+            if suffix in suffixes:
+                raise UnusableImage(f"{suffix} needs {remedy}")
+    try:
+        return _decoded(data, resolution, suffix)
+    except ValueError as error:
+        # Pillow refuses a PNG with more than a megabyte of text or colour profile, which are not looked at here
+        if isinstance(error, UnusableImage) or not data.startswith(_PNG):
+            raise
+    try:
+        return _decoded(_without_texts(data, keep=_EXIF_KEYS), resolution, suffix)
+    except UnusableImage:
+        raise
+    except ValueError:
+        return _decoded(_without_texts(data), resolution, suffix)
+
+
+def _decoded(data: bytes, resolution: int | None, suffix: str) -> np.ndarray:
+    formats = [name for name in (*_BY_CONTENT, _formats().get(suffix, "PNG")) if name in Image.OPEN]
+    with Image.open(io.BytesIO(data), formats=formats) as image:
         width, height = image.size
-        if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-            raise UnusableImage(f"claims {width}x{height} pixels, which looks like a decompression bomb")
+        large = Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS
+        if large and resolution is None:
+            raise UnusableImage(f"claims {width}x{height} pixels; such large images are read with --resolution N only")
+        halved = large and resolution is not None and min(width, height) >= 4 * resolution
+        if halved:
+            image.draft(None, (width // 2, height // 2))  # JPEG only
         # a phone's JPEG carries previews as further frames (MPO); the first one is the photograph
         if image.format != "MPO" and getattr(image, "is_animated", False):
             raise UnusableImage("has several frames; save each frame as a file")
-        image.load()
-        return np.asarray(fit_square(_opaque(_upright(image), image.format), resolution))
+        with _share(image.width * image.height):
+            image.load()
+            plain = _opaque(_upright(image), image.format)
+            if halved and image.size == (width, height):
+                plain = plain.reduce(2, _square(plain))
+            return np.asarray(fit_square(plain, resolution))
+
+
+def _without_texts(data: bytes, keep: frozenset[str] = frozenset()) -> bytes:
+    """A PNG without its texts and its colour profile, but for the texts called so."""
+    kept, place = [data[:8]], 8
+    while place + 8 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        keyword = data[place + 8 : place + 88].partition(b"\0")[0].decode("latin-1")
+        if data[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP") or keyword in keep:
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+@cache
+def _formats() -> dict[str, str]:
+    """Pillow's name of the format of every suffix that is read."""
+    Image.init()
+    for plugin, start in (("pillow_heif", "register_heif_opener"), ("pillow_jxl", "__name__")):
+        try:
+            found = getattr(import_module(plugin), start)
+        except ImportError:
+            continue
+        if callable(found):
+            found()
+    known = {suffix: "JPEG" if name == "MPO" else name for suffix, name in Image.registered_extensions().items()}
+    return {suffix: name for suffix, name in known.items() if name in Image.OPEN and name not in _NEVER}
+
+
+_changed = threading.Condition()
+_in_work = 0
+
+
+@contextmanager
+def _share(pixels: int) -> Iterator[None]:
+    """Wait until there is memory for an image of so many pixels beside those that other threads decode."""
+    global _in_work
+    with _changed:
+        _changed.wait_for(lambda: _in_work == 0 or _in_work + pixels <= _AT_ONCE)
+        _in_work += pixels
+    try:
+        yield
+    finally:
+        with _changed:
+            _in_work -= pixels
+            _changed.notify_all()
 
 
 def fit_square(image: Image.Image, resolution: int | None) -> Image.Image:
     """Crop the largest centred square and resize it to ``resolution`` (Lanczos); a fitting image is left as it is."""
     if resolution is None or image.size == (resolution, resolution):
         return image
+    if image.width != image.height:
+        image = image.crop(_square(image))
+    return image if image.width == resolution else image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def _square(image: Image.Image) -> tuple[int, int, int, int]:
+    """The largest centred square: left, top, right, bottom."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.width != image.height:
-        image = image.crop((left, top, left + side, top + side))
-    return image if side == resolution else image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return left, top, left + side, top + side
 
 
 def reason_of(error: Exception) -> str:
     """Why a file could not be decoded, in a few words on one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or damaged at its start"
-    text = " ".join(str(error).split()) or type(error).__name__
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    text = printable(" ".join(said.split())) or type(error).__name__
     return text if len(text) <= 100 else text[:97] + "..."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.arrays import fit_array, read_array
-from nomadiff.data.containers import FileTree, image_names, open_tree
+from nomadiff.data.containers import FileTree, image_names, open_tree, other_names
 from nomadiff.data.decoding import decode_image, reason_of
 from nomadiff.data.hub import PREFIX, HubTable
 from nomadiff.data.labels import LABELS_NAME, labels_from_folders, labels_from_json
 from nomadiff.data.latents import LatentSpace, latent_names, read_latents
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, NomadiffWarning, UsageError
 from nomadiff.progress import progress_bar
 
-__all__ = ["ImageSet", "labels_in", "read_images"]
+__all__ = ["ImageSet", "labels_in", "read_images", "warn_of_skipped"]
 
 _CHUNK = 64  # files a thread takes at a time
 # Threads pay for files from about this many bytes; for smaller ones, passing the interpreter's lock costs more
@@ -57,10 +57,10 @@ def read_images(
 
     ``path`` is one of
 
-    * a folder, of any nesting, or a zip archive: image files (PNG, JPEG, WebP, BMP, TIFF, GIF, PPM) in natural order of
-      their names. Labels come from ``dataset.json`` (EDM's layout), or else from the top folders when every image lies
-      in one. What happens to grey, 16-bit, palette and transparent files is said at
-      :func:`nomadiff.data.decoding.decode_image`; a set that mixes grey and RGB becomes RGB.
+    * a folder, of any nesting, or a zip archive: image files of every format that Pillow reads, in natural order of
+      their names; files of another kind are left out and told of. Labels come from ``dataset.json`` (EDM's layout), or
+      else from the top folders when every image lies in one. What happens to grey, 16-bit, palette and transparent
+      files is said at :func:`nomadiff.data.decoding.decode_image`; a set that mixes grey and RGB becomes RGB.
     * a ``.npz`` or ``.npy`` file, see :func:`nomadiff.data.arrays.read_array`.
     * ``hf:<data set id>[:split]``, see :class:`nomadiff.data.hub.HubTable`.
 
@@ -102,8 +102,14 @@ def read_images(
             found, space = read_latents(tree, stored)
             labelled = labels_in(tree, stored)
             return ImageSet(found, None if labelled is None else torch.from_numpy(labelled), tuple(stored), (), space)
+        others = other_names(tree.names)
         if not names:
-            raise DataError(f"{path}: holds no images")
+            raise DataError(f"{path}: holds no images{f' but {_some(others)}' if others else ''}")
+        if others:
+            few = (
+                "1 file is not an image and was" if len(others) == 1 else f"{len(others)} files are not images and were"
+            )
+            warnings.warn(f"{path}: {few} left out: {_some(others)}", NomadiffWarning, stacklevel=2)
         return _decoded(str(path), names, tree.read, labels_in(tree, names), resolution, skip_unreadable)
 
 
@@ -140,7 +146,7 @@ def _decoded(
 
     def attempt(index: int) -> np.ndarray | None:
         try:
-            return decode_image(read(names[index]), resolution)
+            return decode_image(read(names[index]), resolution, names[index])
         except MemoryError:
             raise
         except Exception as error:
@@ -187,6 +193,7 @@ def _decoded(
 
     if failures and not skip_unreadable:
         raise DataError(f"{where}: {_failed(names, failures)}; pass --skip-unreadable to leave them out")
+    warn_of_skipped(where, len(names), {names[index]: failures[index] for index in sorted(failures)})
     kept = [index for index in range(len(names)) if index not in failures]
     for new, old in enumerate(kept) if failures else ():  # in place: the array may be most of the memory
         out[new] = out[old]
@@ -202,3 +209,21 @@ def _failed(names: Sequence[str], failures: dict[int, str]) -> str:
     shown = [f"{names[index]} ({failures[index]})" for index in sorted(failures)[:4]]
     more = f" and {len(failures) - len(shown)} more" if len(failures) > len(shown) else ""
     return f"{len(failures)} of {len(names)} images cannot be read: {', '.join(shown)}{more}"
+
+
+def warn_of_skipped(where: str, count: int, failures: Mapping[str, str]) -> None:
+    """Name every file of a set that was left out, and why.
+
+    Args:
+        where: the set.
+        count: number of its files.
+        failures: reason for every unreadable one, by name.
+    """
+    if failures:
+        told = [f"{where}: {len(failures)} of {count} images cannot be read and were left out:"]
+        told += [f"  {name} ({reason})" for name, reason in failures.items()]
+        warnings.warn("\n".join(told), NomadiffWarning, stacklevel=2)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
