@@ -43,6 +43,6 @@ def plain_output() -> Iterator[None]:
         else:
             show(message, category, *where, **more)
 
-    with warnings.catch_warnings(), redirect_stdout(_Plain(sys.stdout)):  # type: ignore[type-var]
+    with warnings.catch_warnings(), redirect_stdout(_Plain(sys.stdout)):
         warnings.showwarning = tell
         yield
