@@ -19,13 +19,15 @@ from nomadiff.methods.model import Model
 diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
 
 
-def tiny_pipeline(path: Path, labels: int | None = None, **schedule: Any) -> Any:
+def tiny_pipeline(
+    path: Path, labels: int | None = None, scheduler: Any = None, channels: Any = (3, 3), **schedule: Any
+) -> Any:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     unet = diffusers.UNet2DModel(
         sample_size=8,
-        in_channels=3,
-        out_channels=3,
+        in_channels=channels[0],
+        out_channels=channels[1],
         block_out_channels=(8, 16),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
@@ -33,7 +35,7 @@ def tiny_pipeline(path: Path, labels: int | None = None, **schedule: Any) -> Any
         norm_num_groups=4,
         num_class_embeds=labels,
     )
-    pipeline = diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler(**schedule))
+    pipeline = diffusers.DDPMPipeline(unet=unet, scheduler=scheduler or diffusers.DDPMScheduler(**schedule))
     pipeline.save_pretrained(path)
     return pipeline
 
@@ -154,5 +156,115 @@ def test_other_pipelines_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="damaged"):
         import_model(tmp_path / "pipe", tmp_path / "model")
     weights.unlink()
-    with pytest.raises(DataError, match="holds none of"):
+    with pytest.raises(DataError, match="unet/ holds no weights"):
         import_model(tmp_path / "pipe", tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["EDMEuler", "FlowMatchEulerDiscrete", "ScoreSdeVe"])
+def test_schedulers_of_other_families_come_in(name: str, tmp_path: Path) -> None:
+    """What each asks of a network is proved in tests/networks/test_schedules.py; here the way in and out."""
+    tiny_pipeline(tmp_path / "pipe", scheduler=getattr(diffusers, f"{name}Scheduler")())
+    model = import_model(tmp_path / "pipe", tmp_path / "model")
+    assert model.sample(2).shape == (2, 3, 8, 8)
+    # a DDPMPipeline would sample it wrongly: it goes out with the class that samples it right
+    out = export_model(model, tmp_path / "out", form="diffusers")
+    assert read_json(out / "model_index.json")["_class_name"] == ["pipeline", "NomadiffPipeline"]
+
+
+def test_a_network_of_nothing_is_edms_skip(tmp_path: Path) -> None:
+    """The case: an output of 0 means c_skip x to EDM, and x itself to DDPM."""
+    pipeline = tiny_pipeline(tmp_path / "pipe", scheduler=diffusers.EDMEulerScheduler())
+    torch.nn.init.zeros_(pipeline.unet.conv_out.weight)
+    torch.nn.init.zeros_(pipeline.unet.conv_out.bias)
+    pipeline.save_pretrained(tmp_path / "zero")
+    denoiser = import_model(tmp_path / "zero", tmp_path / "model").denoiser
+    for sigma in (0.5, 2.0, 80.0):
+        found = denoiser(torch.ones(1, 3, 8, 8), torch.tensor(sigma))
+        assert found.mean().item() == pytest.approx(0.25 / (sigma**2 + 0.25), rel=1e-3)
+
+
+def test_the_index_names_the_scheduler(tmp_path: Path) -> None:
+    """diffusers makes the class of model_index.json, whatever the scheduler's own file was saved from."""
+    tiny_pipeline(tmp_path / "pipe")
+    index = read_json(tmp_path / "pipe" / "model_index.json")
+    write_json(tmp_path / "pipe" / "model_index.json", {**index, "scheduler": ["diffusers", "LCMScheduler"]})
+    with pytest.raises(DataError, match="LCMScheduler"):
+        import_model(tmp_path / "pipe", tmp_path / "model")
+    write_json(tmp_path / "pipe" / "model_index.json", {**index, "vqvae": ["diffusers", "VQModel"]})
+    with pytest.raises(DataError, match="has vqvae beside"):
+        import_model(tmp_path / "pipe", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["CMStochasticIterative", "TCD", "IPNDM"])
+def test_other_schedulers_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    tiny_pipeline(tmp_path / "pipe", scheduler=getattr(diffusers, f"{name}Scheduler")())
+    with pytest.raises(DataError, match=f"{name}Scheduler"):
+        import_model(tmp_path / "pipe", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("channels", [(3, 1), (6, 3), (3, 6), (1, 3), (4, 3)])
+def test_channels_that_do_not_match_are_refused(channels: tuple[int, int], tmp_path: Path) -> None:
+    tiny_pipeline(tmp_path / "pipe", channels=channels)
+    with pytest.raises(DataError, match=f"takes {channels[0]} channels and gives {channels[1]}"):
+        import_model(tmp_path / "pipe", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_learned_variance_is_known_by_its_scheduler(tmp_path: Path) -> None:
+    tiny_pipeline(tmp_path / "pipe", channels=(3, 6), variance_type="learned_range")
+    assert import_model(tmp_path / "pipe", tmp_path / "model").sample(1).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("options", [
+    {"variant": "fp16"}, {"max_shard_size": "20KB"}, {"variant": "fp16", "max_shard_size": "20KB"},
+    {"safe_serialization": False}, {"safe_serialization": False, "max_shard_size": "20KB"},
+], ids=["variant", "shards", "variant in shards", "pickle", "pickle in shards"])  # fmt: skip
+def test_weights_in_all_their_forms(options: dict[str, Any], tmp_path: Path) -> None:
+    pipeline = tiny_pipeline(tmp_path / "pipe")
+    expected = import_model(tmp_path / "pipe", tmp_path / "whole").sample(1)
+    (tmp_path / "pipe" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    pipeline.unet.save_pretrained(tmp_path / "pipe" / "unet", **options)
+    assert not (tmp_path / "pipe" / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    if "max_shard_size" in options:
+        assert len(list((tmp_path / "pipe" / "unet").glob("*-of-*"))) > 1
+    assert torch.equal(import_model(tmp_path / "pipe", tmp_path / "model").sample(1), expected)
+
+
+def test_shards_that_are_not_there_and_pointers_are_named(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline(tmp_path / "pipe")
+    unet = tmp_path / "pipe" / "unet"
+    (unet / "diffusion_pytorch_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    with pytest.raises(DataError, match="git lfs pull"):
+        import_model(tmp_path / "pipe", tmp_path / "model")
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    pipeline.unet.save_pretrained(unet, max_shard_size="20KB")
+    next(unet.glob("*-of-*")).unlink()
+    with pytest.raises(DataError, match="incomplete"):
+        import_model(tmp_path / "pipe", tmp_path / "model")
+    write_json(unet / "diffusion_pytorch_model.safetensors.index.json", {"weight_map": {"a": "../../secret"}})
+    with pytest.raises(DataError, match="no index of shards"):
+        import_model(tmp_path / "pipe", tmp_path / "model")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_what_wrappers_put_before_names_comes_off(prefix: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny_pipeline(tmp_path / "pipe")
+    expected = import_model(tmp_path / "pipe", tmp_path / "plain").sample(1)
+    file = tmp_path / "pipe" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({f"{prefix}{name}": value for name, value in load_file(file).items()}, file)
+    assert torch.equal(import_model(tmp_path / "pipe", tmp_path / "model").sample(1), expected)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscrete", "PNDM", "DDIM"])
+def test_what_goes_out_is_sampled_right(name: str, tmp_path: Path) -> None:
+    """A DDPMPipeline neither scales for Euler's solver nor knows PNDM's step: such networks go out with DDPM's."""
+    tiny_pipeline(tmp_path / "pipe", scheduler=getattr(diffusers, f"{name}Scheduler")(beta_end=0.015))
+    export_model(import_model(tmp_path / "pipe", tmp_path / "model"), tmp_path / "out", form="diffusers")
+    loaded = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out")
+    assert type(loaded.scheduler).__name__ == ("DDIMScheduler" if name == "DDIM" else "DDPMScheduler")
+    assert loaded.scheduler.config.beta_end == 0.015
+    assert torch.isfinite(drawn(loaded)).all()

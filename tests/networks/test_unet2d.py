@@ -13,7 +13,7 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.flops import flops_of
-from nomadiff.networks.unet2d import ddpm_levels
+from nomadiff.networks.schedules import ddpm_levels
 
 diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
 
@@ -67,15 +67,15 @@ def test_it_denoises_as_diffusers_does(prediction: str, beta_schedule: str, labe
 def test_steps_between_are_between() -> None:
     _, _, denoiser, _ = pair()
     network: Any = denoiser.network
-    levels = network.log_levels
-    assert torch.allclose(network.steps(levels[[0, 5, 999]]), torch.tensor([0.0, 5, 999]))
-    middle = network.steps((levels[5:6] + levels[6:7]) / 2)
+    levels = network.schedule.log_levels
+    assert torch.allclose(network.schedule.steps(levels[[0, 5, 999]]), torch.tensor([0.0, 5, 999]))
+    middle = network.schedule.steps((levels[5:6] + levels[6:7]) / 2)
     assert middle.item() == pytest.approx(5.5, abs=1e-3)
-    assert network.steps(torch.tensor([-20.0, 20.0])).tolist() == [0, 999]
+    assert network.schedule.steps(torch.tensor([-20.0, 20.0])).tolist() == [0, 999]
 
 
 def test_learned_variance_is_cut_off() -> None:
-    _, _, denoiser, _ = pair(out_channels=6)
+    _, _, denoiser, _ = pair(out_channels=6, variance_type="learned_range")
     assert denoiser(torch.randn(2, 3, 8, 8), 1.0).shape == (2, 3, 8, 8)
 
 
@@ -105,8 +105,7 @@ def test_what_cannot_be_built_says_why() -> None:
     with pytest.raises(UsageError, match="settings belong to unet2d"):
         NetworkConfig("unet2d", 8, 3, 8, (1, 2), 1, ()).validate()
     for change, message in (
-        ({"rescale_betas_zero_snr": True}, "pure noise"),
-        ({"beta_schedule": "sigmoid"}, "unknown beta_schedule"),
+        ({"beta_schedule": "quadratic"}, "unknown beta_schedule"),
         ({"trained_betas": [0.0, 0.0]}, "must rise"),
     ):
         with pytest.raises(DataError, match=message):

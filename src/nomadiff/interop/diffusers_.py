@@ -1,10 +1,11 @@
-"""Unconditional and class-conditional pipelines of diffusers (``DDPMPipeline`` and its kin): in, and out again.
+"""Unconditional and class-conditional pipelines of diffusers (one ``UNet2DModel``, one scheduler): in, and out again.
 
 They are read as plain files, JSON and weights; diffusers itself is needed to build the network.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -16,10 +17,11 @@ from torch import Tensor
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json
 from nomadiff.interop.imported import Imported
-from nomadiff.interop.torch_files import read_torch_file
+from nomadiff.interop.weight_files import PATTERNS, read_weights, unwrapped
 from nomadiff.methods.model import Model
 from nomadiff.networks.config import NetworkConfig
-from nomadiff.networks.unet2d import SIGMA_DATA, ddpm_levels
+from nomadiff.networks.schedules import DDPMSteps, schedule_of
+from nomadiff.networks.unet2d import SIGMA_DATA
 from nomadiff.safe_pickle import printable
 from nomadiff.sampling.sampler import SamplerConfig
 
@@ -27,8 +29,7 @@ __all__ = ["HUB_PREFIX", "from_diffusers", "is_pipeline", "pipeline_folder", "wr
 
 HUB_PREFIX = "hf:"
 _INDEX = "model_index.json"
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-_LARGEST_SIGMA = 160.0  # schedules that end in almost pure noise gain nothing beyond: an image is lost long before
+_PARTS = ("unet", "scheduler")
 
 # names that attention had before diffusers 0.12
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -55,11 +56,12 @@ def pipeline_folder(spec: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UsageError(f"{spec}: reading from the hub needs an extra; pip install 'nomadiff[diffusers]'") from error
-    wanted = [_INDEX, "*/config.json", "*/scheduler_config.json", f"unet/{_WEIGHTS[0]}"]
+    settings = [_INDEX, "*/config.json", "*/scheduler_config.json", "unet/*.index*.json"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted))
-        if not (folder / "unet" / _WEIGHTS[0]).is_file():
-            folder = Path(snapshot_download(name, allow_patterns=[*wanted, f"unet/{_WEIGHTS[1]}"]))
+        for pattern in PATTERNS:  # the first there is: a repository may hold all of them
+            folder = Path(snapshot_download(name, allow_patterns=[*settings, f"unet/{pattern}"]))
+            if any((folder / "unet").glob(pattern)):
+                break
     except Exception as error:  # network and hub errors of several libraries
         lines = str(error).strip().splitlines()
         raise DataError(f"{spec}: cannot be loaded ({lines[0] if lines else type(error).__name__})") from error
@@ -67,25 +69,32 @@ def pipeline_folder(spec: str) -> Path:
 
 
 def from_diffusers(folder: str | Path) -> Imported:
-    """Translate a pipeline of one ``UNet2DModel`` and a scheduler that was trained as DDPM is.
+    """Translate a pipeline of one ``UNet2DModel`` and a scheduler of :mod:`nomadiff.networks.schedules`.
 
     Raises:
-        DataError: damaged, or a pipeline of another kind.
+        DataError: damaged, a scheduler that is not known, or a pipeline of another kind.
     """
     folder = Path(folder)
     index = _settings(folder / _INDEX)
     part = index.get("unet")
-    if not (isinstance(part, list) and part[-1:] == ["UNet2DModel"]) or not isinstance(index.get("scheduler"), list):
+    if not all(isinstance(index.get(name), list) and index[name] for name in _PARTS) or part[-1:] != ["UNet2DModel"]:
         raise DataError(
             f"{folder}: holds a {printable(index.get('_class_name'))}; pipelines of one UNet2DModel can become models, "
             "text-to-image ones are sources of images (nomadiff synthesize)"
         )
+    if others := [name for name, part in index.items() if isinstance(part, list) and any(part) and name not in _PARTS]:
+        raise DataError(
+            f"{folder}: has {', '.join(map(printable, others))} beside U-Net and scheduler: what its network draws is "
+            "no image by itself; only pipelines of U-Net and scheduler alone can become models"
+        )
     unet = _settings(folder / "unet" / "config.json")
-    scheduler = _settings(folder / "scheduler" / "scheduler_config.json")
+    # the index names the class that diffusers makes; the scheduler's own file may still name the one it was saved from
+    scheduler = {**_settings(folder / "scheduler" / "scheduler_config.json"), "_class_name": index["scheduler"][-1]}
     try:
         network = _network(unet, scheduler)
-        levels = ddpm_levels(scheduler)
-        weights = _weights(folder / "unet")
+        schedule = schedule_of(scheduler)
+        stored = unwrapped(read_weights(folder / "unet"))
+        weights = {_today(name): _matrix(name, value) for name, value in stored.items()}
     except (DataError, UsageError, TypeError, ValueError) as error:
         raise DataError(f"{folder}: {printable(str(error), 200)}") from error
     labels = unet.get("num_class_embeds")
@@ -96,10 +105,14 @@ def from_diffusers(folder: str | Path) -> Imported:
         sigma_data=SIGMA_DATA,
         sampler=SamplerConfig(
             steps=18 if network.resolution <= 32 else 40,
-            sigma_min=float(levels[0]),
-            sigma_max=min(float(levels[-1]), _LARGEST_SIGMA),
+            sigma_min=schedule.sigma_min,
+            sigma_max=schedule.sigma_max,
         ),
-        facts={"network": "UNet2DModel", "pipeline": printable(index.get("_class_name"))},
+        facts={
+            "network": "UNet2DModel",
+            "pipeline": printable(index.get("_class_name")),
+            "scheduler": printable(scheduler.get("_class_name")),
+        },
     )
 
 
@@ -137,27 +150,6 @@ def _settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    for name in _WEIGHTS:
-        path = folder / name
-        if not path.is_file():
-            continue
-        if path.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-
-            try:
-                found: Any = load_file(path)
-            except (SafetensorError, OSError) as error:
-                raise DataError(f"unet/{name} is damaged ({error})") from error
-        else:
-            found = read_torch_file(path)
-        if type(found) is not dict or not all(isinstance(value, Tensor) for value in found.values()):
-            raise DataError(f"unet/{name} is no table of weights")
-        return {_today(str(key)): _matrix(str(key), value) for key, value in found.items()}
-    raise DataError(f"unet/ holds none of {', '.join(_WEIGHTS)}")
-
-
 def _today(name: str) -> str:
     """The name that a parameter has in diffusers of today."""
     return re.sub(
@@ -172,25 +164,31 @@ def _matrix(name: str, value: Tensor) -> Tensor:
     return value[..., 0, 0] if _today(name) != name and value.ndim == 4 else value
 
 
-def write_ddpm_pipeline(model: Model, folder: str | Path) -> None:
+def write_ddpm_pipeline(model: Model, folder: str | Path) -> bool:
     """Write a model that came from diffusers as a plain ``DDPMPipeline`` again: diffusers alone loads it.
 
     Args:
-        model: a single network of architecture "unet2d".
+        model: a single network.
         folder: where to; made if it is not there.
 
-    Raises:
-        UsageError: another network, or a guided model of several.
+    Returns:
+        Whether it could: the network is diffusers' own, and its noise schedule one that this pipeline samples.
     """
-    import diffusers
-
     config = model.config.network
     if config.architecture != "unet2d":
-        raise UsageError(f"a {config.architecture} network is none of diffusers' own")
+        return False
     settings = json.loads(config.settings)
+    if not isinstance(schedule_of(settings["scheduler"]), DDPMSteps):
+        return False
+    import diffusers
+
     unet = diffusers.UNet2DModel.from_config(settings["unet"])
     weights = model.network.network.state_dict()
     unet.load_state_dict({name.removeprefix("unet."): value for name, value in weights.items()})
     kind = getattr(diffusers, str(settings["scheduler"].get("_class_name")), diffusers.DDPMScheduler)
     scheduler = kind.from_config(settings["scheduler"])
+    # the pipeline steps in DDPM's variables and hands a generator to the scheduler; not all of them take that
+    if float(scheduler.init_noise_sigma) != 1 or "generator" not in inspect.signature(scheduler.step).parameters:
+        scheduler = diffusers.DDPMScheduler.from_config(settings["scheduler"])
     diffusers.DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder)
+    return True

@@ -75,8 +75,7 @@ def _write_pipeline(model: Model, folder: Path, name: str) -> str:
     except ImportError as error:
         raise UsageError("a pipeline of diffusers needs an extra: pip install 'nomadiff[diffusers]'") from error
     single = model.guidance is None or model.guidance.kind == "merge"
-    if single and model.config.network.architecture == "unet2d":
-        write_ddpm_pipeline(model, folder)
+    if single and write_ddpm_pipeline(model, folder):
         return (
             f'from diffusers import DDPMPipeline\n\npipe = DDPMPipeline.from_pretrained("{name}")\n'
             "images = pipe(batch_size=8).images"

@@ -12,6 +12,7 @@ from nomadiff.data.writing import refuse_existing
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.interop.imported import Imported
+from nomadiff.interop.weight_files import unwrapped
 from nomadiff.methods.model import Model
 from nomadiff.networks.build import load_edm_state
 from nomadiff.networks.unet2d import UNet2D
@@ -108,7 +109,7 @@ def _filled(config: RunConfig, imported: Imported) -> EDMDenoiser:
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: leave no trace of it
         denoiser = config.build_denoiser()
     inner = denoiser.network.unet if isinstance(denoiser.network, UNet2D) else denoiser.network
-    load_edm_state(inner, imported.weights)
+    load_edm_state(inner, unwrapped(imported.weights))
     return denoiser.eval().requires_grad_(False)
 
 

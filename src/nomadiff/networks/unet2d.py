@@ -1,67 +1,27 @@
-"""A U-Net of diffusers (``UNet2DModel``, DDPM's and its kin) as a network like the others.
+"""A U-Net of diffusers (``UNet2DModel``) as a network like the others.
 
-It was trained on DDPM's discrete steps, with images shrunk as noise was added. Both are only another way to write the
-same denoiser: at noise level ``sigma`` (in EDM's variables, image plus sigma times noise) the network sees
-``x / sqrt(1 + sigma^2)`` and the step whose noise level that is. Solved for what EDM's preconditioning asks of a
-network, nothing is lost, and everything that works on EDM's networks works on it.
+What it sees and what its output means is its scheduler's business (:mod:`nomadiff.networks.schedules`): one more way to
+write a denoiser. Solved for what EDM's preconditioning asks of a network, nothing is lost, and everything that works on
+EDM's networks works on it.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nomadiff.errors import DataError, UsageError
+from nomadiff.networks.schedules import VarianceExploding, schedule_of
 
 if TYPE_CHECKING:
     from nomadiff.networks.config import NetworkConfig
 
-__all__ = ["UNet2D", "ddpm_levels"]
+__all__ = ["UNet2D"]
 
 SIGMA_DATA = 0.5  # the preconditioning that is undone here is EDM's with this value
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-
-
-def ddpm_levels(scheduler: dict[str, Any]) -> Tensor:
-    """Noise level of every training step, ``sqrt((1 - a) / a)`` with DDPM's cumulative product ``a``.
-
-    Args:
-        scheduler: a DDPM scheduler's settings: ``num_train_timesteps``, ``beta_start``, ``beta_end``,
-            ``beta_schedule``, ``trained_betas``, ``rescale_betas_zero_snr``.
-
-    Returns:
-        float64 ``(steps,)``, ascending.
-
-    Raises:
-        DataError: a schedule that is not known, or has no finite noise level.
-    """
-    steps = int(scheduler.get("num_train_timesteps", 1000))
-    first, last = float(scheduler.get("beta_start", 1e-4)), float(scheduler.get("beta_end", 0.02))
-    kind = scheduler.get("beta_schedule", "linear")
-    if scheduler.get("rescale_betas_zero_snr"):
-        raise DataError("a schedule that ends in pure noise (rescale_betas_zero_snr) has no finite noise level")
-    given = scheduler.get("trained_betas")
-    if given is not None:
-        betas = torch.tensor(given, dtype=torch.float64, device="cpu")
-    elif kind == "linear":
-        betas = torch.linspace(first, last, steps, dtype=torch.float64, device="cpu")
-    elif kind == "scaled_linear":
-        betas = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64, device="cpu") ** 2
-    elif kind == "squaredcos_cap_v2":
-        times = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
-        left = ((times + 0.008) / 1.008 * math.pi / 2).cos() ** 2
-        betas = (1 - left[1:] / left[:-1]).clamp(max=0.999)
-    else:
-        raise DataError(f"unknown beta_schedule '{kind}': linear, scaled_linear and squaredcos_cap_v2 are known")
-    left = (1 - betas).cumprod(0)
-    levels = ((1 - left) / left).sqrt()
-    if len(levels) < 2 or not bool(torch.isfinite(levels).all()) or not bool((levels.diff() > 0).all()):
-        raise DataError("a noise schedule must rise and stay finite")
-    return levels
 
 
 class _LabelTable(nn.Embedding):
@@ -74,8 +34,6 @@ class _LabelTable(nn.Embedding):
 class UNet2D(nn.Module):
     """``UNet2DModel`` behind EDM's interface; called as :class:`~nomadiff.networks.unet.UNet` is.
 
-    Between DDPM's steps the time is interpolated in the logarithm of the noise level, and held at its ends beyond them.
-
     Args:
         config: architecture; ``config.settings`` holds ``{"unet": ..., "scheduler": ...}``, the configurations of
             diffusers' model and scheduler.
@@ -86,8 +44,6 @@ class UNet2D(nn.Module):
         DataError: settings that diffusers or this class cannot use.
     """
 
-    log_levels: Tensor
-
     def __init__(self, config: NetworkConfig, label_dim: int = 0) -> None:
         super().__init__()
         try:
@@ -97,24 +53,26 @@ class UNet2D(nn.Module):
         self.config = config
         self.label_dim = label_dim
         settings = json.loads(config.settings)
-        unet, scheduler = dict(settings["unet"]), settings["scheduler"]
-        self.prediction = scheduler.get("prediction_type", "epsilon")
-        if self.prediction not in PREDICTIONS:
-            raise DataError(f"unknown prediction_type '{self.prediction}': {', '.join(PREDICTIONS)} are known")
+        unet = dict(settings["unet"])
+        self.schedule = schedule_of(settings["scheduler"])
+        _check_channels(unet, settings["scheduler"])
         if (unet.get("num_class_embeds") or 0) != label_dim:
             raise UsageError(
                 f"this diffusers network has {unet.get('num_class_embeds') or 'no'} labels, not {label_dim}"
             )
-        if unet.get("class_embed_type") is not None or unet.get("time_embedding_type", "positional") != "positional":
-            raise DataError("of diffusers' networks only those with positional steps and a table of classes are known")
+        if unet.get("class_embed_type") is not None:
+            raise DataError("of diffusers' networks with labels only those with a table of classes are known")
+        embedding = unet.get("time_embedding_type", "positional")
+        # Fourier features take the logarithm of a noise level, which only the score networks are told
+        if embedding != "positional" and not (embedding == "fourier" and isinstance(self.schedule, VarianceExploding)):
+            raise DataError(f"time_embedding_type {embedding!r} does not fit this scheduler: positional does")
         try:
             self.unet = UNet2DModel.from_config(unet)
         except Exception as error:  # diffusers checks its own settings, in many ways
             raise DataError(f"diffusers cannot build this network ({str(error).splitlines()[0][:200]})") from error
         if label_dim:
             self.unet.class_embedding = _LabelTable(*self.unet.class_embedding.weight.shape)
-        table = ddpm_levels(scheduler).log().float().to(self.unet.conv_in.weight.device)
-        self.register_buffer("log_levels", table, persistent=False)
+        self.schedule.to(self.unet.conv_in.weight.device)
 
     @property
     def dec(self) -> nn.ModuleDict:
@@ -139,20 +97,31 @@ class UNet2D(nn.Module):
         """
         if augment is not None or (0 if labels is None else labels.shape[1]) != self.label_dim:
             raise UsageError("this network takes no augmentation label, and as many labels as it was made with")
-        level = (4 * noise_label.float()).exp().reshape(-1, 1, 1, 1)
-        spread = (level**2 + SIGMA_DATA**2).sqrt()
-        shrink = (1 + level**2).rsqrt()
-        seen = x.float() * (spread * shrink)
-        predicted = self.unet(seen, self.steps(4 * noise_label.float()), class_labels=labels).sample
+        double = torch.float32 if x.device.type == "mps" else torch.float64
+        sigma = (4 * noise_label.to(double)).exp()
+        terms = self.schedule(sigma)
+        spread = (sigma**2 + SIGMA_DATA**2).sqrt()
+        seen = x.float() * _column(terms.scale * spread) + terms.offset
+        predicted = self.unet(seen, terms.time.float(), class_labels=labels).sample
         predicted = predicted[:, : x.shape[1]].float()  # behind it a learned variance, if there is one
-        if self.prediction == "sample":
-            return predicted * (spread / (level * SIGMA_DATA)) - x * (SIGMA_DATA / level)
-        noise = predicted if self.prediction == "epsilon" else shrink * (predicted + level * seen)
-        return x * (level / SIGMA_DATA) - noise * (spread / SIGMA_DATA)
+        # D = keep x + gain output = c_skip x + c_out F, solved for F
+        kept = (terms.keep * spread - SIGMA_DATA**2 / spread) * spread / (sigma * SIGMA_DATA)
+        return x.float() * _column(kept) + predicted * _column(terms.gain * spread / (sigma * SIGMA_DATA))
 
-    def steps(self, log_level: Tensor) -> Tensor:
-        """The training step of a noise level, as a fraction: float32 ``(B,)`` from ``ln(sigma)``."""
-        table = self.log_levels
-        after = torch.searchsorted(table, log_level.contiguous()).clamp(1, len(table) - 1)
-        low, high = table[after - 1], table[after]
-        return after - 1 + ((log_level - low) / (high - low)).clamp(0, 1)
+
+def _column(factors: Tensor) -> Tensor:
+    """Factors ``(B,)`` as float32 ``(B, 1, 1, 1)``."""
+    return factors.float().reshape(-1, 1, 1, 1)
+
+
+def _check_channels(unet: dict[str, Any], scheduler: dict[str, Any]) -> None:
+    """An image in, its estimate out, and behind it a learned variance where the scheduler says so.
+
+    Raises:
+        DataError: anything else: a network conditioned on another image, or one that draws parts of one.
+    """
+    taken, given = unet.get("in_channels", 3), unet.get("out_channels", 3)
+    learned = scheduler.get("variance_type") in ("learned", "learned_range")
+    if given != (2 * taken if learned else taken):
+        what = " with a learned variance" if learned else ""
+        raise DataError(f"its U-Net takes {taken} channels and gives {given}: no denoiser of images{what}")
