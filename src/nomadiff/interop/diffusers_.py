@@ -76,8 +76,8 @@ def from_diffusers(folder: str | Path) -> Imported:
     """
     folder = Path(folder)
     index = _settings(folder / _INDEX)
-    part = index.get("unet")
-    if not all(isinstance(index.get(name), list) and index[name] for name in _PARTS) or part[-1:] != ["UNet2DModel"]:
+    described = all(isinstance(index.get(name), list) and index[name] for name in _PARTS)
+    if not described or index["unet"][-1] != "UNet2DModel":
         raise DataError(
             f"{folder}: holds a {printable(index.get('_class_name'))}; pipelines of one UNet2DModel can become models, "
             "text-to-image ones are sources of images (nomadiff synthesize)"

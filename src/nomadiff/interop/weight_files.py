@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from nomadiff.errors import DataError
-from nomadiff.files import read_json
+from nomadiff.files import open_regular, read_json
 from nomadiff.interop.torch_files import read_torch_file
 from nomadiff.safe_pickle import printable
 
@@ -56,8 +56,8 @@ def _variants(folder: Path, form: str) -> list[str]:
 def _read_shards(index: Path) -> dict[str, Tensor]:
     table = read_json(index)
     shards = table.get("weight_map") if isinstance(table, dict) else None
-    names = set(shards.values()) if isinstance(shards, dict) else {None}
-    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+    names = {str(name) for name in shards.values()} if isinstance(shards, dict) else set()
+    if not names or any(Path(name).name != name for name in names):
         raise DataError(f"{index.parent.name}/{index.name}: no index of shards")
     found: dict[str, Tensor] = {}
     for name in sorted(names):
@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     name = f"{path.parent.name}/{path.name}"
     if not path.is_file():
         raise DataError(f"{name} is missing: the download is incomplete")
-    with open(path, "rb") as handle:
+    with open_regular(path) as handle:
         if handle.read(len(_POINTER)) == _POINTER:
             raise DataError(f"{name} is a pointer of git-lfs, not the weights: run git lfs pull in the repository")
     if path.suffix == ".safetensors":
