@@ -178,11 +178,28 @@ def test_config_names_the_setting_that_is_wrong() -> None:
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"augment_dim": -1}, "augment_dim"),
         ({"architecture": "vit"}, "unknown architecture 'vit'"),
+        ({"patch": 0}, "patch must be at least 1"),
+        ({"patch": 8}, "resolution 8 in patches of 8 cannot be halved 1 times: resize the images to a multiple of 16"),
+        ({"patch": 2, "attention": (8,)}, "attention at resolution 8 is not possible: the levels have resolution 4, 2"),
+        ({"patch": 2, "attention": (), "architecture": "adm"}, "the adm network takes pixels one by one"),
     ],
 )
 def test_settings_that_cannot_be_built(change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_network(dataclasses.replace(DIGITS, **change))
+
+
+def test_patches_are_the_same_network_on_rearranged_pixels() -> None:
+    """A network with patch 2 is one of patch 1 on ``(4 C, H / 2, W / 2)``: space to depth, and back in the end."""
+    patched = dataclasses.replace(DIGITS, patch=2, attention=(2,))
+    plain = dataclasses.replace(patched, patch=1, channels=4, resolution=4)
+    network, other = trained(build_network(patched, 2)), build_network(plain, 2).eval()
+    other.load_state_dict(network.state_dict())
+    x, sigma, labels = torch.randn(3, 1, 8, 8), torch.randn(3), torch.eye(2)[[0, 1, 0]]
+    rearranged = x.reshape(3, 4, 2, 4, 2).permute(0, 2, 4, 1, 3).reshape(3, 4, 4, 4)
+    expected = other(rearranged, sigma, labels).reshape(3, 2, 2, 4, 4).permute(0, 3, 1, 4, 2).reshape(3, 1, 8, 8)
+    torch.testing.assert_close(network(x, sigma, labels), expected)
+    assert flops_of(patched) < flops_of(DIGITS) / 3
 
 
 @pytest.mark.parametrize(("resolution", "channels"), [(4, 1), (28, 1), (64, 3)])

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from nomadiff.data.mix_spec import MixSpec
+from nomadiff.experiments.arms import Arm
 from nomadiff.experiments.casd_settings import (
+    CIFAR10,
     CIFAR10_TEST,
-    CIFAR10_TRAIN,
     FFHQ,
-    cifar_comparison,
+    close_generator,
     digits_comparison,
     paper_comparison,
+    photographs_comparison,
     synthetic_file,
 )
 from nomadiff.experiments.study import Cell, NeededFile, Study, check_scale
@@ -27,7 +29,7 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
     """The grid: m synthetic images of two sources; m = 0 is DM. The share of real images is the union's (eq. 5)."""
     check_scale(scale)
     files: tuple[NeededFile, ...] = ()
-    first = 0
+    generators: tuple[Arm, ...] = ()
     if scale == "paper":
         folder = data or Path("DATA")
         sizes: tuple[int, ...] = (0, 1_000, 2_000, 4_000, 6_000, 8_000, 10_000)
@@ -42,13 +44,17 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
             real_subset="first:2000",
         )
         whole = paper_comparison("ffhq64", mix, folder / FFHQ.name, seeds)
-    elif data is not None:
+    elif scale == "medium":
+        folder = data or Path("DATA")
         sizes = (0, 2_000, 10_000)
-        files = (CIFAR10_TRAIN, CIFAR10_TEST)
-        train = data / CIFAR10_TRAIN.name
-        mix = MixSpec(real=str(train), synthetic=(f"close={train}",), real_subset="first:2000")
-        whole = cifar_comparison(data, mix, seeds)
-        first = 10_000  # the stand-in for synthetic images starts where no real one is taken
+        files = (CIFAR10, CIFAR10_TEST)
+        generators = (close_generator(folder),)
+        mix = MixSpec(
+            real=generators[0].mix.real,
+            synthetic=("close={sources}/close/samples.zip",),
+            real_subset="first:2000",
+        )
+        whole = photographs_comparison(folder, mix, seeds, CIFAR10_TEST)
     else:
         sizes = (0, 50) if scale == "smoke" else (0, 250, 500, 1_000, 2_000)
         mix = MixSpec(
@@ -59,7 +65,7 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
         whole = digits_comparison(scale, mix, seeds)
     cells = [Cell({"m": 0}, replace(whole, methods=("dm",)))]
     for m in sizes[1:]:
-        grown = replace(whole.mix, synthetic_subset=f"range:{first}:{first + m}")
+        grown = replace(whole.mix, synthetic_subset=f"first:{m}")
         cells.append(Cell({"m": m}, replace(whole, mix=grown, methods=("sda", "casd"))))
     title = "CASD Figure 2: distance against the number of synthetic images"
-    return Study("casd-figure-2", title, cells, files, ("m", "distance"))
+    return Study("casd-figure-2", title, cells, files, generators, ("m", "distance"))

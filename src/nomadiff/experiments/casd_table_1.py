@@ -9,11 +9,11 @@ from nomadiff.data.mix_spec import MixSpec
 from nomadiff.experiments.casd_settings import (
     CIFAR10,
     CIFAR10_TEST,
-    CIFAR10_TRAIN,
     FFHQ,
-    cifar_comparison,
+    close_generator,
     digits_comparison,
     paper_comparison,
+    photographs_comparison,
     synthetic_file,
 )
 from nomadiff.experiments.study import Cell, Study, check_scale
@@ -29,7 +29,8 @@ _EDM = "EDM samples (CASD A.1.2)"
 def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
     """The grid: data set x n, each with two synthetic sources.
 
-    On digits the close source stands for EDM's samples and the style-shifted one for StyleGAN's biased FFHQ samples.
+    On digits the close source stands for EDM's samples and the style-shifted one for StyleGAN's biased FFHQ samples. On
+    photographs there is one source, a model of our own trained on all 50,000 images.
     """
     check_scale(scale)
     name, title = "casd-table-1", "CASD Table 1: distance against the number of real images"
@@ -51,25 +52,20 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
                 cells.append(
                     Cell({"dataset": dataset, "n": n}, paper_comparison(preset, mix, folder / real.name, seeds))
                 )
-        return Study(name, title, cells, files, ("n", "distance"))
-    if data is not None:
-        cells = [
-            Cell(
-                {"dataset": "cifar10", "n": n},
-                cifar_comparison(
-                    data,
-                    MixSpec(
-                        real=str(data / CIFAR10_TRAIN.name),
-                        synthetic=(f"close={data / CIFAR10_TRAIN.name}",),
-                        real_subset=f"first:{n}",
-                        synthetic_subset="range:10000:20000",
-                    ),
-                    seeds,
-                ),
+        return Study(name, title, cells, files, line=("n", "distance"))
+    if scale == "medium":
+        folder = data or Path("DATA")
+        generator = close_generator(folder)
+        cells = []
+        for n in (1_000, 2_000, 5_000):
+            mix = MixSpec(
+                real=generator.mix.real,
+                synthetic=("close={sources}/close/samples.zip",),
+                real_subset=f"first:{n}",
+                synthetic_subset="first:10000",
             )
-            for n in (1_000, 5_000)
-        ]
-        return Study(name, title, cells, (CIFAR10_TRAIN, CIFAR10_TEST), ("n", "distance"))
+            cells.append(Cell({"dataset": "cifar10", "n": n}, photographs_comparison(folder, mix, seeds, CIFAR10_TEST)))
+        return Study(name, title, cells, (CIFAR10, CIFAR10_TEST), (generator,), ("n", "distance"))
     cells = [
         Cell(
             {"dataset": "digits", "n": n},

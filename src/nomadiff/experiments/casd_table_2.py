@@ -9,11 +9,12 @@ from pathlib import Path
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.experiments.casd_settings import (
     CIFAR10,
-    CIFAR10_TEST,
-    CIFAR10_TRAIN,
-    cifar_comparison,
+    PHOTOGRAPHS,
+    PHOTOGRAPHS_TEST,
+    STABLE_DIFFUSION,
     digits_comparison,
     paper_comparison,
+    photographs_comparison,
     synthetic_file,
 )
 from nomadiff.experiments.study import Cell, NeededFile, Study, check_scale
@@ -32,7 +33,7 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
     """The three cases; DM, which sees no synthetic image, is trained once (case 0).
 
     In the paper every case has a generator trained on its classes. On digits the cases are filters of one synthetic set
-    (labels predicted by the digits classifier); with ``--data`` they are other real images of these classes.
+    (labels predicted by the digits classifier), on photographs of the images that Stable Diffusion drew by class name.
     """
     check_scale(scale)
     files: tuple[NeededFile, ...] = ()
@@ -52,18 +53,18 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
         whole = paper_comparison("cifar10", mix, folder / CIFAR10.name, seeds)
         mixes = {case: replace(mix, synthetic=(f"case{case}={folder / file}",)) for case, file in cases.items()}
         whole = replace(whole, classifier="cifar10-resnet56")
-    elif data is not None:
-        files = (CIFAR10_TRAIN, CIFAR10_TEST)
-        mix = MixSpec(real=str(data / CIFAR10_TRAIN.name), real_classes=_REAL, real_subset="each:125")
-        whole = cifar_comparison(data, mix, seeds)
-        # stand-ins from the test set would meet the reference: they come from the end of the training set
+    elif scale == "medium":
+        folder = data or Path("DATA")
+        files = (PHOTOGRAPHS, PHOTOGRAPHS_TEST, STABLE_DIFFUSION)
+        mix = MixSpec(
+            real=str(folder / PHOTOGRAPHS.name),
+            real_classes=_REAL,
+            real_subset="each:125",
+            synthetic_subset="first:10000",
+        )
+        whole = photographs_comparison(folder, mix, seeds)
         mixes = {
-            case: replace(
-                mix,
-                synthetic=(f"case{case}={data / CIFAR10_TRAIN.name}",),
-                synthetic_classes=classes,
-                synthetic_subset="range:10000:20000",
-            )
+            case: replace(mix, synthetic=(f"case{case}={folder / STABLE_DIFFUSION.name}",), synthetic_classes=classes)
             for case, classes in CASES.items()
         }
     else:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.experiments.casd_settings import (
-    CIFAR10_TEST,
-    CIFAR10_TRAIN,
     FFHQ,
-    cifar_comparison,
+    PHOTOGRAPHS,
+    PHOTOGRAPHS_TEST,
+    STABLE_DIFFUSION,
     digits_comparison,
     paper_comparison,
+    photographs_comparison,
     synthetic_file,
 )
 from nomadiff.experiments.study import Cell, NeededFile, Study, check_scale
@@ -29,7 +30,7 @@ _NOTES = (
 
 
 def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
-    """DM and CASD on 1,000 real images (100 digits) and style-shifted synthetic ones."""
+    """DM and CASD on 1,000 real images (100 digits) and style-shifted synthetic ones; SDA too on photographs."""
     check_scale(scale)
     files: tuple[NeededFile, ...] = ()
     if scale == "paper":
@@ -46,16 +47,16 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
             synthetic_subset="first:10000",
         )
         whole = paper_comparison("ffhq64", mix, folder / FFHQ.name, seeds)
-    elif data is not None:
-        files = (CIFAR10_TRAIN, CIFAR10_TEST)
-        train = data / CIFAR10_TRAIN.name
+    elif scale == "medium":
+        folder = data or Path("DATA")
+        files = (PHOTOGRAPHS, PHOTOGRAPHS_TEST, STABLE_DIFFUSION)
         mix = MixSpec(
-            real=str(train),
-            synthetic=(f"close={train}",),
+            real=str(folder / PHOTOGRAPHS.name),
+            synthetic=(f"sd14={folder / STABLE_DIFFUSION.name}",),
             real_subset="first:1000",
-            synthetic_subset="range:10000:20000",
+            synthetic_subset="first:10000",
         )
-        whole = cifar_comparison(data, mix, seeds)
+        whole = photographs_comparison(folder, mix, seeds)
     else:
         mix = MixSpec(
             real="digits:pool",
@@ -64,7 +65,8 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
             real_fraction=0.15,
         )
         whole = digits_comparison(scale, mix, seeds)
-    whole = replace(whole, methods=("dm", "casd"), similarity=True)
+    methods = ("dm", "sda", "casd") if scale == "medium" else ("dm", "casd")
+    whole = replace(whole, methods=methods, similarity=True)
     return Study(
         "casd-table-3",
         "CASD Table 3: replication and diversity",

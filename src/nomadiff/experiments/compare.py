@@ -17,7 +17,7 @@ from nomadiff.processes import join_processes
 from nomadiff.reports.page import Report
 from nomadiff.tables import Table
 
-__all__ = ["Comparison", "compare", "compared"]
+__all__ = ["Comparison", "compare", "compared", "default_workers"]
 
 
 def compare(comparison: Comparison) -> Table:
@@ -53,7 +53,7 @@ def compared(comparison: Comparison) -> tuple[Table, Report]:
         for arm in arms:
             if arm.mix == mix_spec:
                 arm.algorithm().recipe(mix)
-    run_arms(arms, workers=comparison.workers or _default_workers(comparison.device, len(arms)))
+    run_arms(arms, workers=comparison.workers or default_workers(comparison.device, len(arms)))
     return judge(comparison, arms, reference)
 
 
@@ -76,7 +76,8 @@ def _check_size(reference: ImageSource, real: ImageSource, spec: str) -> None:
         )
 
 
-def _default_workers(device: str | None, arms: int) -> int:
+def default_workers(device: str | None, arms: int) -> int:
+    """Arms to train side by side: one a CPU core; 1 on a GPU."""
     if join_processes(device).device.type != "cpu":
         return 1
-    return min(arms, os.cpu_count() or 1)
+    return max(1, min(arms, os.cpu_count() or 1))

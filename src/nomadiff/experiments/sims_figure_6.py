@@ -42,6 +42,7 @@ from nomadiff.loops.seeds import derived
 from nomadiff.methods.improve import improve
 from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
+from nomadiff.methods.plan import gpu_hours
 from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.evaluate import ReferenceSet, distance_name, images_sha256
 from nomadiff.networks.flops import flops_of
@@ -373,11 +374,10 @@ def _paper_plan(data: Path | None) -> str:
         # own samples of every base; 4 weights at 4 budgets scored with 50,000 guided samples each
         samples = (runs + 1) * (100_000 + 16 * 2 * 50_000)
         operations = forward * (3 * (runs * budget + (runs + 1) * auxiliary) + samples * chosen.sampler.nfe)
-        hours = operations / (312e12 * 0.3) / 3600  # the same assumption as in `nomadiff train --dry-run`
         lines.append(
             f"{name}: {real:,} real images and {', '.join(f'{a:,}' for a in amounts)} polluting ones: {runs} second "
             f"generations of {budget // _MI} Mi, {runs + 1} auxiliaries of {auxiliary // _MI} Mi; "
-            f"{operations / 1e18:,.3g} EFLOP, {hours:,.3g} GPU hours on an A100 at 30% of 312 TFLOP/s (assumed)"
+            f"{operations / 1e18:,.3g} EFLOP, hours: {gpu_hours({chosen.training.precision: operations})}"
         )
     lines.append(
         "judged by FID on 50,000 samples against the training set; best of 4 weights and 4 fine-tuning budgets"

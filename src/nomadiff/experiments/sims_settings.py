@@ -28,6 +28,7 @@ from nomadiff.methods.dm import DM
 from nomadiff.methods.improve import Improved, improve
 from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
+from nomadiff.methods.plan import gpu_hours
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.networks.flops import flops_of
 from nomadiff.networks.presets import NETWORKS
@@ -196,11 +197,10 @@ def plan_line(subject: Subject, what: str, *, seeds: int, plain: float = 0, guid
     images = settings.synthetic_count * copies + subject.count * (plain + 2 * guided)
     passes = images * (2 * subject.steps - 1) + 3 * (settings.budget * copies + subject.steps_budget)
     operations = seeds * passes * _forward(subject.network)
-    hours = operations / (312e12 * 0.3) / 3600
     return (
         f"{subject.name}: {what}; {settings.synthetic_count:,} own samples, {settings.budget:,} images of fine-tuning, "
         f"{subject.count:,} samples a score; {seeds} seed(s): {operations / 1e15:,.3g} PFLOP, "
-        f"{hours:,.2g} hours on an A100 at 30% of 312 TFLOP/s (assumed)"
+        f"hours: {gpu_hours({'fp16': operations})}"
     )
 
 

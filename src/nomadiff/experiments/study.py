@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.experiments.compare import Comparison, compare
+from nomadiff.experiments.arms import Arm, run_arms
+from nomadiff.experiments.compare import Comparison, compare, default_workers
 from nomadiff.experiments.judging import metric_infos
 from nomadiff.experiments.study_text import study_text
 from nomadiff.files import write_text
+from nomadiff.methods.plan import core_hours, gpu_hours
 from nomadiff.metrics.reference import distance_in
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Figure, Report
@@ -22,7 +24,7 @@ from nomadiff.training.run_folder import versions
 
 __all__ = ["SCALES", "Cell", "NeededFile", "Study", "check_scale", "plan_study", "run_study"]
 
-SCALES = ("smoke", "small", "paper")
+SCALES = ("smoke", "small", "medium", "paper")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Cell:
 
     Attributes:
         fields: what sets it apart, such as ``{"n": 1000}``; written into every row.
-        comparison: what is trained and scored; its ``out`` is a folder name below the study's.
+        comparison: what is trained and scored; its ``out`` is a folder name below the study's. ``{sources}`` in a
+            synthetic path is the folder of what the study's own generators drew.
     """
 
     fields: Mapping[str, str | int]
@@ -40,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class NeededFile:
-    """A file a paper-scale study reads, and where it comes from."""
+    """A file that a study reads, and where it comes from."""
 
     name: str
     origin: str
@@ -55,6 +58,8 @@ class Study:
         title: title of the report.
         cells: the grid.
         files: what the cells read from ``--data``.
+        generators: models that draw synthetic sources, made before the cells and shared by them all; an arm's ``out``
+            is a folder name below ``{sources}``, which then holds its ``samples.zip``.
         line: ``(field, metric)`` to plot as a line over a numeric field, or None.
         notes: what the figures do and do not show.
     """
@@ -63,6 +68,7 @@ class Study:
     title: str
     cells: Sequence[Cell]
     files: Sequence[NeededFile] = ()
+    generators: Sequence[Arm] = ()
     line: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
 
@@ -88,22 +94,19 @@ def plan_study(study: Study, data: Path | None) -> str:
     for file in study.files:
         found = data is not None and (data / file.name).exists()
         lines.append(f"{'found  ' if found else 'missing'}  {file.name}: {file.origin}")
-    models, operations = 0, 0.0
-    for cell in study.cells:
-        comparison = cell.comparison
-        preset = preset_named(comparison.preset)
-        training = replace(preset.training, **comparison.changes)
-        arms = len(comparison.arms())
+    arms = [arm for cell in study.cells for arm in cell.comparison.arms()]
+    operations: dict[str, float] = {}
+    for arm in (*study.generators, *arms):
+        preset, training = preset_named(arm.preset), arm.algorithm().training
         forward = flops_of(preset.network, 0)
-        sampling = forward * preset.sampler.nfe * comparison.count
-        models += arms
-        operations += arms * (3 * forward * training.budget + sampling)
-    # the same assumption as in `nomadiff train --dry-run`
-    hours = operations / (312e12 * 0.3) / 3600
-    lines.append(f"models:   {models} in {len(study.cells)} settings")
-    lines.append(
-        f"compute:  {operations / 1e18:,.3g} EFLOP, {hours:,.3g} hours on an A100 at 30% of 312 TFLOP/s (assumed)"
-    )
+        spent = forward * (3 * training.budget + preset.sampler.nfe * arm.count)
+        operations[training.precision] = operations.get(training.precision, 0.0) + spent
+    own = f" and {len(study.generators)} generators" if study.generators else ""
+    lines.append(f"models:   {len(arms)} in {len(study.cells)} settings{own}")
+    total = sum(operations.values())
+    lines.append(f"compute:  {total / 1e18:,.3g} EFLOP")
+    lines.append(f"hours:    {gpu_hours(operations)}")
+    lines.append(f"or:       {core_hours(total)}")
     return "\n".join(lines)
 
 
@@ -124,12 +127,17 @@ def run_study(
     if missing:
         where = data if data is not None else "--data FOLDER"
         raise DataError(f"{study.name} needs {', '.join(missing)} in {where}; --dry-run says where they come from")
+    sources = out / "sources"
+    generators = [replace(arm, out=sources / arm.out, device=device or arm.device) for arm in study.generators]
+    run_arms(generators, workers=default_workers(device, len(generators)))
     table = Table(meta={"recipe": study.name, "command": command, "versions": versions(), "notes": list(study.notes)})
     compositions = Table(meta=table.meta)
     for cell in study.cells:
         folder = out / "cells" / "-".join(str(value) for value in cell.fields.values())
         place = device or cell.comparison.device
-        result = compare(replace(cell.comparison, out=folder, device=place, command=command))
+        named = tuple(path.replace("{sources}", str(sources)) for path in cell.comparison.mix.synthetic)
+        mix = replace(cell.comparison.mix, synthetic=named)
+        result = compare(replace(cell.comparison, mix=mix, out=folder, device=place, command=command))
         table.rows += [{**cell.fields, **row} for row in result.rows]
         table.meta["evaluation"] = result.meta["evaluation"]
         if (folder / "composition.json").exists():

@@ -16,13 +16,16 @@ from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import RunConfig
 
-__all__ = ["Activations", "activations_of", "gpu_hours", "plan_sampling", "plan_training", "three_digits"]
+__all__ = ["Activations", "activations_of", "core_hours", "gpu_hours", "plan_sampling", "plan_training", "three_digits"]
 
 # dense peak of one A100 (NVIDIA's data sheet; TF32 for fp32, torch's default for convolutions) and the share of it that
 # EDM-like U-Nets are assumed to reach
 _A100_FLOPS = {"fp32": 156e12, "bf16": 312e12, "fp16": 312e12}
 _ASSUMED_SHARE = 0.3
 _A100_BYTES = 80 << 30
+_CORE_FLOPS = (
+    100e9  # what one core with 512-bit vectors reaches in these networks in fp32; half of it with 256-bit ones
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,12 @@ def gpu_hours(operations: Mapping[str, float]) -> str:
     hours = sum(total / (_A100_FLOPS[precision] * _ASSUMED_SHARE) for precision, total in operations.items()) / 3600
     peaks = " and ".join(f"{peak:g}" for peak in sorted({_A100_FLOPS[name] / 1e12 for name in operations}))
     return f"{three_digits(hours)} on an A100 at {_ASSUMED_SHARE:.0%} of {peaks} TFLOP/s (assumed)"
+
+
+def core_hours(operations: float) -> str:
+    """Hours of one CPU core, with what is assumed about it; ``operations`` in any precision."""
+    hours = operations / _CORE_FLOPS / 3600
+    return f"{three_digits(hours)} on one CPU core at {_CORE_FLOPS / 1e9:g} GFLOP/s (assumed)"
 
 
 def plan_sampling(config: RunConfig, sampler: SamplerConfig, count: int) -> str:

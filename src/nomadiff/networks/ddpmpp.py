@@ -104,8 +104,9 @@ class DDPMpp(UNet):
             dropout=config.dropout,
         )
         encoder, decoder = layout(config, first=width, attention_in_every_block=False)
-        size = f"{config.resolution}x{config.resolution}"
-        self.enc[f"{size}_conv"] = nn.Conv2d(config.channels, width, 3, padding=1)
+        size = self._size
+        pixels = config.channels * config.patch**2
+        self.enc[f"{size}_conv"] = nn.Conv2d(pixels, width, 3, padding=1)
         _xavier(self.enc[f"{size}_conv"])
         shortcut = config.channels
         for layer in encoder:
@@ -123,7 +124,7 @@ class DDPMpp(UNet):
             )
         channels = decoder[-1].channels_out
         self.dec[f"{size}_aux_norm"] = group_norm(channels, eps=1e-6)
-        self.dec[f"{size}_aux_conv"] = nn.Conv2d(channels, config.channels, 3, padding=1)
+        self.dec[f"{size}_aux_conv"] = nn.Conv2d(channels, pixels, 3, padding=1)
         _xavier(self.dec[f"{size}_aux_conv"], gain=1e-5)
 
     def label_scale(self, count: int) -> float:
@@ -143,7 +144,7 @@ class DDPMpp(UNet):
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         """The output of every encoder layer, first to last: what :meth:`decode` reads. ``x`` as in :meth:`forward`."""
         skips: list[Tensor] = []
-        shortcut = x
+        shortcut = x = F.pixel_unshuffle(x, self.config.patch) if self.config.patch > 1 else x
         for name, layer in self.enc.items():
             if name.endswith("_aux_residual"):
                 x = shortcut = (x + layer(shortcut)) * math.sqrt(0.5)
@@ -153,6 +154,11 @@ class DDPMpp(UNet):
                 skips.append(x)
         return skips
 
+    @property
+    def _size(self) -> str:
+        """The highest level's name."""
+        return f"{self.config.level_resolutions[0]}x{self.config.level_resolutions[0]}"
+
     def _output(self, x: Tensor) -> Tensor:
-        size = f"{self.config.resolution}x{self.config.resolution}"
-        return self.dec[f"{size}_aux_conv"](F.silu(self.dec[f"{size}_aux_norm"](x)))
+        x = self.dec[f"{self._size}_aux_conv"](F.silu(self.dec[f"{self._size}_aux_norm"](x)))
+        return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x

@@ -112,6 +112,23 @@ PRESETS: dict[str, Preset] = {
         0.5,
         "32x32 images, 7 M parameters: one small GPU",
     ),
+    "compact32": Preset(
+        NETWORKS["compact32"],
+        TrainingConfig(
+            budget=300_000,
+            batch=64,
+            learning_rate=1e-3,
+            warmup=20_000,
+            ema_half_life=20_000,
+            augment=0.12,
+            precision="bf16",
+            snapshot_every=50_000,
+            log_every=5_000,
+        ),
+        SamplerConfig(steps=18),
+        0.5,
+        "32x32 images, 4 M parameters: hours on two CPU cores, minutes on a GPU",
+    ),
     "imagenet64-edm2-s": _edm2(
         "imagenet64-edm2-s",
         _imagenet(35_000, budget=1 << 30, learning_rate=0.0100, p_mean=-0.8, p_std=1.6),
