@@ -32,7 +32,7 @@ from nomadiff.methods.model import Model
 from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.networks.config import NetworkConfig
-from nomadiff.networks.flops import flops_of, parameters_of
+from nomadiff.networks.flops import flops_of
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.reports.markdown import markdown_table
 from nomadiff.sampling.sampler import SamplerConfig
@@ -137,7 +137,7 @@ def run(name: str, out: Path, data: Path, weights: str | None, tera: float) -> N
             scores = reference.evaluate(model.sample(SAMPLES, seed=1))
             row = {
                 "candidate": name,
-                "parameters": parameters_of(model.denoiser),
+                "parameters": sum(value.numel() for value in model.denoiser.parameters()),
                 "gflop": flops_of(candidate.network) / 1e9,
                 "images": budget,
                 **spent,
