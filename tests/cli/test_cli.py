@@ -48,7 +48,7 @@ def test_the_whole_journey(folders, capsys):
     train = ["train", "--real", str(folders / "photos"), "--synthetic", f"made={folders / 'generated'}"]
     assert main([*train, *SMALL, "--out", str(run)]) == 0
     assert main(["sample", str(run), "--count", "40", "--steps", "3", "--device", "cpu", "--out", str(samples)]) == 0
-    assert (folders / "samples-grid.png").stat().st_size > 100
+    assert (folders / "samples.zip-grid.png").stat().st_size > 100
     metrics = folders / "metrics.json"
     arguments = ["--reference", str(folders / "held-out"), "--train", str(folders / "photos"), "--detector", "digits"]
     assert main(["evaluate", str(samples), *arguments, "--device", "cpu", "--out", str(metrics)]) == 0

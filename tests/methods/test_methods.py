@@ -87,7 +87,9 @@ def test_loading_leaves_the_random_state_alone(model):
 
 
 def test_written_samples_carry_their_origin(model, tmp_path):
-    first = model.write_samples(tmp_path / "samples.zip", 5, seed=4)
+    previews = []
+    model.write_samples(tmp_path / "samples.zip", 5, seed=4, preview=previews.append)
+    (first,) = previews
     manifest = read_manifest(tmp_path / "samples.zip")
     assert manifest["kind"] == "synthetic"
     assert manifest["generator"] == model.config.method

@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console=Console(file=sys.stdout),  # help has colours: it does not go through plain_output
         result_action="return_value",
         default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,  # it would leave without a word; what is told is told below
     )
     # a verb's module is imported when the verb is called; the list of verbs needs the first sentence of every one
     listed = not words or words[0] in ("--help", "-h")

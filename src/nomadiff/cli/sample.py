@@ -35,7 +35,8 @@ def sample(
 
     nomadiff sample run/ --count 50k --seed 7 --out samples.zip
 
-    Image i depends on (seed, i) only: other seeds give other images, any batch size the same ones.
+    Image i depends on (seed, i) only: other seeds give other images, any batch size the same ones. An interrupted
+    drawing continues with the same command.
 
     Args:
         model: the model.
@@ -55,6 +56,8 @@ def sample(
     """
     from dataclasses import replace
 
+    from nomadiff.data.part_folder import part_of
+    from nomadiff.errors import UsageError
     from nomadiff.methods.model import Model
     from nomadiff.methods.plan import plan_sampling
     from nomadiff.processes import join_processes
@@ -69,19 +72,22 @@ def sample(
     if dry_run:
         print(plan_sampling(loaded.config, sampler, count))
         return
-    first = loaded.write_samples(
+    shown = grid or out.with_name(f"{out.name}-grid.png")  # the whole name: s and s.zip are two sets
+    if grid is not None and grid.exists() and not part_of(out).exists():
+        raise UsageError(f"{grid}: exists already; refusing to overwrite (choose another --grid or remove it)")
+    loaded.write_samples(
         out,
         count,
         seed,
         processes=processes,
+        preview=lambda first: save_grid(shown, first, columns=8),
         source=source,
         class_label=class_label,
         sampler=sampler,
         batch_size=batch_size,
     )
     if processes.is_main:
-        grid = grid or out.with_name(f"{out.stem}-grid.png")
-        save_grid(grid, first, columns=8)
         print(
-            f"samples: {out}\ngrid:    {grid}\nnext:    nomadiff evaluate {out} --reference HELD_OUT --out metrics.json"
+            f"samples: {out}\ngrid:    {shown}\n"
+            f"next:    nomadiff evaluate {out} --reference HELD_OUT --out metrics.json"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,13 +33,19 @@ class LazyImages:
         manifest: of the set, or None.
         count: number of images.
         read: gives image ``i`` as uint8 ``(C, S, S)``, C 1 or 3; safe to call from threads.
+        content: gives the bytes that image ``i`` is made of; safe to call from threads.
     """
 
     def __init__(
-        self, labels: Tensor | None, manifest: dict[str, Any] | None, count: int, read: Callable[[int], Tensor]
+        self,
+        labels: Tensor | None,
+        manifest: dict[str, Any] | None,
+        count: int,
+        read: Callable[[int], Tensor],
+        content: Callable[[int], bytes],
     ) -> None:
         self.labels, self.manifest = labels, manifest
-        self._count, self._read = count, read
+        self._count, self._read, self._content = count, read, content
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
     def __len__(self) -> int:
@@ -51,6 +58,15 @@ class LazyImages:
             DataError: a file cannot be read; the message names it.
         """
         return torch.stack([image.expand(3, -1, -1) for image in self._pool.map(self._read, range(start, stop))])
+
+    def digest(self, start: int, stop: int) -> str:
+        """32 hexadecimal digits that change when one of the images ``start .. stop - 1``, or their order, changes.
+
+        Raises:
+            DataError: a file cannot be read; the message names it.
+        """
+        each = self._pool.map(lambda index: hashlib.sha256(self._content(index)).digest(), range(start, stop))
+        return hashlib.sha256(b"".join(each)).hexdigest()[:32]
 
     def close(self) -> None:
         """Stop the threads."""
@@ -71,7 +87,13 @@ def open_lazily(spec: str | Path, *, resolution: int | None = None) -> Iterator[
     path = Path(spec)
     if not path.is_dir() and path.suffix.lower() != ".zip":
         whole = ImageSource.open(spec, name=str(spec), synthetic=True, resolution=resolution)
-        images = LazyImages(whole.labels, whole.provenance["manifest"], len(whole), lambda index: whole.images[index])
+        images = LazyImages(
+            whole.labels,
+            whole.provenance["manifest"],
+            len(whole),
+            lambda index: whole.images[index],
+            lambda index: whole.images[index].numpy().tobytes(),
+        )
         try:
             yield images
         finally:
@@ -84,13 +106,22 @@ def open_lazily(spec: str | Path, *, resolution: int | None = None) -> Iterator[
             raise DataError(f"{path}: holds no images")
         labels = labels_in(tree, names)
 
-        def read(index: int) -> Tensor:
+        @contextmanager
+        def named(index: int) -> Iterator[str]:
             try:
-                pixels = decode_image(tree.read(names[index]), resolution)
+                yield names[index]
             except MemoryError:
                 raise
             except Exception as error:  # damaged files fail in many ways
                 raise DataError(f"{path}/{names[index]}: cannot be read ({reason_of(error)})") from error
+
+        def content(index: int) -> bytes:
+            with named(index) as name:
+                return tree.read(name)
+
+        def read(index: int) -> Tensor:
+            with named(index) as name:
+                pixels = decode_image(tree.read(name), resolution)
             if pixels.shape[:2] != (side, side):
                 size = f"{pixels.shape[1]}x{pixels.shape[0]}"
                 raise DataError(f"{path}/{names[index]}: is {size} pixels; pass --resolution N to crop and resize all")
@@ -99,7 +130,8 @@ def open_lazily(spec: str | Path, *, resolution: int | None = None) -> Iterator[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns once a file about tags and palettes; what matters is raised
             side = decode_image(tree.read(names[0]), resolution).shape[0]
-            images = LazyImages(None if labels is None else torch.from_numpy(labels), manifest, len(names), read)
+            known = None if labels is None else torch.from_numpy(labels)
+            images = LazyImages(known, manifest, len(names), read, content)
             try:
                 yield images
             finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,9 @@ from typing import Any
 
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.mix_spec import MixSpec
+from nomadiff.data.part_folder import JOB_NAME, part_of
 from nomadiff.errors import Interrupted
+from nomadiff.files import read_json
 from nomadiff.methods.method import Method
 from nomadiff.methods.model import Model
 from nomadiff.methods.registry import method_named
@@ -66,11 +69,19 @@ class Arm:
     def run(self) -> None:
         """Train and sample, or whatever of it is not done yet."""
         model = self.algorithm().fit(self.mix.open(), self.out, device=self.device)
-        manifest = read_manifest(self.samples_path) if self.samples_path.exists() else None
         wanted = model.manifest(self.count, self.seed)
-        if manifest is None or any(manifest.get(key) != wanted[key] for key in ("model_sha256", "count", "sampler")):
+
+        def of_another_model(found: dict[str, Any] | None) -> bool:
+            return found is None or any(found.get(key) != wanted[key] for key in ("model_sha256", "count", "sampler"))
+
+        part = part_of(self.samples_path)
+        if (part / JOB_NAME).exists() and of_another_model(read_json(part / JOB_NAME)):
+            shutil.rmtree(part)  # half drawn when the arm was killed, and prolonged since
+        if of_another_model(read_manifest(self.samples_path) if self.samples_path.exists() else None):
             self.samples_path.unlink(missing_ok=True)
             model.write_samples(self.samples_path, self.count, self.seed)
+        elif part.exists():
+            shutil.rmtree(part)
 
     def model(self) -> Model:
         """The trained model."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,16 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.data.latents import LatentSpace, write_latents
+from nomadiff.data.latents import LatentSpace, read_space, write_latents
 from nomadiff.data.lazy_images import LazyImages, open_lazily
-from nomadiff.data.writing import refuse_existing
-from nomadiff.errors import Interrupted, UsageError
+from nomadiff.data.part_folder import deliver, is_delivered, part_folder, part_of
+from nomadiff.errors import UsageError
 from nomadiff.files import atomic_path
-from nomadiff.interop.part_folder import claim, part_of
 from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
-from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["encode_set"]
 
@@ -41,7 +38,7 @@ def encode_set(
     """Encode a set of images into the zip that EDM2's training reads (:func:`~nomadiff.data.latents.write_latents`).
 
     Labels and manifest come along: a synthetic set stays one. Work goes on in ``<out>.part``; after an interruption run
-    the same call again.
+    the same call again. Images that were replaced in the meantime are encoded again.
 
     Args:
         source: images, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens; a folder or zip need not fit
@@ -57,47 +54,45 @@ def encode_set(
         The space of the latents.
 
     Raises:
-        UsageError: ``out`` is taken or no zip, holds another job half done, or the images do not fit the autoencoder.
+        UsageError: ``out`` is taken or no zip, another process makes it, its ``.part`` holds another job half done, or
+            the images do not fit the autoencoder.
         DataError: the images cannot be read.
         Interrupted: Ctrl-C; what is done is kept.
     """
     out, part = Path(out), part_of(Path(out))
     if out.suffix.lower() != ".zip":
         raise UsageError(f"{out}: latents are written to a .zip")
-    refuse_existing(out)
     if space is None and autoencoder.spec == LatentSpace().vae:
         space = LatentSpace()
     if space is not None:
         space = _fitting(space, autoencoder)
     group = processes or Processes(0, 1, torch.device("cpu"))
-    try:
-        with open_lazily(source, resolution=resolution) as images:
-            recipe = {
-                "source": str(Path(source).resolve()),
-                "count": len(images),
-                "resolution": resolution,
-                "vae_sha256": autoencoder.sha256,
-                "space": None if space is None else space.to_dict(),
-            }
-            with RunFolder(part).lock() if group.is_main else nullcontext():
-                if group.is_main:
-                    claim(part, recipe)
-                group.barrier()
+    with open_lazily(source, resolution=resolution) as images:
+        recipe = {
+            "source": str(Path(source).resolve()),
+            "count": len(images),
+            "resolution": resolution,
+            "vae_sha256": autoencoder.sha256,
+            "space": None if space is None else space.to_dict(),
+        }
+        with part_folder(out, recipe) if group.is_main else nullcontext():
+            group.barrier()
+            if is_delivered(out):
+                found = read_space(out)
+            else:
                 _encode(images, part, autoencoder, group)
                 group.barrier()
-                space = space or _measured(part, autoencoder)
-                if group.is_main:
-                    batches = (torch.from_numpy(np.load(path)) for path in _shards(part))
+                found = space or _measured(part, autoencoder)
+            if group.is_main:
+
+                def write(path: Path) -> None:
+                    batches = (torch.from_numpy(np.load(shard)) for shard in _shards(part))
                     count = len(images)
-                    write_latents(out, batches, count, space=space, labels=images.labels, manifest=images.manifest)
-                group.barrier()
-        if group.is_main:
-            shutil.rmtree(part)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped, what is done is kept in {part}: run the same command again to go on", signal.SIGINT
-        ) from None
-    return space
+                    write_latents(path, batches, count, space=found, labels=images.labels, manifest=images.manifest)
+
+                deliver(out, write)
+            group.barrier()
+    return found
 
 
 def _fitting(space: LatentSpace, autoencoder: Autoencoder) -> LatentSpace:
@@ -113,19 +108,35 @@ def _fitting(space: LatentSpace, autoencoder: Autoencoder) -> LatentSpace:
 
 def _encode(images: LazyImages, part: Path, autoencoder: Autoencoder, group: Processes) -> None:
     """Encode what is missing of this process' shards."""
-    starts = list(range(0, len(images), _SHARD))[group.rank :: group.count]
-    missing = [start for start in starts if not (part / f"{start:09d}.npy").exists()]
-    lengths = [min(_SHARD, len(images) - start) for start in missing]
-    done = sum(min(_SHARD, len(images) - start) for start in starts) - sum(lengths)
-    with progress_bar("encode", total=done + sum(lengths), done=done, show=group.is_main) as advance:
-        for start, length in zip(missing, lengths):
+    starts = range(0, len(images), _SHARD)[group.rank :: group.count]
+    stops = {start: min(start + _SHARD, len(images)) for start in starts}
+    missing = [start for start in starts if not _is_kept(images, part, start, stops[start])]
+    total, left = (sum(stops[start] - start for start in some) for some in (starts, missing))
+    with progress_bar("encode", total=total, done=total - left, show=group.is_main) as advance:
+        for start in missing:
+            path = part / _shard_name(images, start, stops[start])  # before encoding: what changes later is noticed
             found = []
-            for first in range(start, start + length, autoencoder.batch_size):
-                last = min(first + autoencoder.batch_size, start + length)
+            for first in range(start, stops[start], autoencoder.batch_size):
+                last = min(first + autoencoder.batch_size, stops[start])
                 found.append(autoencoder.encode(images.batch(first, last)))
                 advance(last - first)
-            with atomic_path(part / f"{start:09d}.npy") as temporary, open(temporary, "wb") as handle:
+            with atomic_path(path) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, torch.cat(found).numpy())
+
+
+def _is_kept(images: LazyImages, part: Path, start: int, stop: int) -> bool:
+    """Whether these images are encoded already; what was made of other images in their place is deleted."""
+    for shard in part.glob(f"{start:09d}-*.npy"):
+        if shard.name == _shard_name(images, start, stop):
+            return True
+        with warnings.catch_warnings(action="always"):  # Pillow's are silenced while images are read
+            warnings.warn(f"images {start:,} to {stop - 1:,} have changed: they are encoded again", stacklevel=2)
+        shard.unlink()
+    return False
+
+
+def _shard_name(images: LazyImages, start: int, stop: int) -> str:
+    return f"{start:09d}-{images.digest(start, stop)}.npy"
 
 
 def _shards(part: Path) -> list[Path]:

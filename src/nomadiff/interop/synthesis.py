@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import zipfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,14 @@ from PIL import Image, PngImagePlugin
 from nomadiff.data.decoding import fit_square
 from nomadiff.data.labels import LABELS_NAME
 from nomadiff.data.manifest import MANIFEST_NAME
-from nomadiff.data.writing import refuse_existing
-from nomadiff.errors import Interrupted, NomadiffError, UsageError
-from nomadiff.files import atomic_path, read_json, write_json, write_text
+from nomadiff.data.part_folder import deliver, is_delivered, part_folder, part_of
+from nomadiff.data.writing import store_entry
+from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.files import atomic_path, write_text
 from nomadiff.interop.generators import Drawn, ImageGenerator
-from nomadiff.interop.part_folder import JOB_NAME, claim, part_of
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
-from nomadiff.training.run_folder import RunFolder, versions
+from nomadiff.training.run_folder import versions
 
 __all__ = ["METADATA_NAME", "synthesize"]
 
@@ -60,32 +57,25 @@ def synthesize(
         ``out``.
 
     Raises:
-        UsageError: ``out`` is taken, or holds another job half done.
+        UsageError: ``out`` is taken, another process makes it, or its ``.part`` holds another job half done.
         Interrupted: Ctrl-C; what is done is kept.
     """
     out = Path(out)
     if count < 1 or first < 0:
         raise UsageError(f"need a count of at least 1 and a first index of at least 0, got {count} and {first}")
-    refuse_existing(out)
     job = _Job(generator, out, range(first, first + count), resolution, processes)
-    try:
-        if not job.is_main:
-            job.wait()  # until the folder is claimed
-            job.draw()
-            job.wait()
-            return out
-        with RunFolder(job.part).lock():
-            job.begin()
-            job.wait()
-            job.draw()
-            job.wait()
-            job.finish()
-        if out.is_dir():
-            (out / ".lock").unlink(missing_ok=True)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped, what is done is kept in {job.part}: run the same command again to go on", signal.SIGINT
-        ) from None
+    if not job.is_main:
+        job.wait()  # until the folder is claimed
+        job.draw()
+        job.wait()
+        job.wait()  # the folder stays until everybody has left it
+        return out
+    with part_folder(out, job.recipe()):
+        job.wait()
+        job.draw()
+        job.wait()
+        deliver(out, job.write)
+        job.wait()
     return out
 
 
@@ -101,30 +91,38 @@ class _Job:
         processes: Processes | None,
     ) -> None:
         self.generator, self.out, self.indices, self.resolution = generator, out, indices, resolution
-        self.part = part_of(out)
+        self.images = part_of(out) / "images"
         self.rank, self.count = (processes.rank, processes.count) if processes else (0, 1)
         self.is_main = self.rank == 0
         self.wait = processes.barrier if processes else lambda: None
 
-    def begin(self) -> None:
-        """Claim the working folder, or make sure that it holds the same job."""
+    def recipe(self) -> dict[str, Any]:
+        """What must not change when the work continues, and what the manifest says."""
         recipe = {"first": self.indices.start, "count": len(self.indices), "resolution": self.resolution}
-        claim(self.part, {**self.generator.facts(), **recipe})
+        return {**self.generator.facts(), **recipe}
 
     def draw(self) -> None:
         """Draw what is missing of this process' share."""
+        if is_delivered(self.out):
+            return
         share = -(-len(self.indices) // self.count)
         mine = self.indices[self.rank * share : (self.rank + 1) * share]
-        missing = [index for index in mine if not self._is_done(index)]
+        missing = {index for index in mine if not self._is_done(index)}
         with progress_bar("synthesize", total=len(mine), done=len(mine) - len(missing), show=self.is_main) as advance:
-            for batch in _batches(missing, self.generator.batch_size):
+            size = self.generator.batch_size
+            for batch in (mine[start : start + size] for start in range(0, len(mine), size)):
+                wanted = missing.intersection(batch)
+                if not wanted:
+                    continue
+                # a batch of another size rounds differently: a continued set equals an unbroken one
                 for index, drawn in zip(batch, self.generator.draw(batch)):
-                    self._save(index, drawn)
-                advance(len(batch))
+                    if index in wanted:
+                        self._save(index, drawn)
+                advance(len(wanted))
 
     def _path(self, index: int) -> Path:
         place = index - self.indices.start
-        return self.part / f"{place // 1000:05d}" / f"img{place:08d}.png"
+        return self.images / f"{place // 1000:05d}" / f"img{place:08d}.png"
 
     def _save(self, index: int, drawn: Drawn) -> None:
         pixels = drawn.pixels[..., 0] if drawn.pixels.shape[2] == 1 else drawn.pixels
@@ -134,7 +132,7 @@ class _Job:
         about = PngImagePlugin.PngInfo()
         about.add_text(_RECORD, json.dumps({**drawn.record, "label": drawn.label}))
         path = self._path(index)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # renamed when it is whole; not flushed to disk one by one: what a power cut tears is noticed and drawn again
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -155,39 +153,41 @@ class _Job:
             return False
         return True
 
-    def finish(self) -> None:
-        """Write what belongs to the whole set, and give it its name."""
+    def write(self, path: Path) -> None:
+        """Write the set as a folder or a zip, with what belongs to the whole of it."""
         names, lines, labels = [], [], []
         for index in self.indices:
-            path = self._path(index)
-            record = _record_of(path)
+            image = self._path(index)
+            record = _record_of(image)
             label = record.pop("label")
-            name = path.relative_to(self.part).as_posix()
+            name = image.relative_to(self.images).as_posix()
             names.append(name)
             labels.append(label)
             lines.append(json.dumps({"file_name": name, **record}, ensure_ascii=False))
         known = all(label is not None for label in labels)
         listed = [[name, label] for name, label in zip(names, labels)] if known else None
-        write_json(self.part / LABELS_NAME, {"labels": listed})
-        write_text(self.part / METADATA_NAME, "\n".join(lines) + "\n")
-        write_json(self.part / MANIFEST_NAME, self._manifest())
-        extras = [LABELS_NAME, METADATA_NAME, MANIFEST_NAME]
-        if self.out.suffix.lower() == ".zip":
-            with atomic_path(self.out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-                for name in [*names, *extras]:
-                    archive.write(self.part / name, name)
-            shutil.rmtree(self.part)
+        texts = {
+            LABELS_NAME: json.dumps({"labels": listed}, indent=2, ensure_ascii=False) + "\n",
+            METADATA_NAME: "\n".join(lines) + "\n",
+            MANIFEST_NAME: json.dumps(self._manifest(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        }
+        if path.suffix.lower() == ".zip":
+            with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+                for name in names:
+                    store_entry(archive, name, (self.images / name).read_bytes())
+                for name, text in texts.items():
+                    store_entry(archive, name, text.encode())
             return
-        for leftover in self.part.glob("**/.*.tmp"):
+        for name, text in texts.items():
+            write_text(self.images / name, text)
+        for leftover in self.images.rglob(".*.tmp"):
             leftover.unlink()
-        if self.out.exists():
-            self.out.rmdir()  # empty, or refused at the start
-        self.part.rename(self.out)
-        (self.out / JOB_NAME).unlink()
+        os.sync()  # one flush for all files
+        self.images.rename(path)
 
     def _manifest(self) -> dict[str, Any]:
-        recipe = read_json(self.part / JOB_NAME)
-        return {"kind": "synthetic", **recipe, "resize": _RESIZE if self.resolution else None, "versions": versions()}
+        resize = _RESIZE if self.resolution else None
+        return {"kind": "synthetic", **self.recipe(), "resize": resize, "versions": versions()}
 
 
 _RESIZE = "largest centred square, Lanczos (Pillow)"
@@ -198,15 +198,3 @@ def _record_of(path: Path) -> dict[str, Any]:
     with Image.open(path) as image:
         image.load()
         return json.loads(image.info[_RECORD])
-
-
-def _batches(indices: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Runs of at most ``size`` indices that follow one another."""
-    batch: list[int] = []
-    for index in indices:
-        if batch and (len(batch) == size or index != batch[-1] + 1):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.latents import LatentSpace
-from nomadiff.data.writing import write_images
 from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.guidance.guided import evaluations_of
 from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
+from nomadiff.methods.sample_set import write_sample_set
 from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.processes import Processes, join_processes
 from nomadiff.progress import progress_bar
@@ -381,43 +381,33 @@ class Model:
         }
 
     def write_samples(
-        self, path: str | Path, count: int, seed: int = 0, *, processes: Processes | None = None, **options: Any
-    ) -> Tensor:
+        self,
+        path: str | Path,
+        count: int,
+        seed: int = 0,
+        *,
+        processes: Processes | None = None,
+        preview: Callable[[Tensor], None] | None = None,
+        **options: Any,
+    ) -> None:
         """Draw ``count`` images into a folder or an EDM-layout ``.zip`` with its manifest.
+
+        Work goes on in ``<path>.part``: run the same call again after an interruption, and what is there stays.
 
         Args:
             path: where to; must not exist.
             count: number of images.
             seed: seed of the set.
             processes: share the work among these; the main one writes.
+            preview: called by the main process with the first images (at most 64), uint8 ``(n, C, H, W)``, when they
+                are drawn and before ``path`` is there.
             **options: as for :meth:`sample_batches`.
 
-        Returns:
-            The first images (at most 64), uint8 ``(n, C, H, W)``, to look at.
-
         Raises:
-            UsageError: ``path`` exists.
+            UsageError: ``path`` exists, another process makes it, or its ``.part`` holds another job half done.
+            Interrupted: Ctrl-C; what is done is kept.
         """
-        group = processes or Processes(0, 1, self.device)
-        first: list[Tensor] = []
-        drawn = self.sample_batches(count, seed, processes=group, show=True, **options)
-        batches = (_noted(batch, first) for batch in drawn)
-        if group.is_main:
-            manifest = self.manifest(count, seed, options.get("source", 0), options.get("sampler"))
-            labels = self.drawn_classes(range(count), seed, options.get("class_label"))
-            write_images(path, batches, count, labels=labels, manifest=manifest)
-        else:
-            for _ in batches:
-                pass
-        group.barrier()
-        return torch.cat(first)[:64] if first else torch.empty((0, *self.image_shape), dtype=torch.uint8)
-
-
-def _noted(batch: Tensor, first: list[Tensor]) -> Tensor:
-    """Pass a batch on, keeping it while fewer than 64 images are kept."""
-    if sum(map(len, first)) < 64:
-        first.append(batch)
-    return batch
+        write_sample_set(self, Path(path), count, seed, processes or Processes(0, 1, self.device), preview, options)
 
 
 def _decoded_by(config: RunConfig, vae: str | None) -> RunConfig:

@@ -1,0 +1,255 @@
+"""sample, synthesize and encode, killed before every change they make on disk and continued: equal to the unbroken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from nomadiff.cli import main
+from nomadiff.data.part_folder import part_folder
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.writing import write_images
+from nomadiff.errors import Interrupted, UsageError
+from nomadiff.interop import latents as encoding
+from nomadiff.interop.generators import Drawn
+from nomadiff.interop.latents import encode_set
+from nomadiff.interop.synthesis import synthesize
+from nomadiff.methods.dm import DM
+from nomadiff.methods.model import Model
+from nomadiff.networks.config import NetworkConfig
+from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.training.config import TrainingConfig
+from nomadiff.training.presets import Preset
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
+
+Verb = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module", name="model")
+def _model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    torch.set_num_threads(1)
+    network = NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,))
+    training = TrainingConfig(budget=16, batch=16, warmup=16)
+    images = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    real = ImageSource("real", images, torch.arange(40) % 3, {"name": "real", "content_hash": "0"})
+    preset = Preset(network, training, SamplerConfig(steps=2), 0.5, "test")
+    return DM(preset, class_labels=True).fit(SourceMix(real), tmp_path_factory.mktemp("run") / "run", device="cpu")
+
+
+class Squares:
+    """A generator of squares whose colour is their index."""
+
+    batch_size = 4
+
+    def draw(self, indices: Sequence[int]) -> list[Drawn]:
+        return [Drawn(np.full((8, 8, 3), i, np.uint8), {"seed": 7, "index": i}, i % 3) for i in indices]
+
+    def facts(self) -> dict[str, Any]:
+        return {"generator": "squares", "seed": 7}
+
+
+class Averages:
+    """An autoencoder that takes the means of 2 x 2 pixels."""
+
+    spec, sha256, channels, factor, batch_size = "averages", "0" * 64, 3, 2, 4
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        mean = torch.nn.functional.avg_pool2d(images.float() / 255, 2)
+        return torch.cat([mean, torch.ones_like(mean)], dim=1)
+
+    def space(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+        return encoding.LatentSpace("averages", "0" * 64, 2, mean, std)
+
+
+def photos(folder: Path, seed: int = 1, count: int = 20) -> Path:
+    images = torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    write_images(folder, [images], count, manifest={"kind": "real"})
+    return folder
+
+
+def killed_before(change: int, verb: Callable[[], Any]) -> bool:
+    """Run ``verb`` in a process that is killed before its ``change``-th change on disk; False if it ended before."""
+    process = os.fork()
+    if process == 0:
+        count = [0]
+        for name in ("replace", "rename", "mkdir", "rmdir", "unlink"):
+            original = getattr(os, name)
+
+            def counted(*arguments: Any, original: Any = original, **options: Any) -> Any:
+                count[0] += 1
+                if count[0] == change:
+                    os._exit(9)
+                return original(*arguments, **options)
+
+            setattr(os, name, counted)
+        try:
+            verb()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    if path.is_file():
+        return {"": path.read_bytes()}
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(name="verb")
+def _verb(request: pytest.FixtureRequest, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Verb:
+    monkeypatch.setattr(encoding, "_SHARD", 8)
+    source = photos(tmp_path / "photos")
+    verbs: dict[str, Verb] = {
+        "sample": lambda out: model.write_samples(out, 10, 3, batch_size=4),
+        "synthesize": lambda out: synthesize(Squares(), out, 10),
+        "encode": lambda out: encode_set(source, out, Averages()),  # type: ignore[arg-type]
+    }
+    return verbs[request.param]
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        ("sample", "set.zip"),
+        ("sample", "set.npz"),
+        ("sample", "set"),
+        ("synthesize", "set.zip"),
+        ("synthesize", "set"),
+        ("encode", "set.zip"),
+    ],
+    indirect=["verb"],
+)
+def test_killed_before_every_change_and_continued(verb: Verb, name: str, tmp_path: Path) -> None:
+    verb(tmp_path / "whole" / name)
+    expected = contents(tmp_path / "whole" / name)
+    change = 1
+    while killed_before(change, lambda: verb(tmp_path / f"{change}" / name)):
+        place = tmp_path / f"{change}"
+        try:
+            verb(place / name)
+        except UsageError as error:  # the set was whole and said so
+            assert "exists already" in str(error)
+        assert contents(place / name) == expected, f"killed before change {change}"
+        assert {entry.name for entry in place.iterdir()} == {name}
+        change += 1
+    assert change > 8
+
+
+@pytest.mark.parametrize("verb", ["sample", "synthesize", "encode"], indirect=True)
+def test_two_at_once_and_another_job(verb: Verb, tmp_path: Path) -> None:
+    out = tmp_path / "set.zip"
+    (tmp_path / "set.zip.part").mkdir()
+    with FileLock(tmp_path / "set.zip.part" / ".lock"), pytest.raises(UsageError, match="in use by another process"):
+        verb(out)
+    with pytest.raises(RuntimeError), part_folder(out, {"of": "somebody"}) as part:
+        (part / "work").write_text("x")
+        raise RuntimeError
+    with pytest.raises(UsageError, match="another job half done"):
+        verb(out)
+    (tmp_path / "set.zip.part" / "work").unlink()
+    verb(out)  # nothing was done yet: nothing is lost
+    with pytest.raises(UsageError, match="exists already"):
+        verb(out)
+    assert not (tmp_path / "set.zip.part").exists()
+
+
+def test_what_was_put_in_the_place_of_a_set_is_left_alone(model: Model, tmp_path: Path) -> None:
+    out = tmp_path / "set.zip"
+
+    def foreign(_: torch.Tensor) -> None:
+        out.write_text("mine")
+
+    with pytest.raises(UsageError, match="exists already"):
+        model.write_samples(out, 10, 3, batch_size=4, preview=foreign)
+    assert out.read_text() == "mine"
+    out.unlink()
+    model.write_samples(out, 10, 3, batch_size=4)
+
+
+def test_an_interruption_keeps_what_was_drawn(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, batches = tmp_path / "set.zip", Model.sample_batches
+    asked: list[tuple[int, int]] = []
+
+    def stopping(self: Model, count: int, seed: int = 0, **options: Any) -> Any:
+        asked.append((options["first"], count))
+        for number, batch in enumerate(batches(self, count, seed, **options)):
+            if len(asked) == 1 and number == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(Model, "sample_batches", stopping)
+    with pytest.raises(Interrupted, match="kept in .*set.zip.part: run the same command again"):
+        model.write_samples(out, 20, 3, batch_size=4)
+    (tmp_path / "set.zip.part" / "000000004.npy").write_bytes(b"torn")
+    model.write_samples(out, 20, 3, batch_size=4)
+    assert asked == [(0, 20), (4, 16)]
+    model.write_samples(tmp_path / "whole.zip", 20, 3, batch_size=4)
+    assert out.read_bytes() == (tmp_path / "whole.zip").read_bytes()
+
+
+@pytest.mark.parametrize("mistake", [{"class_label": 7}, {"source": "nobody"}])
+def test_a_mistaken_command_leaves_nothing(model: Model, tmp_path: Path, mistake: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        model.write_samples(tmp_path / "set.zip", 4, 3, **mistake)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "npz"])
+def test_encode_notices_replaced_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """What was encoded of images that have changed since is not mixed with the others."""
+    monkeypatch.setattr(encoding, "_SHARD", 8)
+    name = "photos" if kind == "folder" else f"photos.{kind}"
+    old, new = photos(tmp_path / "old" / name), photos(tmp_path / "new" / name, seed=2)
+    encode_set(new, tmp_path / "expected.zip", Averages())  # type: ignore[arg-type]
+    source, asked = tmp_path / name, [0]
+    old.rename(source)
+
+    class Stopping(Averages):
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            asked[0] += len(images)
+            if asked[0] > 16:
+                raise KeyboardInterrupt
+            return super().encode(images)
+
+    with pytest.raises(Interrupted):
+        encode_set(source, tmp_path / "set.zip", Stopping())  # type: ignore[arg-type]
+    source.rename(tmp_path / "gone")
+    new.rename(source)
+    with pytest.warns(UserWarning, match="have changed: they are encoded again"):
+        encode_set(source, tmp_path / "set.zip", Averages())  # type: ignore[arg-type]
+    assert (tmp_path / "set.zip").read_bytes() == (tmp_path / "expected.zip").read_bytes()
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every verb, also of those that keep nothing."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nomadiff.processes.join_processes", interrupted)
+    for command in (["sample", "run", "--out", "s.zip"], ["evaluate", "s.zip", "--reference", "r", "--out", "m.json"]):
+        assert main(command) == 130
+        assert capsys.readouterr().err == "nomadiff: stopped\n"
+
+
+def test_a_grid_is_not_overwritten(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sample", str(model.path.parent), "--count", "3", "--steps", "1", "--device", "cpu"]
+    for name in ("s", "s.zip", "s.png"):
+        assert main([*command, "--out", str(tmp_path / name)]) == 0
+    grids = {entry.name for entry in tmp_path.glob("*-grid.png")}
+    assert grids == {"s-grid.png", "s.zip-grid.png", "s.png-grid.png"}
+    before = (tmp_path / "s-grid.png").read_bytes()
+    assert main([*command, "--seed", "1", "--out", str(tmp_path / "t"), "--grid", str(tmp_path / "s-grid.png")]) == 2
+    assert "refusing to overwrite" in capsys.readouterr().err
+    assert (tmp_path / "s-grid.png").read_bytes() == before and not (tmp_path / "t").exists()
