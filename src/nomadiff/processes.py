@@ -5,15 +5,18 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nomadiff.errors import UsageError
+from nomadiff.errors import NomadiffError, UsageError
 
-__all__ = ["Processes", "join_processes"]
+__all__ = ["Processes", "join_processes", "partner_lost"]
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,21 @@ class Processes:
         if self.count == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=devices)
+        with _partners():
+            return nn.parallel.DistributedDataParallel(module, device_ids=devices)
 
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.count > 1:
-            torch.distributed.barrier()
+            with _partners():
+                torch.distributed.barrier()
 
     def total(self, value: Tensor) -> Tensor:
         """Sum of a tensor over the processes, on every process."""
         if self.count > 1:
             value = value.clone()
-            torch.distributed.all_reduce(value)
+            with _partners():
+                torch.distributed.all_reduce(value)
         return value
 
     def gather(self, value: Tensor) -> Tensor:
@@ -59,8 +65,29 @@ class Processes:
         if self.count == 1:
             return value
         parts = [torch.empty_like(value) for _ in range(self.count)]
-        torch.distributed.all_gather(parts, value.contiguous())
+        with _partners():
+            torch.distributed.all_gather(parts, value.contiguous())
         return torch.cat(parts)
+
+
+def partner_lost(error: RuntimeError) -> NomadiffError | None:
+    """The error to raise where a step failed because another process has ended; None where it failed otherwise."""
+    words = r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket"
+    if not isinstance(error, torch.distributed.DistError) and not re.search(words, str(error), re.IGNORECASE):
+        return None
+    return NomadiffError(
+        "another process of this run has ended, so this one ends too: its message or the launcher's says why; "
+        "run the same command again to go on"
+    )
+
+
+@contextmanager
+def _partners() -> Iterator[None]:
+    """Say in one line that a process which this one waits for is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise partner_lost(error) or error from error
 
 
 def _leave() -> None:
@@ -90,6 +117,7 @@ def join_processes(device: str | torch.device | None = None) -> Processes:
 
     Raises:
         UsageError: the device does not exist here.
+        NomadiffError: the processes do not find one another.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -107,6 +135,10 @@ def join_processes(device: str | torch.device | None = None) -> Processes:
         return Processes(rank=0, count=1, device=place)
     from accelerate import PartialState
 
-    state = PartialState(cpu=place.type == "cpu")
+    try:
+        state = PartialState(cpu=place.type == "cpu")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise NomadiffError(f"the processes of this run do not find one another ({reason}): start all again") from error
     atexit.register(_leave)
     return Processes(rank=state.process_index, count=state.num_processes, device=state.device)

@@ -22,9 +22,10 @@ from nomadiff.data.latents import LatentSpace
 from nomadiff.data.sources import Batch, SourceMix
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import Interrupted, NomadiffError, UsageError
-from nomadiff.processes import Processes
+from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed
+from nomadiff.training.agreement import require_agreement
 from nomadiff.training.augment import Augment
 from nomadiff.training.config import RunConfig
 from nomadiff.training.ema import ModuleEMA
@@ -63,8 +64,10 @@ def train(
 
     Raises:
         UsageError: the batch does not divide among the processes, the data are of another latent space than the model,
-            the folder holds another run, or one that cannot be continued.
-        NomadiffError: the loss is not finite any more, memory runs out, or the network ignores its source label.
+            the folder holds another run, or one that cannot be continued; the processes do not share the folder, or
+            were not started alike.
+        NomadiffError: the loss is not finite any more, memory runs out, the network ignores its source label, or
+            another process has ended.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     if config.training.batch % processes.count:
@@ -73,9 +76,11 @@ def train(
     if processes.is_main:
         with folder.lock():
             folder.begin(config, mix.provenance)
+            processes.barrier()
             trained = _Training(config, mix, folder, processes, start_from)
             trained.run(description or f"train {config.method}")
     else:
+        processes.barrier()  # until the main process has claimed the folder
         trained = _Training(config, mix, folder, processes, start_from)
         trained.run("")
     return trained.ema.module
@@ -148,7 +153,25 @@ class _Training:
             self._load_state()
         elif folder.model_path.exists():
             self._load_finished()
-        self.parallel = processes.wrap(self.denoiser)
+        self.parallel: nn.Module = self.denoiser
+        if processes.count > 1:
+            require_agreement(config, mix, folder, self.images_seen, processes)
+            for parameter in self._unused():
+                parameter.requires_grad_(False)
+            self.parallel = processes.wrap(self.denoiser)
+
+    def _unused(self) -> list[nn.Parameter]:
+        """Parameters that the loss does not depend on: an augmentation input without augmentation, say.
+
+        DistributedDataParallel would wait for their gradients. They have none, so they keep their values as they do in
+        one process.
+        """
+        self.denoiser.eval()  # in training mode a pass of EDM2's network changes its weights
+        part = self.mix.batch(0, self.options.batch, self.options.seed)
+        loss = self._loss(part, slice(0, 1), self._fresh_meter())
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        self.denoiser.train()
+        return [parameter for parameter, gradient in zip(self.parameters, gradients) if gradient is None]
 
     def run(self, description: str) -> None:
         """See images until the budget is reached, logging and saving on the way."""
@@ -166,6 +189,8 @@ class _Training:
                 try:
                     self._step(meter)
                 except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocator's is a plain one
+                    if self.processes.count > 1 and (lost := partner_lost(error)):
+                        raise lost from error
                     raise _explained(error, options.microbatch or options.batch // self.processes.count) from error
                 self.images_seen += options.batch
                 meter.images += options.batch
