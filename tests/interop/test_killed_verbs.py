@@ -75,7 +75,7 @@ def photos(folder: Path, seed: int = 1, count: int = 20) -> Path:
     return folder
 
 
-def killed_before(change: int, verb: Callable[[], Any]) -> bool:
+def killed_before(change: int, verb: Verb, place: Path) -> bool:
     """Run ``verb`` in a process that is killed before its ``change``-th change on disk; False if it ended before."""
     process = os.fork()
     if process == 0:
@@ -91,7 +91,7 @@ def killed_before(change: int, verb: Callable[[], Any]) -> bool:
 
             setattr(os, name, counted)
         try:
-            verb()
+            verb(place)
         except BaseException:
             os._exit(1)
         os._exit(0)
@@ -134,8 +134,10 @@ def test_killed_before_every_change_and_continued(verb: Verb, name: str, tmp_pat
     verb(tmp_path / "whole" / name)
     expected = contents(tmp_path / "whole" / name)
     change = 1
-    while killed_before(change, lambda: verb(tmp_path / f"{change}" / name)):
+    while True:
         place = tmp_path / f"{change}"
+        if not killed_before(change, lambda out: verb(out / name), place):
+            break
         try:
             verb(place / name)
         except UsageError as error:  # the set was whole and said so
@@ -238,6 +240,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nomadiff.processes.join_processes", interrupted)
+    monkeypatch.setattr("nomadiff.experiments.evaluation.evaluate_files", interrupted)
     for command in (["sample", "run", "--out", "s.zip"], ["evaluate", "s.zip", "--reference", "r", "--out", "m.json"]):
         assert main(command) == 130
         assert capsys.readouterr().err == "nomadiff: stopped\n"

@@ -93,7 +93,7 @@ def test_an_interrupted_set_goes_on(tmp_path: Path) -> None:
 def test_another_job_does_not_mix_in(tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(Interrupted):
-        synthesize(Squares(stop_at=3), out, 20)
+        synthesize(Squares(stop_at=5), out, 20)
     for change in ({"first": 1}, {"resolution": 4}):
         with pytest.raises(UsageError, match=f"another job half done .differs in {next(iter(change))}"):
             synthesize(Squares(), out, 20, **change)

@@ -128,6 +128,10 @@ def _is_kept(images: LazyImages, part: Path, start: int, stop: int) -> bool:
     """Whether these images are encoded already; what was made of other images in their place is deleted."""
     for shard in part.glob(f"{start:09d}-*.npy"):
         if shard.name == _shard_name(images, start, stop):
+            try:
+                np.load(shard, mmap_mode="r")
+            except (OSError, ValueError, EOFError):
+                break  # torn: encoded again
             return True
         with warnings.catch_warnings(action="always"):  # Pillow's are silenced while images are read
             warnings.warn(f"images {start:,} to {stop - 1:,} have changed: they are encoded again", stacklevel=2)

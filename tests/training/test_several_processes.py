@@ -1,0 +1,117 @@
+"""Two real processes under torchrun (gloo): all families of networks, wrong starts, and the death of one of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nomadiff.networks.presets import NETWORKS
+from nomadiff.processes import partner_lost
+from nomadiff.training.presets import PRESETS
+
+WORKER = Path(__file__).with_name("two_processes.py")
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*launcher, str(WORKER), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+def pair(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
+    """Both processes without a launcher; each must end within a minute of the other."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER), *arguments]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        ended = []
+        for process, patience in zip(reversed(processes), (300, 60)):
+            out, err = process.communicate(timeout=patience)
+            ended.append(subprocess.CompletedProcess(command, process.returncode, out, err))
+        return ended[::-1]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_every_family_and_every_disagreement(tmp_path: Path) -> None:
+    done = launch("families", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert {line.rsplit("-", 2)[0] for line in lines if re.search("-(None|4)$", line)} == {*PRESETS, *NETWORKS}
+    assert {
+        "tiny-0.0-4",
+        "tiny-0.5-None",
+        "cifar10-ncsnpp-0.0-None",
+        "imagenet64-adm-0.0-4",
+        "spare-digits",
+        "spare-edm2",
+    } <= set(lines)
+    for name, told in (
+        ("fresh", "process 1 does not see the folder of process 0 .it finds no run there.: --out must be a folder"),
+        ("behind", "process 1 does not see the folder of process 0 .it finds a run at 0 images, process 0 one at 48"),
+        ("options", "process 1 was started with other options or images than process 0"),
+        ("images", "process 1 was started with other options or images than process 0"),
+    ):
+        found = [line for line in lines if line.startswith(f"{name} ")]
+        assert len(found) == 2 and all(re.search(told, line) for line in found), (name, found)
+
+
+@pytest.mark.slow
+def test_a_process_dies_and_the_same_command_continues(tmp_path: Path) -> None:
+    """Started as two machines would: no launcher ends the one that is left."""
+    train = ["train", "--real", "digits:pool", "--synthetic", "close=digits:close", "--method", "casd"]
+    train += ["--preset", "digits", "--budget", "256", "--batch", "64", "--warmup", "64", "--snapshot-every", "64"]
+    sample = ["sample", str(tmp_path / "run"), "--count", "50", "--batch-size", "4", "--steps", "2"]
+    for command, name in ((train, "run"), (sample, "s.zip")):
+        command += ["--device", "cpu", "--out", str(tmp_path / name)]
+        left, dead = pair("die", *command)
+        assert dead.returncode == -signal.SIGKILL and left.returncode == 1
+        said = left.stderr.splitlines()
+        assert len(said) == 1 and "another process of this run has ended" in said[0], said
+        assert "run the same command again to go on" in said[0]
+        part = tmp_path / f"{name}.part"
+        assert len(list(part.glob("*.npy"))) == 3 if name == "s.zip" else (tmp_path / "run" / "state").exists()
+        for done in pair("continue", *command):
+            assert done.returncode == 0, done.stderr
+        file = "" if name == "s.zip" else "model.safetensors"
+        assert (tmp_path / name / file).read_bytes() == (tmp_path / f"whole-{name}" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_loss"),
+    [
+        ("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1", True),
+        ("NCCL communicator was aborted on rank 0", True),
+        ("[enforce fail at alloc_cpu.cpp:119] can't allocate memory", False),
+        ("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)", False),
+    ],
+)
+def test_only_lost_partners_are_told_as_such(text: str, is_loss: bool) -> None:
+    assert (partner_lost(RuntimeError(text)) is not None) == is_loss

@@ -1,0 +1,130 @@
+"""What ``test_several_processes.py`` runs under torchrun: many trainings for the price of one start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nomadiff.cli import main
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.errors import UsageError
+from nomadiff.methods.registry import METHODS
+from nomadiff.networks.presets import NETWORKS
+from nomadiff.processes import Processes, join_processes
+from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.training import loop
+from nomadiff.training.config import RunConfig
+from nomadiff.training.loop import train
+from nomadiff.training.presets import PRESETS, Preset
+from nomadiff.training.run_folder import RunFolder
+
+
+def source(name: str, seed: int) -> ImageSource:
+    images = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return ImageSource(name, images, torch.arange(40) % 3, {"name": name, "content_hash": f"{name}-{seed}"})
+
+
+def preset_of(name: str) -> Preset:
+    return PRESETS.get(name) or replace(PRESETS["digits"], network=NETWORKS[name])
+
+
+def recipe(mix: SourceMix, name: str, *, classes: bool = False, **changes: Any) -> RunConfig:
+    """The recipe of a preset, or of a network that has none, for digits: small, but its architecture and training."""
+    preset = preset_of(name)
+    small = {"resolution": 8, "channels": 1, "model_channels": 16, "channel_mult": (1, 2), "blocks": 1}
+    network = replace(preset.network, **small, attention=(4,), channels_per_head=8)
+    training = replace(
+        preset.training, budget=48, batch=16, warmup=16, snapshot_every=32, log_every=16, microbatch=None, **changes
+    )
+    method = METHODS["casd"](Preset(network, training, SamplerConfig(steps=2), 0.5, "test"), class_labels=classes)
+    return method.recipe(mix)
+
+
+def families(place: Path) -> None:
+    """Every preset, with and without augmentation and accumulation, and networks with a parameter that is not used."""
+    group = join_processes("cpu")
+    mix = SourceMix(source("real", 0), [source("made", 1)])
+
+    def trained(label: str, config: RunConfig) -> None:
+        denoiser = train(config, mix, RunFolder(place / label), group)
+        weights = torch.cat([value.flatten().double() for value in denoiser.state_dict().values()])
+        sums = group.gather(torch.stack([weights.sum(), weights.abs().sum()])[None])
+        assert torch.isfinite(sums).all() and torch.equal(sums[0], sums[1]), f"{label}: the processes disagree"
+        if group.is_main:
+            print(label, flush=True)
+
+    for name in {**PRESETS, **NETWORKS}:
+        for augment in (0.0, 0.5) if preset_of(name).network.augment_dim else (0.0,):
+            for microbatch in (None, 4):
+                config = recipe(mix, name, classes=True, augment=augment)
+                config = replace(config, training=replace(config.training, microbatch=microbatch, class_dropout=0.1))
+                trained(f"{name}-{augment}-{microbatch}", config)
+    build = RunConfig.build_denoiser
+
+    def with_spare(self: RunConfig) -> Any:
+        denoiser = build(self)
+        denoiser.network.spare = nn.Linear(2, 2)
+        return denoiser
+
+    RunConfig.build_denoiser = with_spare  # type: ignore[method-assign]
+    trained("spare-digits", recipe(mix, "digits"))
+    trained("spare-edm2", recipe(mix, "edm2-tiny"))
+    RunConfig.build_denoiser = build  # type: ignore[method-assign]
+
+
+def disagreements(place: Path) -> None:
+    """What one process does alone, told by both: another folder, a folder with less in it, options, images."""
+    group = join_processes("cpu")
+    mix = SourceMix(source("real", 0), [source("made", 1)])
+    other = SourceMix(source("real", 2), [source("made", 1)])
+    config = recipe(mix, "digits")
+    longer = config.with_budget(96)
+    train(config, mix, RunFolder(place / "run"), group)
+    RunFolder(place / "alone").begin(config, mix.provenance)
+    cases = {
+        "fresh": (config, mix, place / f"fresh{group.rank}"),
+        "behind": (longer, mix, place / ("run" if group.is_main else "alone")),
+        "options": (config if group.is_main else recipe(mix, "digits", learning_rate=0.1), mix, place / "options"),
+        "images": (config, mix if group.is_main else other, place / "images"),
+    }
+    for name, (chosen, images, folder) in cases.items():
+        try:
+            train(chosen, images, RunFolder(folder), group)
+        except UsageError as error:
+            print(f"{name} {group.rank}: {error}", flush=True)
+
+
+def dying(arguments: list[str], owner: Any, name: str, call: int) -> int:
+    """A verb whose process 1 is killed in the so-manyth call of a method."""
+    original, count = getattr(owner, name), [0]
+
+    def counted(self: Any, *args: Any) -> Any:
+        count[0] += 1
+        if os.environ["RANK"] == "1" and count[0] == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args)
+
+    setattr(owner, name, counted)
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    what, *rest = sys.argv[1:]
+    if what == "families":
+        families(Path(rest[0]))
+        disagreements(Path(rest[0]) / "disagreements")
+    elif what == "die":
+        owner, name = (loop._Training, "_step") if rest[0] == "train" else (Processes, "gather")
+        sys.exit(dying(rest, owner, name, 4))
+    else:  # continue: the same command, then another --out for comparison
+        assert main(rest) == 0
+        out = Path(rest[-1])
+        sys.exit(main([*rest[:-1], str(out.with_name(f"whole-{out.name}"))]))
