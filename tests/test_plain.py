@@ -46,7 +46,8 @@ def test_what_was_written_comes_back() -> None:
     [
         ({"name": 5}, "setting name must be a text, got 5"),
         ({"name": None}, "setting name must be a text"),
-        ({"name": "a\0b"}, "without NUL"),
+        ({"name": "a\0b"}, "without control characters"),
+        ({"name": "a\ud800"}, "without control characters"),
         ({"name": "bad"}, "bad is no name"),
         ({"sizes": "12"}, "setting sizes must be a list"),
         ({"sizes": [1, True]}, "setting sizes must be an integer, got True"),

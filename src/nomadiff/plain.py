@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -113,8 +114,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     if type(value) is not hint or (hint is int and abs(value) >= _LARGEST_INTEGER):
         words = {int: "an integer", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
         raise DataError(f"{where} must be {words.get(hint, hint)}, got {printable(value)}")
-    if hint is str and "\0" in value:
-        raise DataError(f"{where} must be a text without NUL, got {printable(value)}")
+    if hint is str and (any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value)):
+        raise DataError(f"{where} must be a text without control characters, got {printable(value)}")
     return value
 
 

@@ -65,7 +65,7 @@ def test_the_scale_is_edm2s():
     ],
 )
 def test_a_space_that_makes_no_sense(values):
-    with pytest.raises(UsageError, match="latent space"):
+    with pytest.raises(DataError, match="latent space"):
         LatentSpace.from_dict(values)
 
 

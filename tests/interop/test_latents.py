@@ -380,7 +380,7 @@ def test_an_imported_model_of_latents(place: Path, lookalikes: Any, tmp_path: Pa
     with pytest.raises(DataError, match="4 channels of 2 pixels a side; this model's latents have 4 of 8"):
         Model.load(tmp_path / "said", vae=str(place / "vae"), device="cpu").sample(1)
     encoder._init_kwargs.update(raw_std=[2.0] * 3)
-    with pytest.raises(DataError, match="its encoder: a latent space needs"):
+    with pytest.raises(DataError, match="its encoder: latent space: a latent space needs"):
         imported("three")
     encoder._init_kwargs.update(raw_std=[2.0] * 4, final_mean=1)
     with pytest.raises(DataError, match="final_mean 1"):

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from nomadiff.errors import UsageError
+from nomadiff.errors import DataError, UsageError
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.flops import flops_of, parameters_of
@@ -155,14 +155,14 @@ def test_config_round_trip(name: str) -> None:
 
 def test_config_names_the_setting_that_is_wrong() -> None:
     values = DIGITS.to_dict()
-    with pytest.raises(UsageError, match="unknown network setting model_chanels"):
+    with pytest.raises(DataError, match="network: unknown setting model_chanels"):
         NetworkConfig.from_dict({**values, "model_chanels": 3})
-    with pytest.raises(UsageError, match=r"attention must be tuple\[int, ...\], got \[16.5\]"):
+    with pytest.raises(DataError, match=r"attention must be an integer, got 16.5"):
         NetworkConfig.from_dict({**values, "attention": [16.5]})
-    with pytest.raises(UsageError, match="blocks must be int, got '1'"):
+    with pytest.raises(DataError, match="blocks must be an integer, got 1"):
         NetworkConfig.from_dict({**values, "blocks": "1"})
     del values["blocks"]
-    with pytest.raises(UsageError, match="blocks is missing"):
+    with pytest.raises(DataError, match="blocks is missing"):
         NetworkConfig.from_dict(values)
 
 

@@ -225,7 +225,7 @@ def test_recipe_survives_its_file(mix):
     for name in ("ema_stds", "lr_decay", "adam_beta2"):
         del values["training"][name]
     assert RunConfig.from_dict(values) == recipe(mix, ema_stds=(), lr_decay=None, adam_beta2=0.999)
-    with pytest.raises(DataError, match="unknown field"):
+    with pytest.raises(DataError, match="setting training: unknown setting momentum"):
         RunConfig.from_dict({**values, "training": {**values["training"], "momentum": 1}})
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.data.writing import store_entry
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import atomic_path
+from nomadiff.plain import from_plain
 from nomadiff.progress import progress_bar
 
 __all__ = ["SPACE_NAME", "LatentSpace", "alike", "latent_names", "read_latents", "read_space", "write_latents"]
@@ -116,22 +117,11 @@ class LatentSpace:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            UsageError: something else.
+            DataError: something else.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) - known:
-            raise UsageError(f"a latent space is described by {', '.join(sorted(known))}")
-        found = dict(values)
-        for name in ("mean", "std"):
-            found[name] = tuple(found[name]) if isinstance(found.get(name), (list, tuple)) else found.get(name)
-            numbers = found[name] or [None]
-            if not all(type(value) in (int, float) and abs(value) < 1e9 for value in numbers):
-                raise UsageError(f"a latent space needs a list of numbers as its {name}")
-        kinds = {"vae": str, "vae_sha256": (str, type(None)), "factor": int, "final_std": (int, float)}
-        for name, kind in kinds.items():
-            if name in found and (not isinstance(found[name], kind) or isinstance(found[name], bool)):  # type: ignore[arg-type]
-                raise UsageError(f"a latent space has no {name} like {found[name]!r:.60}")
-        return cls(**found)
+        if type(values) is dict and not {"mean", "std"} <= values.keys():
+            raise DataError("a latent space needs a mean and a standard deviation (std) for each channel")
+        return from_plain(cls, values, "latent space")
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(values).to(like).reshape(1, -1, 1, 1) for values in (self.mean, self.std))

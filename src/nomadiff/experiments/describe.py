@@ -8,7 +8,6 @@ import torch
 
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError, UsageError
-from nomadiff.files import read_json
 from nomadiff.methods.guided_model import GUIDANCE_NAME
 from nomadiff.methods.model import Model
 from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
@@ -49,7 +48,7 @@ def describe(path: str, *, weights: str | None = None, accuracy_on: str | None =
 def _describe_run(folder: RunFolder) -> str:
     config = folder.config()
     log = folder.read_log()
-    seen = log[-1]["images_seen"] if log else 0
+    seen = int(log[-1]["images_seen"]) if log else 0
     end = config.training.steps * config.training.batch
     lines = [
         f"run:         {folder.path}",
@@ -61,12 +60,13 @@ def _describe_run(folder: RunFolder) -> str:
     ]
     if log:
         lines.append(f"loss:        {log[-1]['loss']:.4g} (last)")
-        effects = [record["source_effect"] for record in log if "source_effect" in record]
+        effects = [record["source_effect"] for record in log if type(record.get("source_effect")) is float]
         if effects:
             lines.append(f"source:      its label moves the estimate by {effects[-1]:.2%}")
-    for source in read_json(folder.path / "sources.json"):
-        count = f"{source['count']:,}" if source.get("count") else "unknown number"  # an imported model may not know
-        lines.append(f"images:      {source['name']}: {count} from {source['spec']} ({source['kind']})")
+    for source in folder.read_sources():
+        count = source.get("count")
+        known = f"{count:,}" if type(count) is int and count else "unknown number"  # an imported model may not know
+        lines.append(f"images:      {source['name']}: {known} from {source.get('spec')} ({source.get('kind')})")
     if folder.model_path.exists():
         lines.append(_describe_model(Model.load(folder.path, device="cpu")))
     return "\n".join(lines)

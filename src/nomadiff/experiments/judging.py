@@ -13,7 +13,6 @@ from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.experiments.arms import Arm
 from nomadiff.experiments.comparison import Comparison
-from nomadiff.files import read_json
 from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.neighbours import nearest_neighbours
@@ -94,7 +93,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     if verdict is not None:
         verdict.write(comparison.out / "verdict.json")
     runs = [RunFolder(each.arm.out) for each in scored]
-    provenance = {source["name"]: source for run in runs for source in read_json(run.path / "sources.json")}
+    provenance = {source["name"]: source for run in runs for source in run.read_sources()}
     shown = [each for each in scored if each.arm.seed == comparison.seeds[0]]
     report = Report(
         title=comparison.title,

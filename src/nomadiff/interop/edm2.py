@@ -114,7 +114,7 @@ def _latent_space(contents: dict[str, Any]) -> LatentSpace | None:
         raise DataError(f"its encoder has final_mean {printable(arguments['final_mean'])}; nomadiff's has 0")
     try:
         return LatentSpace.from_dict({**LatentSpace().to_dict(), **values})
-    except UsageError as error:
+    except (DataError, UsageError) as error:
         raise DataError(f"its encoder: {error}") from error
 
 

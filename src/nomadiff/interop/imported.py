@@ -18,10 +18,6 @@ from nomadiff.sampling.solvers import Churn
 
 __all__ = ["Imported", "Settings", "default_sampler", "is_plain"]
 
-# a file's numbers are its maker's: nothing is built before they are known to be of this world
-_LARGEST = {"resolution": 4096, "channels": 64, "model_channels": 8192, "blocks": 64, "channel_mult_embedding": 64}
-_MOST_LEVELS = 12
-
 
 @dataclass(frozen=True)
 class Imported:
@@ -50,11 +46,6 @@ class Imported:
     latents: LatentSpace | None = None
 
     def __post_init__(self) -> None:
-        for name, largest in _LARGEST.items():
-            if getattr(self.network, name) > largest:
-                raise DataError(f"{name} of this network is {getattr(self.network, name):,}, more than {largest:,}")
-        if len(self.network.channel_mult) > _MOST_LEVELS or max(self.network.channel_mult, default=0) > 64:
-            raise DataError("this network has levels no U-Net has")
         if not 0 <= self.classes <= 1_000_000 or not 0 < self.sigma_data < 1e6:
             raise DataError(f"this network has {self.classes} labels and sigma_data {self.sigma_data}")
         if self.latents is not None and self.latents.channels != self.network.channels:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nomadiff.errors import DataError
+from nomadiff.errors import DataError, NomadiffError
 from nomadiff.files import sha256_of_file
+from nomadiff.networks.build import build_filled
 from nomadiff.networks.unet import UNet
 from nomadiff.training.config import RunConfig
 from nomadiff.training.run_folder import load_tensors, save_tensors
@@ -81,11 +82,10 @@ class Discriminator(nn.Module):
         tensors, metadata = load_tensors(path)
         if "discriminator" not in metadata:
             raise DataError(f"{path}: no discriminator (its metadata has no recipe of one)")
-        with torch.random.fork_rng(devices=[]):
-            discriminator = cls(RunConfig.from_dict(metadata["discriminator"]))
         try:
-            discriminator.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise DataError(f"{path}: its weights do not fit its recipe ({str(error).splitlines()[0]})") from error
+            config = RunConfig.from_dict(metadata["discriminator"])
+            discriminator = build_filled(lambda: cls(config), tensors)
+        except NomadiffError as error:
+            raise DataError(f"{path}: its weights do not fit its recipe ({error})") from error
         discriminator.sha256 = sha256_of_file(path)
         return discriminator.to(device).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nomadiff.denoiser import Denoiser, EDMDenoiser
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import UsageError
 from nomadiff.files import read_json, write_json
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.guidance.gradient import DiscriminatorGuidance
@@ -21,6 +21,7 @@ from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
 from nomadiff.guidance.shared_encoder import SharedEncoder, shared_layers
 from nomadiff.methods.auxiliary import with_frozen_part_of
 from nomadiff.methods.discriminator import Discriminator
+from nomadiff.plain import from_plain
 from nomadiff.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -94,14 +95,7 @@ class GuidanceConfig:
             DataError: it is damaged or says something unknown; the message names it.
         """
         path = Path(folder) / GUIDANCE_NAME
-        values = read_json(path)
-        try:
-            if values.get("interval") is not None:
-                low, high = values["interval"]
-                values["interval"] = (float(low), float(high))
-            return cls(**values)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path}: not a guidance nomadiff knows ({error})") from error
+        return from_plain(cls, read_json(path), str(path))
 
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it: everything but the paths."""

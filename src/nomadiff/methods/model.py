@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,21 +17,25 @@ from torch import Tensor
 
 from nomadiff.data.latents import LatentSpace
 from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.guidance.guided import evaluations_of
 from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
 from nomadiff.methods.sample_set import write_sample_set
 from nomadiff.networks.autoencoder import Autoencoder
+from nomadiff.networks.build import build_filled
 from nomadiff.processes import Processes, join_processes
 from nomadiff.progress import progress_bar
+from nomadiff.safe_pickle import printable
 from nomadiff.sampling.sampler import SamplerConfig, draw, to_uint8
 from nomadiff.seeding import SampleNoise
 from nomadiff.training.config import RunConfig
 from nomadiff.training.run_folder import RunFolder, load_tensors, versions
 
 __all__ = ["Model"]
+
+_MOST_PARTS = 32  # models within one guided model, its guided parts counted
 
 
 class Part(Protocol):
@@ -93,11 +98,23 @@ class Model:
             UsageError: no such snapshot or device, or an autoencoder for a model of images.
         """
         place = join_processes(device).device
-        file = Path(path)
+        try:
+            return cls._load(Path(path), place, itertools.count(1), snapshot=snapshot, vae=vae)
+        except OSError as error:
+            raise DataError(f"{printable(str(path), 200)}: cannot be read ({error.strerror or error})") from error
+
+    @classmethod
+    def _load(
+        cls, path: Path, place: torch.device, opened: Iterator[int], *, snapshot: int | None = None, vae: str | None
+    ) -> Model:
+        """As :meth:`load`; ``opened`` counts the models that one guided model is made of."""
+        if next(opened) > _MOST_PARTS:
+            raise DataError(f"{printable(str(path), 200)}: part of a model of more than {_MOST_PARTS}, or of itself")
+        file = path
         if (file / GUIDANCE_NAME).exists():
             if snapshot is not None:
                 raise UsageError(f"{path} is a guided model: it has no snapshots of its own")
-            return cls._load_guided(file, place, vae)
+            return cls._load_guided(file, place, opened, vae)
         if file.is_dir():
             folder = RunFolder(file)
             available = folder.snapshots()
@@ -116,25 +133,28 @@ class Model:
         tensors, metadata = load_tensors(file)
         if "recipe" not in metadata:
             raise DataError(f"{file}: no nomadiff model (its metadata has no recipe)")
-        config = _decoded_by(RunConfig.from_dict(metadata["recipe"]), vae)
-        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: leave no trace of it
-            denoiser = config.build_denoiser()
         try:
-            denoiser.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise DataError(f"{file}: its weights do not fit its recipe ({str(error).splitlines()[0]})") from error
+            config = RunConfig.from_dict(metadata["recipe"])
+            config.network.validate()
+        except NomadiffError as error:
+            raise DataError(f"{file}: {error}") from error
+        config = _decoded_by(config, vae)
+        try:
+            denoiser = build_filled(config.build_denoiser, tensors)
+        except DataError as error:
+            raise DataError(f"{file}: its weights do not fit its recipe ({error})") from error
         return cls(denoiser.to(place).eval().requires_grad_(False), config, file, device=place)
 
     @classmethod
-    def _load_guided(cls, folder: Path, device: torch.device, vae: str | None) -> Model:
+    def _load_guided(cls, folder: Path, device: torch.device, opened: Iterator[int], vae: str | None) -> Model:
         guidance = GuidanceConfig.read(folder)
-        base = cls.load(folder / guidance.base, vae=vae, device=device)
+        base = cls._load(folder / guidance.base, device, opened, vae=vae)
         auxiliary: Model | Discriminator | None = None
         if guidance.auxiliary is not None:
             if guidance.kind == "discriminator":
                 auxiliary = Discriminator.load(folder / guidance.auxiliary, device=device)
             else:
-                auxiliary = cls.load(folder / guidance.auxiliary, device=device)
+                auxiliary = cls._load(folder / guidance.auxiliary, device, opened, vae=None)
         return cls.guided(guidance, base, auxiliary, path=folder / GUIDANCE_NAME)
 
     @classmethod

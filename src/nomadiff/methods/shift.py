@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.files import read_json
 from nomadiff.methods.candidates import Candidates
 from nomadiff.methods.complement import REST, ComplementarySet, TargetGroup, target_groups
 from nomadiff.methods.fine_tuned_copy import FineTunedCopy
@@ -225,7 +224,7 @@ class _Task:
         if self.processes.is_main:
             self.set.drop()
         self.processes.barrier()
-        (recorded,) = read_json(self.copy.run_folder.path / "sources.json")
+        (recorded,) = self.copy.run_folder.read_sources()
         self.base_shares = {each["group"]: each["base"] for each in recorded["composition"]}
         self.table.meta |= {"composition": recorded["composition"], "own_samples_drawn": recorded["drawn"]}
         self.candidates = self.copy.candidates()

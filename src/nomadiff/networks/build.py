@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from nomadiff.errors import DataError
@@ -14,8 +15,11 @@ from nomadiff.networks.ddpmpp import DDPMpp
 from nomadiff.networks.edm2 import EDM2
 from nomadiff.networks.unet import UNet
 from nomadiff.networks.unet2d import UNet2D
+from nomadiff.safe_pickle import printable
 
-__all__ = ["build_network", "load_edm_state"]
+__all__ = ["build_filled", "build_network", "load_edm_state"]
+
+Built = TypeVar("Built", bound=nn.Module)
 
 _NETWORKS: dict[str, type[UNet]] = {
     "ddpmpp": DDPMpp,
@@ -61,15 +65,39 @@ def load_edm_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items()
         if not name.endswith("resample_filter")
     }
-    expected = network.state_dict()
-    wrong = [f"{name} is missing" for name in expected.keys() - ours.keys()]
-    wrong += [f"{name} is unknown" for name in ours.keys() - expected.keys()]
-    wrong += [
-        f"{name} has shape {tuple(ours[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & ours.keys()
-        if ours[name].shape != expected[name].shape
-    ]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise DataError(f"these weights do not fit the network: {min(wrong)}{more}")
+    if reason := _misfit(network.state_dict(), ours):
+        raise DataError(f"these weights do not fit the network: {reason}")
     network.load_state_dict(ours)
+
+
+def build_filled(build: Callable[[], Built], weights: Mapping[str, Tensor]) -> Built:
+    """A module with these weights. It is planned first: a file's recipe allocates no more than its weights do.
+
+    Args:
+        build: makes the module with any weights; called twice, the first time on the device "meta".
+        weights: what its ``state_dict`` is to be.
+
+    Raises:
+        DataError: a weight is missing, unknown or of another shape; the message names it.
+    """
+    with torch.device("meta"):
+        planned = build().state_dict()
+    if reason := _misfit(planned, weights):
+        raise DataError(reason)
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: leave no trace of it
+        module = build()
+    module.load_state_dict(weights)
+    return module
+
+
+def _misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """What keeps weights from filling a network, in a few words; None if nothing does."""
+    wrong = [f"{name} is missing" for name in expected.keys() - given.keys()]
+    wrong += [f"{printable(name)} is unknown" for name in given.keys() - expected.keys()]
+    wrong += [
+        f"{name} has shape {tuple(given[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected.keys() & given.keys()
+        if given[name].shape != expected[name].shape
+    ]
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return f"{min(wrong)}{more}" if wrong else None

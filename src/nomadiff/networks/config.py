@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nomadiff.errors import UsageError
+from nomadiff.plain import from_plain, parse_json
+from nomadiff.safe_pickle import printable
 
 __all__ = ["NetworkConfig"]
 
 ARCHITECTURES = ("ddpmpp", "ncsnpp", "adm", "edm2", "unet2d")
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "str": lambda value: isinstance(value, str),
-    "int": _is_int,
-    "float": lambda value: _is_int(value) or isinstance(value, float),
-    "tuple[int, ...]": lambda value: isinstance(value, tuple) and all(map(_is_int, value)),
+# far beyond what anybody trains: a recipe may come from anywhere, and nothing is built before it is of this world
+_LARGEST = {
+    "resolution": 8192,
+    "channels": 1024,
+    "model_channels": 8192,
+    "blocks": 64,
+    "channel_mult_embedding": 64,
+    "augment_dim": 1024,
+    "channels_per_head": 8192,
 }
+_MOST_LEVELS = 12
+_LARGEST_FACTOR = 64
+
+# the same for what diffusers' model and scheduler are told; what is not named here may be a text, a flag or a number
+_LARGEST_SETTING = {"layers_per_block": 64, "num_train_timesteps": 100_000, "num_class_embeds": 1_000_000}
+_LARGEST_NUMBER = 1 << 20
+_LONGEST_LIST = {"trained_betas": 100_000}
 
 
 @dataclass(frozen=True)
@@ -77,24 +85,13 @@ class NetworkConfig:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
+    def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            UsageError: a key is unknown or missing, or a value is of the wrong kind; the message names it.
+            DataError: a key is unknown or missing, or a value is of the wrong kind; the message names it.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        if unknown := sorted(values.keys() - fields.keys()):
-            raise UsageError(f"unknown network setting {', '.join(unknown)}; known: {', '.join(fields)}")
-        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-        if missing := sorted(required - values.keys()):
-            raise UsageError(f"network setting {', '.join(missing)} is missing")
-        settings: dict[str, Any] = {}
-        for name, value in values.items():
-            settings[name] = tuple(value) if isinstance(value, list) else value
-            if not _KINDS[str(fields[name].type)](settings[name]):
-                raise UsageError(f"network setting {name} must be {fields[name].type}, got {value!r}")
-        return cls(**settings)
+        return from_plain(cls, values, "network")
 
     def validate(self) -> None:
         """Check that such a network can be built.
@@ -108,6 +105,13 @@ class NetworkConfig:
             raise UsageError(
                 "network settings belong to unet2d, which needs them; the others are described by the rest"
             )
+        for name, largest in _LARGEST.items():
+            if getattr(self, name) > largest:
+                raise UsageError(f"network {name} is {getattr(self, name):,}, more than {largest:,}")
+        if len(self.channel_mult) > _MOST_LEVELS or max(self.channel_mult, default=1) > _LARGEST_FACTOR:
+            raise UsageError(f"network channel_mult {printable(self.channel_mult)}: no U-Net has such levels")
+        if self.settings:
+            _check_settings(self.settings)
         for name in (
             "resolution",
             "channels",
@@ -149,3 +153,23 @@ class NetworkConfig:
                 f"attention at resolution {', '.join(map(str, absent))} is not possible: "
                 f"the levels have resolution {', '.join(map(str, self.level_resolutions))}"
             )
+
+
+def _check_settings(text: str) -> None:
+    """Check that settings of diffusers are two tables of plain values of this world."""
+    settings = parse_json(text, "network settings", dict)
+    for part in ("unet", "scheduler"):
+        if type(settings.get(part)) is not dict:
+            raise UsageError(f"network settings hold no table '{part}'")
+        for name, value in settings[part].items():
+            _check_setting(str(name), value, _LARGEST_SETTING.get(name, _LARGEST_NUMBER))
+
+
+def _check_setting(name: str, value: Any, largest: int) -> None:
+    if type(value) in (list, dict):
+        if len(value) > _LONGEST_LIST.get(name, 64):
+            raise UsageError(f"network setting {printable(name)} has {len(value):,} entries")
+        for item in value.values() if type(value) is dict else value:
+            _check_setting(name, item, largest)
+    elif type(value) in (int, float) and not -largest <= value <= largest:
+        raise UsageError(f"network setting {printable(name)} is {printable(value)}, beyond {largest:,}")

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from nomadiff.denoiser import BoundDenoiser, Denoiser
 from nomadiff.errors import UsageError
+from nomadiff.plain import from_plain
 from nomadiff.sampling.noise_levels import karras_levels
 from nomadiff.sampling.solvers import SOLVERS, Churn
 from nomadiff.seeding import SampleNoise
 
 __all__ = ["SamplerConfig", "draw", "to_uint8"]
+
+_MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise UsageError(f"unknown solver '{self.solver}': choose one of {', '.join(SOLVERS)}")
+        if self.steps > _MOST_STEPS:
+            raise UsageError(f"{self.steps:,} solver steps are more than {_MOST_STEPS:,}")
         self.levels()
 
     def levels(self) -> Tensor:
@@ -66,8 +71,12 @@ class SamplerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SamplerConfig:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**{**values, "churn": Churn(**values.get("churn", {}))})
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            DataError: a field is unknown or of the wrong kind.
+        """
+        return from_plain(cls, values, "sampler")
 
 
 @torch.no_grad()

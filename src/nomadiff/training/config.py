@@ -7,15 +7,17 @@ from typing import Any
 
 from nomadiff.data.latents import LatentSpace
 from nomadiff.denoiser import EDMDenoiser
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import UsageError
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
+from nomadiff.plain import from_plain
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.phema import exponent_of_std
 
 __all__ = ["RunConfig", "TrainingConfig"]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+_MOST_LABELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,14 @@ class RunConfig:
     classes: int = 0
     latents: LatentSpace | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_data < 1e6:
+            raise UsageError(f"sigma_data must be positive, got {self.sigma_data}")
+        if not self.source_names or len(self.shares) != len(self.source_names):
+            raise UsageError(f"{len(self.source_names)} sources need a share each, got {len(self.shares)}")
+        if not 0 <= self.sources <= _MOST_LABELS or not 0 <= self.classes <= _MOST_LABELS:
+            raise UsageError(f"a network of {self.sources:,} source and {self.classes:,} class labels cannot be built")
+
     def build_denoiser(self) -> EDMDenoiser:
         """A denoiser with this configuration and fresh weights from torch's global generator."""
         network = build_network(self.network, label_dim=self.sources + self.classes)
@@ -150,22 +160,6 @@ class RunConfig:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            DataError: a field is missing or unknown.
+            DataError: a field is missing, unknown or of the wrong kind; the message names it.
         """
-        try:
-            training = dict(values["training"])
-            training["ema_stds"] = tuple(training.get("ema_stds", ()))
-            latents = values.get("latents")
-            return cls(
-                **{
-                    **values,
-                    "network": NetworkConfig.from_dict(values["network"]),
-                    "training": TrainingConfig(**training),
-                    "sampler": SamplerConfig.from_dict(values["sampler"]),
-                    "source_names": tuple(values["source_names"]),
-                    "shares": tuple(values["shares"]),
-                    "latents": None if latents is None else LatentSpace.from_dict(latents),
-                }
-            )
-        except (KeyError, TypeError) as error:
-            raise DataError(f"this model's configuration has a missing or unknown field ({error})") from error
+        return from_plain(cls, values, "this model's recipe")

@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import nomadiff
-from nomadiff.errors import DataError, UsageError
-from nomadiff.files import atomic_path, read_json, write_json
+from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.files import atomic_path, read_json, read_regular, require_regular, write_json
+from nomadiff.plain import parse_json
 from nomadiff.training.config import RunConfig
 
 __all__ = ["RunFolder", "load_metadata", "load_tensors", "save_tensors", "versions"]
@@ -53,6 +54,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         DataError: the file is absent, torn or not safetensors; the message names it.
     """
     with _named_if_damaged(path):
+        require_regular(path)
         return load_file(path), load_metadata(path)
 
 
@@ -62,8 +64,10 @@ def load_metadata(path: Path) -> dict[str, Any]:
     Raises:
         DataError: as :func:`load_tensors`.
     """
+    with _named_if_damaged(path):
+        require_regular(path)
     with _named_if_damaged(path), safe_open(path, framework="pt") as handle:
-        return json.loads((handle.metadata() or {}).get("nomadiff", "{}"))
+        return parse_json((handle.metadata() or {}).get("nomadiff", "{}"), f"{path}: its metadata", dict)
 
 
 @contextmanager
@@ -131,9 +135,14 @@ class RunFolder:
         """
         if not (self.path / "config.json").exists():
             raise DataError(f"{self.path}: not a run folder (no config.json)")
-        recipe = dict(read_json(self.path / "config.json").get("recipe", {}))
-        recipe.pop("data", None)
-        return RunConfig.from_dict(recipe)
+        path = self.path / "config.json"
+        recipe = read_json(path, dict).get("recipe")
+        if type(recipe) is not dict:
+            raise DataError(f"{path}: not a recipe of nomadiff")
+        try:
+            return RunConfig.from_dict({name: value for name, value in recipe.items() if name != "data"})
+        except NomadiffError as error:
+            raise DataError(f"{path}: {error}") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -155,15 +164,27 @@ class RunFolder:
             handle.write(json.dumps(record) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The lines of ``log.jsonl``; a torn last line (a kill while writing) is left out."""
+        """The lines of ``log.jsonl``; what is none (a torn last line after a kill while writing) is left out."""
         records = []
         if self.log_path.exists():
-            for line in self.log_path.read_text(encoding="utf-8").splitlines():
-                try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue
+            for line in read_regular(self.log_path).decode("utf-8", errors="replace").splitlines():
+                with suppress(DataError):
+                    record = parse_json(line, "line", dict)
+                    if all(type(record.get(name)) in (int, float) for name in ("images_seen", "loss")):
+                        records.append(record)
         return records
+
+    def read_sources(self) -> list[dict[str, Any]]:
+        """What ``sources.json`` says of each source; every entry has a text as its ``name``.
+
+        Raises:
+            DataError: the file is absent, damaged, or says something else.
+        """
+        path = self.path / "sources.json"
+        found = read_json(path, list)
+        if not all(type(source) is dict and type(source.get("name")) is str for source in found):
+            raise DataError(f"{path}: not a list of sources")
+        return found
 
     def trim_log(self, images_seen: int) -> None:
         """Drop the lines after ``images_seen``: a resumed run writes them again."""
