@@ -179,3 +179,47 @@ def test_names_cannot_command_a_terminal(folders, capsys, name, damaged):
     out, err = capsys.readouterr()
     assert all(character == "\n" or character.isprintable() for character in out + err)
     assert all(line.startswith("nomadiff: " + str(folders)) for line in err.splitlines())
+
+
+READERS = ["train", "compare", "evaluate", "audit", "info", "encode", "improve", "shift", "loop", "lora"]
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_every_verb_that_reads_images_can_leave_out_the_unreadable(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    assert "--skip-unreadable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["info", "{broken}"],
+        ["train", "--real", "{broken}", "--method", "dm", "--out", "{new}", *SMALL, "--dry-run"],
+        ["train", "--real", "{whole}", "--synthetic", "s={broken}", "--out", "{new}", *SMALL, "--dry-run"],
+        ["compare", "--real", "{whole}", "--synthetic", "s={broken}", "--reference", "{whole}", "--out", "{new}",
+         *SMALL, "--dry-run"],
+        ["loop", "--real", "{broken}", "--reference", "{whole}", "--generations", "2", "--out", "{new}", *SMALL,
+         "--detector", "digits", "--dry-run"],
+        ["evaluate", "{broken}", "--reference", "{whole}", "--detector", "digits", "--device", "cpu", "--dry-run"],
+        ["evaluate", "{whole}", "--reference", "{broken}", "--detector", "digits", "--device", "cpu", "--dry-run"],
+        ["audit", "{broken}", "--against", "s={whole}", "--device", "cpu"],
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_one_broken_file_ends_nothing(folders, capsys, words):
+    for name, seed in (("broken", 5), ("whole", 6)):
+        write_images(folders / name, [images(48, seed)], 48, manifest={"kind": "real"})
+    photos = sorted((folders / "broken").rglob("*.png"))
+    photos[3].write_bytes(b"torn")
+    photos[5].write_bytes(photos[5].read_bytes()[:-30])
+    places = {name: folders / name for name in ("broken", "whole", "new")}
+    words = [word.format(**places) for word in words]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "2 of 48 images cannot be read" in said and "--skip-unreadable" in said
+    assert main([*words, "--skip-unreadable"]) == 0
+    captured = capsys.readouterr()
+    for photo in (photos[3], photos[5]):
+        assert captured.err.count(f"  {photo.parent.name}/{photo.name} (") == 1
+    if "train" in words:
+        assert re.search(r"images: +real 46\n|images: +real 48, s 46\n", captured.out)

@@ -17,7 +17,7 @@ from nomadiff.data.latents import LatentSpace, read_space, write_latents
 from nomadiff.data.lazy_images import open_lazily
 from nomadiff.data.sources import ImageSource, SourceMix, union
 from nomadiff.data.writing import write_images
-from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.errors import DataError, NomadiffError, NomadiffWarning, UsageError
 
 SPACE = LatentSpace("vae", "0" * 64, 2, mean=(1.0, -2.0), std=(3.0, 0.5))
 
@@ -238,4 +238,32 @@ def test_images_one_by_one(tmp_path):
     with open_lazily(tmp_path / "grey") as images, pytest.raises(DataError, match="img00000003.png: cannot be read"):
         images.batch(0, 5)
     with pytest.raises(DataError, match="holds no images"), open_lazily(written(tmp_path / "a.zip", moments())):
+        pass
+
+
+@pytest.mark.parametrize("damaged", [0, 3])
+def test_images_read_one_by_one_can_leave_out_the_unreadable(tmp_path, damaged):
+    pixels = torch.arange(6 * 16, dtype=torch.uint8).reshape(6, 1, 4, 4)
+    write_images(tmp_path / "set", [pixels], 6, labels=torch.arange(6), manifest=None)
+    (tmp_path / "set" / "00000" / f"img{damaged:08d}.png").write_bytes(b"torn")
+    unreadable = f"img{damaged:08d}.png"
+    with (
+        pytest.raises(DataError, match=f"{unreadable}: cannot be read .*--skip-unreadable"),
+        open_lazily(tmp_path / "set") as images,
+    ):
+        images.batch(0, 6)
+    with (
+        pytest.warns(NomadiffWarning, match=f"1 of 6 images .*\n  00000/{unreadable}"),
+        open_lazily(tmp_path / "set", skip_unreadable=True) as images,
+    ):
+        kept = [index for index in range(6) if index != damaged]
+        assert len(images) == 5 and images.labels.tolist() == kept
+        assert torch.equal(images.batch(0, 5), pixels[kept].expand(-1, 3, -1, -1))
+    for file in (tmp_path / "set").rglob("*.png"):
+        file.write_bytes(b"torn")
+    with (
+        pytest.warns(NomadiffWarning),
+        pytest.raises(DataError, match="none of 6 images can be read"),
+        open_lazily(tmp_path / "set", skip_unreadable=True),
+    ):
         pass

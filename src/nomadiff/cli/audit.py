@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device
+from nomadiff.cli.options import Device, SkipUnreadable
 
 __all__ = ["audit"]
 
@@ -20,6 +20,7 @@ def audit(
     detector: str = "pixels",
     detector_weights: str | None = None,
     resolution: int | None = None,
+    skip_unreadable: SkipUnreadable = False,
     out: Path | None = None,
     device: Device = None,
 ) -> None:
@@ -36,6 +37,7 @@ def audit(
         detector: Feature space; pixels see the traces of generators best.
         detector_weights: File or URL of the detector's weights; checked by SHA-256.
         resolution: Resize everything to this many pixels.
+        skip_unreadable: leave files out.
         out: Where to write the table, if anywhere.
         device: where to compute.
     """
@@ -48,6 +50,7 @@ def audit(
         detector=detector,
         detector_weights=detector_weights,
         resolution=resolution,
+        skip_unreadable=skip_unreadable,
         device=device,
     )
     print(found.text())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, DryRun, Out
+from nomadiff.cli.options import Device, DryRun, Out, SkipUnreadable
 
 __all__ = ["encode"]
 
@@ -19,6 +19,7 @@ def encode(
     vae: str | None = None,
     like: Path | None = None,
     resolution: int | None = None,
+    skip_unreadable: SkipUnreadable = False,
     batch_size: int = 8,
     device: Device = None,
     dry_run: DryRun = False,
@@ -40,6 +41,7 @@ def encode(
         like: Latents that these are to be mixed with: the same autoencoder and scale. Without it the scale is EDM2's
             for EDM2's autoencoder, and measured on these images for any other.
         resolution: Crop to a square and resize to this many pixels.
+        skip_unreadable: leave files out.
         batch_size: Images encoded together.
         device: where to compute.
         dry_run: plan only.
@@ -56,7 +58,7 @@ def encode(
     sha256 = known.vae_sha256 if space is not None else None
     autoencoder = Autoencoder.load(vae or known.vae, sha256=sha256, device=processes.device, batch_size=batch_size)
     if dry_run:
-        with open_lazily(images, resolution=resolution) as found:
+        with open_lazily(images, resolution=resolution, skip_unreadable=skip_unreadable) as found:
             channels, height, width = autoencoder.encode(found.batch(0, 1)).shape[1:]
             size = 4 * channels * height * width * len(found)
             print(
@@ -64,7 +66,15 @@ def encode(
                 f"{size / 1e9:,.3g} GB on disk, half of it in memory while training"
             )
         return
-    space = encode_set(images, out, autoencoder, space=space, resolution=resolution, processes=processes)
+    space = encode_set(
+        images,
+        out,
+        autoencoder,
+        space=space,
+        resolution=resolution,
+        skip_unreadable=skip_unreadable,
+        processes=processes,
+    )
     if processes.is_main:
         scale = ", ".join(f"{mean:.3g} ± {std:.3g}" for mean, std in zip(space.mean, space.std))
         print(f"latents: {out}\nscale:   {scale} by channel\nnext:    nomadiff train --real {out} --out run/")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, DryRun, score_lines
+from nomadiff.cli.options import Device, DryRun, SkipUnreadable, score_lines
 
 __all__ = ["evaluate"]
 
@@ -32,6 +32,7 @@ def evaluate(
     save_reference: Path | None = None,
     resolution: int | None = None,
     allow_synthetic_as_real: bool = False,
+    skip_unreadable: SkipUnreadable = False,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -65,6 +66,7 @@ def evaluate(
         save_reference: Where to write the reference's features and statistics (.npz), to score by later.
         resolution: Resize everything to this many pixels.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference or training set.
+        skip_unreadable: leave files out.
         device: where to compute.
         dry_run: read and check the images only.
     """
@@ -88,6 +90,7 @@ def evaluate(
         save_reference=save_reference,
         resolution=resolution,
         allow_synthetic_as_real=allow_synthetic_as_real,
+        skip_unreadable=skip_unreadable,
         device=device,
         only_check=dry_run,
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Device, DryRun, Images, Out
+from nomadiff.cli.options import Device, DryRun, Images, Out, SkipUnreadable
 
 __all__ = ["improve"]
 
@@ -53,6 +53,7 @@ def improve(
     keep_synthetic: bool = False,
     seed: int = 0,
     allow_synthetic_as_real: bool = False,
+    skip_unreadable: SkipUnreadable = False,
     vae: str | None = None,
     device: Device = None,
     dry_run: DryRun = False,
@@ -93,6 +94,7 @@ def improve(
         keep_synthetic: Keep the own samples as own.zip.
         seed: Seed of everything.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference.
+        skip_unreadable: leave files out.
         vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
         device: where to compute.
         dry_run: plan only.
@@ -132,6 +134,7 @@ def improve(
         train=train,
         detector=detector,
         allow_synthetic_as_real=allow_synthetic_as_real,
+        skip_unreadable=skip_unreadable,
         vae=vae,
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),

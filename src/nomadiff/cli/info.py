@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.options import SkipUnreadable
+
 __all__ = ["info"]
 
 
@@ -14,6 +16,7 @@ def info(
     *,
     detector_weights: str | None = None,
     accuracy_on: str | None = None,
+    skip_unreadable: SkipUnreadable = False,
 ) -> None:
     """Say what a run, a model, a set of images or a detector is.
 
@@ -27,7 +30,8 @@ def info(
         path: what to describe.
         detector_weights: File or URL of the detector's weights; checked by SHA-256.
         accuracy_on: Labelled images to measure a classifying detector's accuracy on.
+        skip_unreadable: leave files out.
     """
     from nomadiff.experiments.describe import describe
 
-    print(describe(path, weights=detector_weights, accuracy_on=accuracy_on))
+    print(describe(path, weights=detector_weights, accuracy_on=accuracy_on, skip_unreadable=skip_unreadable))

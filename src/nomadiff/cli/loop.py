@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, DryRun, Images, Out, Training, TrainingOptions
+from nomadiff.cli.options import Device, DryRun, Images, Out, SkipUnreadable, Training, TrainingOptions
 
 __all__ = ["loop"]
 
@@ -33,6 +33,7 @@ def loop(
     detector_weights: str | None = None,
     resolution: int | None = None,
     allow_synthetic_as_real: bool = False,
+    skip_unreadable: SkipUnreadable = False,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -67,6 +68,7 @@ def loop(
         detector_weights: File or URL of the detector's weights; checked by SHA-256.
         resolution: Crop to a square and resize to this many pixels.
         allow_synthetic_as_real: Accept a sample set with a manifest as real.
+        skip_unreadable: leave files out.
         device: where to compute.
         dry_run: plan only.
     """
@@ -94,6 +96,7 @@ def loop(
         detector_weights=detector_weights,
         resolution=resolution,
         allow_synthetic_as_real=allow_synthetic_as_real,
+        skip_unreadable=skip_unreadable,
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),
     )

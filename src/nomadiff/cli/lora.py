@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, Images
+from nomadiff.cli.options import Device, Images, SkipUnreadable
 
 __all__ = ["lora"]
 
@@ -24,6 +24,7 @@ def lora(
     batch: int = 4,
     learning_rate: Annotated[float, Parameter(name=["--learning-rate", "--lr"])] = 1e-4,
     seed: int = 0,
+    skip_unreadable: SkipUnreadable = False,
     device: Device = None,
 ) -> None:
     """Improve a text-to-image checkpoint by its own images: a LoRA that steers it away from them (Neon).
@@ -48,6 +49,7 @@ def lora(
         batch: Images a step.
         learning_rate: Learning rate.
         seed: Seed of the fine-tuning.
+        skip_unreadable: leave files out.
         device: where to compute.
     """
     import tempfile
@@ -74,6 +76,7 @@ def lora(
             batch=batch,
             learning_rate=learning_rate,
             seed=seed,
+            skip_unreadable=skip_unreadable,
             device=device,
         )
         print(f"neon LoRA: {neon_lora(trained, out, weight)}")

@@ -12,7 +12,18 @@ from cyclopts import Parameter, Token
 
 from nomadiff.data.mix_spec import MixSpec
 
-__all__ = ["Device", "DryRun", "Images", "Mix", "Out", "Training", "TrainingOptions", "parse_images", "score_lines"]
+__all__ = [
+    "Device",
+    "DryRun",
+    "Images",
+    "Mix",
+    "Out",
+    "SkipUnreadable",
+    "Training",
+    "TrainingOptions",
+    "parse_images",
+    "score_lines",
+]
 
 _UNITS = {"": 1, "k": 1_000, "ki": 1_000, "m": 1_000_000, "mi": 1_000_000}
 
@@ -79,6 +90,9 @@ Mix = Annotated[MixSpec, Parameter(name="*")]
 Training = Annotated[TrainingOptions, Parameter(name="*")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]
 DryRun = Annotated[bool, Parameter(negative="", help="Print the plan, its cost and what is missing; start nothing.")]
+SkipUnreadable = Annotated[
+    bool, Parameter(negative="", help="Leave images out that cannot be read, and name them, instead of refusing.")
+]
 Out = Annotated[Path, Parameter(help="Where to write; must be new, or hold the same unfinished work.")]
 
 

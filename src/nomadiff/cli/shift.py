@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, DryRun, Images, Out
+from nomadiff.cli.options import Device, DryRun, Images, Out, SkipUnreadable
 
 __all__ = ["shift"]
 
@@ -29,6 +29,7 @@ def shift(
     count: Images = 1000,
     seed: int = 0,
     allow_synthetic_as_real: bool = False,
+    skip_unreadable: SkipUnreadable = False,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -57,6 +58,7 @@ def shift(
         count: Samples at every weight.
         seed: Seed of everything.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference.
+        skip_unreadable: leave files out.
         device: where to compute.
         dry_run: plan only.
     """
@@ -85,6 +87,7 @@ def shift(
         reference=reference,
         detector=detector,
         allow_synthetic_as_real=allow_synthetic_as_real,
+        skip_unreadable=skip_unreadable,
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),
     )

@@ -45,7 +45,7 @@ def train(
     algorithm = method_named(method)(preset, class_labels=class_labels, **options.changes())
     sources = mix.open()
     if dry_run:
-        print(plan_training(algorithm.recipe(sources), algorithm.preset.published))
+        print(plan_training(algorithm.recipe(sources), algorithm.preset.published, sources.sources))
         return
     model = algorithm.fit(sources, out, device=device)
     if join_processes(device).is_main:

@@ -165,6 +165,8 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     size = entry.file_size
     if size > LARGEST_READ:
         raise ValueError(f"claims {size >> 20:,} MiB unpacked, which looks like a decompression bomb")
+    if entry.flag_bits & 1:
+        raise ValueError("is encrypted; unpack it with its password")
     if entry.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         content = _unpacked(archive, entry)
     else:

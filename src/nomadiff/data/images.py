@@ -22,7 +22,7 @@ from nomadiff.data.latents import LatentSpace, latent_names, read_latents
 from nomadiff.errors import DataError, NomadiffWarning, UsageError
 from nomadiff.progress import progress_bar
 
-__all__ = ["ImageSet", "labels_in", "read_images", "warn_of_skipped"]
+__all__ = ["ImageSet", "images_of", "labels_in", "read_images", "warn_of_skipped"]
 
 _CHUNK = 64  # files a thread takes at a time
 # Threads pay for files from about this many bytes; for smaller ones, passing the interpreter's lock costs more
@@ -91,8 +91,7 @@ def read_images(
         images = torch.from_numpy(fit_array(array, resolution, str(path)))
         return ImageSet(images, None if labels is None else torch.from_numpy(labels), None)
     with open_tree(path) as tree:
-        names = image_names(tree.names)
-        if not names and (stored := latent_names(tree.names)):
+        if not image_names(tree.names) and (stored := latent_names(tree.names)):
             if not latents:
                 raise UsageError(f"{path} holds latents where images are needed")
             if resolution is not None:
@@ -102,14 +101,7 @@ def read_images(
             found, space = read_latents(tree, stored)
             labelled = labels_in(tree, stored)
             return ImageSet(found, None if labelled is None else torch.from_numpy(labelled), tuple(stored), (), space)
-        others = other_names(tree.names)
-        if not names:
-            raise DataError(f"{path}: holds no images{f' but {_some(others)}' if others else ''}")
-        if others:
-            few = (
-                "1 file is not an image and was" if len(others) == 1 else f"{len(others)} files are not images and were"
-            )
-            warnings.warn(f"{path}: {few} left out: {_some(others)}", NomadiffWarning, stacklevel=2)
+        names = images_of(tree)
         return _decoded(str(path), names, tree.read, labels_in(tree, names), resolution, skip_unreadable)
 
 
@@ -209,6 +201,21 @@ def _failed(names: Sequence[str], failures: dict[int, str]) -> str:
     shown = [f"{names[index]} ({failures[index]})" for index in sorted(failures)[:4]]
     more = f" and {len(failures) - len(shown)} more" if len(failures) > len(shown) else ""
     return f"{len(failures)} of {len(names)} images cannot be read: {', '.join(shown)}{more}"
+
+
+def images_of(tree: FileTree) -> list[str]:
+    """The names of all images of a folder or archive, in order; what else is there is told in a warning.
+
+    Raises:
+        DataError: there is none.
+    """
+    names, others = image_names(tree.names), other_names(tree.names)
+    if not names:
+        raise DataError(f"{tree.path}: holds no images{f' but {_some(others)}' if others else ''}")
+    if others:
+        few = "1 file is not an image and was" if len(others) == 1 else f"{len(others)} files are not images and were"
+        warnings.warn(f"{tree.path}: {few} left out: {_some(others)}", NomadiffWarning, stacklevel=2)
+    return names
 
 
 def warn_of_skipped(where: str, count: int, failures: Mapping[str, str]) -> None:

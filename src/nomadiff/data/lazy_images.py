@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.data.containers import image_names, open_tree
+from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import decode_image, reason_of
-from nomadiff.data.images import labels_in
+from nomadiff.data.images import images_of, labels_in, warn_of_skipped
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.sources import ImageSource
-from nomadiff.errors import DataError
+from nomadiff.errors import DataError, NomadiffWarning
+from nomadiff.progress import progress_bar
 
 __all__ = ["LazyImages", "open_lazily"]
 
@@ -74,19 +75,25 @@ class LazyImages:
 
 
 @contextmanager
-def open_lazily(spec: str | Path, *, resolution: int | None = None) -> Iterator[LazyImages]:
+def open_lazily(
+    spec: str | Path, *, resolution: int | None = None, skip_unreadable: bool = False
+) -> Iterator[LazyImages]:
     """Open a set for the time of a block: files in a folder or zip one by one, anything else at once.
 
     Args:
         spec: as for :meth:`~nomadiff.data.sources.ImageSource.open`.
         resolution: side in pixels to crop and resize to; None asks that all images are square and of one size.
+        skip_unreadable: leave out files that cannot be read; every file is then decoded twice, for their number must be
+            known at once.
 
     Raises:
         DataError, UsageError: as :func:`~nomadiff.data.images.read_images`; of a single file when it is asked for.
     """
     path = Path(spec)
     if not path.is_dir() and path.suffix.lower() != ".zip":
-        whole = ImageSource.open(spec, name=str(spec), synthetic=True, resolution=resolution)
+        whole = ImageSource.open(
+            spec, name=str(spec), synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable
+        )
         images = LazyImages(
             whole.labels,
             whole.provenance["manifest"],
@@ -100,11 +107,18 @@ def open_lazily(spec: str | Path, *, resolution: int | None = None) -> Iterator[
             images.close()
         return
     manifest = read_manifest(path)
-    with open_tree(path) as tree:
-        names = image_names(tree.names)
-        if not names:
-            raise DataError(f"{path}: holds no images")
+    with open_tree(path) as tree, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns once a file about tags and palettes; what matters is raised
+        warnings.simplefilter("default", NomadiffWarning)
+        names = images_of(tree)
         labels = labels_in(tree, names)
+        if skip_unreadable:
+            failures = _unreadable(tree, names, resolution)
+            warn_of_skipped(str(path), len(names), failures)
+            kept = [index for index, name in enumerate(names) if name not in failures]
+            if not kept:
+                raise DataError(f"{path}: none of {len(names)} images can be read")
+            names, labels = [names[index] for index in kept], None if labels is None else labels[kept]
 
         @contextmanager
         def named(index: int) -> Iterator[str]:
@@ -113,26 +127,52 @@ def open_lazily(spec: str | Path, *, resolution: int | None = None) -> Iterator[
             except MemoryError:
                 raise
             except Exception as error:  # damaged files fail in many ways
-                raise DataError(f"{path}/{names[index]}: cannot be read ({reason_of(error)})") from error
+                told = f"{path}/{names[index]}: cannot be read ({reason_of(error)})"
+                raise DataError(f"{told}; pass --skip-unreadable to leave it out") from error
 
         def content(index: int) -> bytes:
             with named(index) as name:
                 return tree.read(name)
 
-        def read(index: int) -> Tensor:
+        def decoded(index: int) -> np.ndarray:
             with named(index) as name:
-                pixels = decode_image(tree.read(name), resolution)
+                return decode_image(tree.read(name), resolution, name)
+
+        def read(index: int) -> Tensor:
+            pixels = decoded(index)
             if pixels.shape[:2] != (side, side):
                 size = f"{pixels.shape[1]}x{pixels.shape[0]}"
                 raise DataError(f"{path}/{names[index]}: is {size} pixels; pass --resolution N to crop and resize all")
             return torch.from_numpy(np.array(pixels if pixels.ndim == 3 else pixels[..., None])).permute(2, 0, 1)
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns once a file about tags and palettes; what matters is raised
-            side = decode_image(tree.read(names[0]), resolution).shape[0]
-            known = None if labels is None else torch.from_numpy(labels)
-            images = LazyImages(known, manifest, len(names), read, content)
-            try:
-                yield images
-            finally:
-                images.close()
+        side = decoded(0).shape[0]
+        known = None if labels is None else torch.from_numpy(labels)
+        images = LazyImages(known, manifest, len(names), read, content)
+        try:
+            yield images
+        finally:
+            images.close()
+
+
+def _unreadable(tree: FileTree, names: Sequence[str], resolution: int | None) -> dict[str, str]:
+    """Why each of these files cannot be decoded; those that can are left out."""
+
+    def reason(name: str) -> str | None:
+        try:
+            decode_image(tree.read(name), resolution, name)
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged files fail in many ways
+            return reason_of(error)
+        return None
+
+    found = {}
+    with (
+        progress_bar(f"checking {tree.path}", len(names)) as advance,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        for name, told in zip(names, pool.map(reason, names)):
+            if told is not None:
+                found[name] = told
+            advance()
+    return found

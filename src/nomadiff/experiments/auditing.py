@@ -24,6 +24,7 @@ def audit_files(
     detector: str = "pixels",
     detector_weights: str | None = None,
     resolution: int | None = None,
+    skip_unreadable: bool = False,
     device: str | None = None,
 ) -> Audit:
     """Audit a folder that should hold real images against suspect synthetic sources.
@@ -34,6 +35,7 @@ def audit_files(
         trusted: images known to be real.
         detector, detector_weights: feature space.
         resolution: resize everything to this many pixels.
+        skip_unreadable: leave out images that cannot be read, and name them.
         device: where the detector computes.
 
     Returns:
@@ -44,7 +46,9 @@ def audit_files(
     """
 
     def opened(spec: str, name: str, synthetic: bool) -> ImageSource:
-        return ImageSource.open(spec, name=name, synthetic=synthetic, resolution=resolution)
+        return ImageSource.open(
+            spec, name=name, synthetic=synthetic, resolution=resolution, skip_unreadable=skip_unreadable
+        )
 
     place = join_processes(device).device
     folder = opened(images, "folder", True)

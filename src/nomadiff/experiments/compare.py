@@ -65,6 +65,7 @@ def _reference(comparison: Comparison) -> ImageSource:
         resolution=comparison.mix.resolution,
         classes=comparison.mix.real_classes,
         allow_synthetic_as_real=comparison.mix.allow_synthetic_as_real,
+        skip_unreadable=comparison.mix.skip_unreadable,
     )
 
 

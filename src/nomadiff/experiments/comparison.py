@@ -101,5 +101,6 @@ def plan_comparison(comparison: Comparison) -> str:
         UsageError, DataError: as the comparison itself would.
     """
     arms = comparison.arms()
-    recipe = arms[-1].algorithm().recipe(arms[-1].mix.open())
-    return f"{plan_training(recipe)}\nmodels:      {len(arms)} like this one ({arms[-1].out.name})"
+    mix = arms[-1].mix.open()
+    plan = plan_training(arms[-1].algorithm().recipe(mix), sources=mix.sources)
+    return f"{plan}\nmodels:      {len(arms)} like this one ({arms[-1].out.name})"

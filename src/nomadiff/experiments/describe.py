@@ -20,7 +20,9 @@ from nomadiff.training.run_folder import RunFolder
 __all__ = ["describe"]
 
 
-def describe(path: str, *, weights: str | None = None, accuracy_on: str | None = None) -> str:
+def describe(
+    path: str, *, weights: str | None = None, accuracy_on: str | None = None, skip_unreadable: bool = False
+) -> str:
     """Describe a run folder, a model file, a set of images or a detector, one fact a line.
 
     Args:
@@ -28,6 +30,7 @@ def describe(path: str, *, weights: str | None = None, accuracy_on: str | None =
             :data:`~nomadiff.metrics.detectors.loading.DETECTORS`, unless there is a file of that name.
         weights: path or URL of the detector's weights.
         accuracy_on: labelled images; of a detector that classifies its accuracy on them is told.
+        skip_unreadable: leave out images that cannot be read, and name them.
 
     Raises:
         DataError: it is none of them, or damaged.
@@ -35,14 +38,14 @@ def describe(path: str, *, weights: str | None = None, accuracy_on: str | None =
     """
     place = Path(path)
     if path in DETECTORS and not place.exists():
-        return _describe_detector(path, weights, accuracy_on)
+        return _describe_detector(path, weights, accuracy_on, skip_unreadable)
     if weights is not None or accuracy_on is not None:
         raise UsageError(f"{path} is no detector ({', '.join(DETECTORS)}): it has no weights or accuracy to ask for")
     if (place / "config.json").is_file():
         return _describe_run(RunFolder(place))
     if place.suffix == ".safetensors" or (place / GUIDANCE_NAME).is_file():
         return _describe_model(Model.load(place, device="cpu"))
-    return _describe_images(path)
+    return _describe_images(path, skip_unreadable)
 
 
 def _describe_run(folder: RunFolder) -> str:
@@ -94,7 +97,7 @@ def _describe_model(model: Model) -> str:
     return "\n".join(lines)
 
 
-def _describe_detector(name: str, weights: str | None, accuracy_on: str | None) -> str:
+def _describe_detector(name: str, weights: str | None, accuracy_on: str | None, skip_unreadable: bool) -> str:
     detector = load_detector(name, weights=weights, device=join_processes().device)
     width = "as many as the image has values" if detector.dimension is None else f"{detector.dimension:,}"
     lines = [
@@ -109,7 +112,7 @@ def _describe_detector(name: str, weights: str | None, accuracy_on: str | None) 
     if accuracy_on is not None:
         if classifier is None:
             raise UsageError(f"detector {name} has no classes: there is no accuracy to measure")
-        images = ImageSource.open(accuracy_on, name="images", synthetic=True)
+        images = ImageSource.open(accuracy_on, name="images", synthetic=True, skip_unreadable=skip_unreadable)
         if images.labels is None:
             raise UsageError(f"{accuracy_on}: these images have no labels to measure the accuracy by")
         highest, classes = int(images.labels.max()), len(classifier.class_names)
@@ -120,9 +123,9 @@ def _describe_detector(name: str, weights: str | None, accuracy_on: str | None) 
     return "\n".join(lines)
 
 
-def _describe_images(path: str) -> str:
+def _describe_images(path: str, skip_unreadable: bool) -> str:
     try:
-        source = ImageSource.open(path, name="images", synthetic=True)
+        source = ImageSource.open(path, name="images", synthetic=True, skip_unreadable=skip_unreadable)
     except DataError as error:
         raise DataError(f"{error} (neither a run folder, a model file nor a set of images)") from error
     manifest = source.provenance.get("manifest")

@@ -46,6 +46,7 @@ def evaluate_files(
     save_reference: str | Path | None = None,
     resolution: int | None = None,
     allow_synthetic_as_real: bool = False,
+    skip_unreadable: bool = False,
     device: str | None = None,
     only_check: bool = False,
 ) -> Table:
@@ -68,6 +69,7 @@ def evaluate_files(
         save_reference: where to write the reference's features and statistics, ``.npz``.
         resolution: resize everything to this many pixels.
         allow_synthetic_as_real: accept sets with a synthetic manifest as real.
+        skip_unreadable: leave out images that cannot be read, and name them.
         device: where the detector computes.
         only_check: read the images and load the detectors, score nothing: the table has no rows.
 
@@ -87,13 +89,17 @@ def evaluate_files(
             synthetic=False,
             resolution=resolution,
             allow_synthetic_as_real=allow_synthetic_as_real,
+            skip_unreadable=skip_unreadable,
         ).pixels
 
     if unknown := sorted(set(extra) - set(EXTRA_METRICS)):
         raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRA_METRICS)}")
     processes = join_processes(device)
     place = processes.device
-    sets = {"samples": ImageSource.open(samples, name="samples", synthetic=True, resolution=resolution).pixels}
+    drawn = ImageSource.open(
+        samples, name="samples", synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable
+    )
+    sets = {"samples": drawn.pixels}
     statistics = holds_statistics(reference)
     if not statistics:
         sets["reference"] = real(reference, "reference")

@@ -71,6 +71,7 @@ class ImageLoop:
         detector_weights: path or URL of the detector's weights.
         resolution: crop and resize the images to this many pixels.
         allow_synthetic_as_real: accept a sample set with a manifest as real.
+        skip_unreadable: leave out images that cannot be read, and name them.
         device: where to compute.
         command: the command line, printed in the report.
     """
@@ -93,6 +94,7 @@ class ImageLoop:
     detector_weights: str | None = None
     resolution: int | None = None
     allow_synthetic_as_real: bool = False
+    skip_unreadable: bool = False
     device: str | None = None
     command: str = ""
 
@@ -146,6 +148,7 @@ class _Setting:
             synthetic=False,
             resolution=loop.resolution,
             allow_synthetic_as_real=loop.allow_synthetic_as_real,
+            skip_unreadable=loop.skip_unreadable,
         )
 
     def _real_images(self, seed: int, fresh: bool) -> RealImages:
@@ -269,7 +272,7 @@ def plan_image_loop(loop: ImageLoop) -> str:
     generations, each = loop.generations, len(loop.seeds)
     trainings = {"standard": "1 network", "real-only": "1 network", "casd-provenance": "1 network"}
     trainings |= {"casd": "2 networks and its own samples"}
-    lines = [plan_training(setting.recipe)]
+    lines = [plan_training(setting.recipe, sources=[setting.real, setting.held_out])]
     lines.append(
         f"loop:        {setting.kind}, {setting.real_count:,} real images, {setting.synthetic_count:,} of each "
         f"generation, {'from the predecessor' if loop.warm_start else 'from scratch'}"

@@ -45,6 +45,7 @@ def improve_files(
     train: str | None = None,
     detector: str = "pixels",
     allow_synthetic_as_real: bool = False,
+    skip_unreadable: bool = False,
     vae: str | None = None,
     device: str | None = None,
     command: str = "",
@@ -59,6 +60,7 @@ def improve_files(
         train: the real images the base was trained on, for replication.
         detector: feature space of the metrics.
         allow_synthetic_as_real: accept a sample set as reference.
+        skip_unreadable: leave out images that cannot be read, and name them.
         vae: autoencoder of a model of latents, if it is not where its recipe says.
         device: where to compute.
         command: the command line, for the report.
@@ -77,6 +79,7 @@ def improve_files(
             synthetic=False,
             resolution=base.image_shape[1],
             allow_synthetic_as_real=allow_synthetic_as_real,
+            skip_unreadable=skip_unreadable,
         )
 
     against = None

@@ -48,6 +48,7 @@ def shift_files(
     reference: str | None = None,
     detector: str = "pixels",
     allow_synthetic_as_real: bool = False,
+    skip_unreadable: bool = False,
     device: str | None = None,
     command: str = "",
 ) -> Shifted:
@@ -61,6 +62,7 @@ def shift_files(
         reference: held-out real images to measure distances to; None measures shares only.
         detector: feature space of the metrics.
         allow_synthetic_as_real: accept a sample set as reference.
+        skip_unreadable: leave out images that cannot be read, and name them.
         device: where to compute.
         command: the command line, for the report.
 
@@ -84,6 +86,7 @@ def shift_files(
             synthetic=False,
             resolution=base.image_shape[1],
             allow_synthetic_as_real=allow_synthetic_as_real,
+            skip_unreadable=skip_unreadable,
         )
         against = ReferenceSet(real.pixels, detector=detector, classifier=judge, device=processes.device)
     done = shift(base, out, settings, classifier=judge, reference=against, device=device, command=command)

@@ -33,6 +33,7 @@ def encode_set(
     *,
     space: LatentSpace | None = None,
     resolution: int | None = None,
+    skip_unreadable: bool = False,
     processes: Processes | None = None,
 ) -> LatentSpace:
     """Encode a set of images into the zip that EDM2's training reads (:func:`~nomadiff.data.latents.write_latents`).
@@ -48,6 +49,7 @@ def encode_set(
         space: the scale to record, of a set that this one is to be mixed with. None takes EDM2's for EDM2's autoencoder
             and measures any other's on this set.
         resolution: crop and resize the images to this many pixels first.
+        skip_unreadable: leave out images that cannot be read, and name them.
         processes: share the work among these; the main one writes ``out``.
 
     Returns:
@@ -67,7 +69,7 @@ def encode_set(
     if space is not None:
         space = _fitting(space, autoencoder)
     group = processes or Processes(0, 1, torch.device("cpu"))
-    with open_lazily(source, resolution=resolution) as images:
+    with open_lazily(source, resolution=resolution, skip_unreadable=skip_unreadable) as images:
         recipe = {
             "source": str(Path(source).resolve()),
             "count": len(images),

@@ -234,20 +234,29 @@ def _loss(pipeline: Any, schedule: Any, images: Tensor, prompts: list[str], gene
     return F.mse_loss(predicted.float(), target.float())
 
 
-def train_on_set(spec: str, images: str | Path, out: str | Path, *, device: str | None = None, **options: Any) -> Path:
+def train_on_set(
+    spec: str,
+    images: str | Path,
+    out: str | Path,
+    *,
+    skip_unreadable: bool = False,
+    device: str | None = None,
+    **options: Any,
+) -> Path:
     """:func:`train_lora` for a pipeline and a set by their names.
 
     Args:
         spec: folder of the pipeline, or ``hf:<user>/<name>``.
         images: folder or zip with images and ``metadata.jsonl``.
         out: safetensors file to write; must be new.
+        skip_unreadable: leave out images that cannot be read, and name them.
         device: "cpu", "cuda", ...; None takes a GPU if there is one.
         **options: as for :func:`train_lora`.
 
     Raises:
         UsageError, DataError, NomadiffError: as :func:`train_lora`, and if pipeline or set cannot be read.
     """
-    found = read_images(images)
+    found = read_images(images, skip_unreadable=skip_unreadable)
     if found.names is None:
         raise UsageError(f"{images}: an array has no {METADATA_NAME} with prompts; give a folder or a zip")
     prompts = prompts_of(images, found.names)

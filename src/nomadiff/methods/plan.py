@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from nomadiff.data.sources import ImageSource
 from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import RunConfig
@@ -90,12 +91,13 @@ def _parameters(config: RunConfig) -> int:
         return parameters_of(config.build_denoiser())
 
 
-def plan_training(config: RunConfig, published: str = "") -> str:
+def plan_training(config: RunConfig, published: str = "", sources: Sequence[ImageSource] = ()) -> str:
     """The plan of a training run, one fact a line.
 
     Args:
         config: the recipe.
         published: what a paper says of this setting, to be read beside the figures.
+        sources: the images, to be counted.
     """
     options = config.training
     parameters = _parameters(config)
@@ -103,9 +105,11 @@ def plan_training(config: RunConfig, published: str = "") -> str:
     total = 3 * forward * options.steps * options.batch
     labels = f"{config.sources or 'no'} source labels, {config.classes or 'no'} class labels"
     shares = ", ".join(f"{name} {share:.1%}" for name, share in zip(config.source_names, config.shares))
+    counts = ", ".join(f"{source.name} {len(source):,}" for source in sources)
     return "\n".join(
         [
             f"method:      {config.method} ({labels})",
+            *([f"images:      {counts}"] if sources else []),
             f"batches:     {shares}",
             f"parameters:  {parameters / 1e6:,.2f} M ({config.network.architecture})",
             f"budget:      {options.budget / 1e6:g} Mi = {options.steps:,} steps of {options.batch}",
