@@ -244,7 +244,7 @@ def test_images_one_by_one(tmp_path):
 @pytest.mark.parametrize("damaged", [0, 3])
 def test_images_read_one_by_one_can_leave_out_the_unreadable(tmp_path, damaged):
     pixels = torch.arange(6 * 16, dtype=torch.uint8).reshape(6, 1, 4, 4)
-    write_images(tmp_path / "set", [pixels], 6, labels=torch.arange(6), manifest=None)
+    write_images(tmp_path / "set", [pixels], 6, labels=torch.arange(6), manifest={})
     (tmp_path / "set" / "00000" / f"img{damaged:08d}.png").write_bytes(b"torn")
     unreadable = f"img{damaged:08d}.png"
     with (

@@ -96,10 +96,10 @@ def evaluate_files(
         raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRA_METRICS)}")
     processes = join_processes(device)
     place = processes.device
-    drawn = ImageSource.open(
+    made = ImageSource.open(
         samples, name="samples", synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable
     )
-    sets = {"samples": drawn.pixels}
+    sets = {"samples": made.pixels}
     statistics = holds_statistics(reference)
     if not statistics:
         sets["reference"] = real(reference, "reference")
