@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nomadiff.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from nomadiff.data.mix_spec import MixSpec
     from nomadiff.data.sources import ImageSource, SourceMix
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from nomadiff.methods.sda import SDA
     from nomadiff.metrics.evaluate import ReferenceSet, evaluate
     from nomadiff.sampling.sampler import SamplerConfig
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "nomadiff.data.mix_spec": ("MixSpec",),

@@ -31,10 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cyclopts import App, CycloptsError, Group, Parameter
     from rich.console import Console
 
-    import nomadiff
     from nomadiff.cli.terminal import plain_output, say_error
     from nomadiff.errors import NomadiffError
     from nomadiff.files import printable
+    from nomadiff.version import __version__
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = App(
         name="nomadiff",
         help=_HELP,
-        version=nomadiff.__version__,
+        version=__version__,
         console=Console(file=sys.stdout),  # help has colours: it does not go through plain_output
         result_action="return_value",
         default_parameter=Parameter(negative=()),

@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import nomadiff
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import atomic_path, read_json, read_regular, require_regular, write_json
 from nomadiff.plain import parse_json
 from nomadiff.training.config import RunConfig
+from nomadiff.version import __version__
 
 __all__ = ["RunFolder", "load_metadata", "load_tensors", "save_tensors", "versions"]
 
@@ -33,7 +33,7 @@ __all__ = ["RunFolder", "load_metadata", "load_tensors", "save_tensors", "versio
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers: nomadiff, torch, python and the platform."""
     return {
-        "nomadiff": nomadiff.__version__,
+        "nomadiff": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "platform": platform.platform(),
