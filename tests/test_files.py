@@ -11,29 +11,35 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from nomadiff.errors import DataError, NomadiffError
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import (
+    atomic_folder,
     atomic_path,
+    check_output,
     normal_name,
     open_regular,
     printable,
     read_json,
     read_regular,
+    remove_leftovers,
     require_regular,
     sha256_of_file,
     write_json,
     write_text,
 )
+from nomadiff.training.run_folder import save_tensors
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "file.txt"
     with atomic_path(path) as temporary:
         temporary.write_text("new")
-        assert not path.exists() and temporary.parent == path.parent
+        assert not path.exists() and temporary.name == path.name
     assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["file.txt"]
 
@@ -75,6 +81,107 @@ def test_a_process_killed_while_writing_leaves_the_old_file_whole(tmp_path: Path
     )
     write_text(path, "new")
     assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file.txt"], "the next write tidies up"
+
+
+def killed_while_writing(path: Path) -> None:
+    code = f"""
+        import os, signal
+        from nomadiff.files import atomic_path
+        with atomic_path({str(path)!r}) as temporary:
+            temporary.write_text("half of the ne")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+
+
+def test_what_killed_processes_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("one.txt", "inner/two.txt"):
+        killed_while_writing(tmp_path / name)
+    elsewhere = tmp_path / ".nomadiff-1-another.machine-abcdefgh.tmp"
+    elsewhere.mkdir()
+    (tmp_path / ".mine.tmp").write_text("not ours to delete")
+    code = f"""
+        import sys
+        from nomadiff.files import atomic_path
+        with atomic_path({str(tmp_path / "slow.txt")!r}) as temporary:
+            temporary.write_text("slow")
+            print("writing", flush=True)
+            sys.stdin.read()
+    """
+    slow = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert slow.stdout is not None and slow.stdout.readline() == "writing\n"
+    with atomic_path(tmp_path / "mine.txt") as temporary:
+        temporary.write_text("mine")
+        remove_leftovers(tmp_path, below=True)
+        assert temporary.exists()
+    slow.communicate("")
+    assert (tmp_path / "slow.txt").read_text() == "slow"
+    assert sorted(os.listdir(tmp_path)) == [".mine.tmp", elsewhere.name, "inner", "mine.txt", "slow.txt"]
+    assert os.listdir(tmp_path / "inner") == []
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_files_have_the_mode_that_the_umask_says_whatever_library_wrote_them(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+        save_tensors(tmp_path / "b.safetensors", {"x": torch.zeros(3)}, {})  # safetensors makes its files 0600
+        with atomic_folder(tmp_path / "c") as temporary:
+            (temporary / "d").write_text("x")
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("a.txt", "b.safetensors", "c", "c/d")}
+    assert modes == {name: (0o777 if name == "c" else 0o666) & ~umask for name in modes}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "new"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("file/inner", "Not a directory"), ("x" * 300, "too long"), ("a\0b", "zero byte"), ("loop", "symbolic link")],
+)
+def test_a_path_that_cannot_be_written_is_told_before_any_work(tmp_path: Path, name: str, said: str, kind: Any) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match=said) as caught:
+        check_output(tmp_path / name, kind)
+    assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
+    check_output(tmp_path / "new" / "place", kind)
+    assert sorted(os.listdir(tmp_path)) == ["file", "loop"], "nothing is made on the way"
+
+
+def test_what_is_there_must_be_of_the_kind_that_is_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is a file"):
+        check_output(tmp_path / "file", "folder")
+    with pytest.raises(UsageError, match="is a folder"):
+        check_output(tmp_path, "file")
+    with pytest.raises(UsageError, match="is a folder"):
+        check_output(".", "file")
+    for path in (tmp_path / "pipe", "/dev/null", "/dev/full"):
+        for kind in ("file", "folder", "new"):
+            with pytest.raises(UsageError):
+                check_output(path, kind)  # type: ignore[arg-type]
+    check_output(tmp_path / "file", "file")
+    check_output(tmp_path, "folder")
+    assert (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "Read-only file system")])
+def test_a_disk_that_takes_nothing_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def failing(**options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", failing)
+    with pytest.raises(NomadiffError, match=said) as caught:
+        check_output(tmp_path / "deep" / "er" / "out", "folder")
+    assert str(tmp_path / "deep" / "er" / "out") in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

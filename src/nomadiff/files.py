@@ -6,25 +6,32 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 import stat
+import tempfile
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from nomadiff.errors import DataError, NomadiffError
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.plain import parse_json
 
 __all__ = [
     "LARGEST_READ",
+    "atomic_folder",
     "atomic_path",
+    "check_output",
     "normal_name",
     "open_regular",
     "printable",
     "read_json",
     "read_regular",
+    "remove_leftovers",
     "require_regular",
     "sha256_of_file",
     "told_in_one_line",
@@ -38,27 +45,136 @@ _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # character
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``.
+    """Give a temporary path of the same name; on success it is flushed to disk and renamed to ``path``.
 
     A reader therefore sees the old file or the whole new one, never half of it. If the block raises, the temporary
-    file is deleted and ``path`` is untouched.
+    file is deleted and ``path`` is untouched. Its mode is what the umask says, whatever the block's library gives it
+    (safetensors makes files that only their owner reads).
 
     Raises:
         NomadiffError: the disk is full or the place cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _room_beside(path) as temporary:
+        mode = _mode_of_new_files(temporary)
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """:func:`atomic_path` for a folder: made empty, filled by the block, flushed, renamed.
+
+    Raises:
+        NomadiffError: the disk is full, the place cannot be written, or holds something other than an empty folder.
+    """
+    path = Path(path)
+    with _room_beside(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        os.sync()  # one flush for all files; a flush each would take minutes for 50,000
+        if path.exists():
+            path.rmdir()  # empty, or this raises
+        temporary.rename(path)
+
+
+@contextmanager
+def _room_beside(path: Path) -> Iterator[Path]:
+    """A path of the same name in a folder of its own beside ``path``: libraries put temporary files there, too."""
     with told_in_one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        room = Path(tempfile.mkdtemp(prefix=f".nomadiff-{os.getpid()}-{_HOST}-", suffix=".tmp", dir=path.parent))
+        _OPEN_ROOMS.add(room.name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            with open(temporary, "rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):  # a place that cannot hold a file cannot be asked to delete one either
-                temporary.unlink(missing_ok=True)
-            raise
+            yield room / path.name
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+            _OPEN_ROOMS.discard(room.name)
+
+
+def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
+    """Delete what killed processes left half written in ``folder``.
+
+    What a living process writes there stays, and so does what a process of another machine may be writing.
+
+    Args:
+        folder: where to look; it need not exist.
+        below: look in its folders as well.
+    """
+    for room in Path(folder).glob("**/.nomadiff-*.tmp" if below else ".nomadiff-*.tmp"):
+        match = _ROOM.fullmatch(room.name)
+        if match and match["host"] == _HOST and room.name not in _OPEN_ROOMS and not _is_alive(int(match["pid"])):
+            shutil.rmtree(room, ignore_errors=True)
+
+
+_HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())[:64]
+_ROOM = re.compile(r"\.nomadiff-(?P<pid>[0-9]+)-(?P<host>[^-]*)-[a-z0-9_]+\.tmp")
+_OPEN_ROOMS: set[str] = set()  # of this process: a leftover may carry our number, which another process had
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # what is ours is in _OPEN_ROOMS
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is somebody else's
+    return True
+
+
+def _mode_of_new_files(path: Path) -> int:
+    """The mode of a file that is made at ``path`` in the ordinary way: what umask and folder say."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+
+
+def check_output(path: str | Path, kind: Literal["file", "folder", "new"]) -> None:
+    """Find out before any work whether its result can be written; what killed processes left there is removed.
+
+    Args:
+        path: where the result is to go.
+        kind: "file": a file, there already or not. "folder": a folder, there already or not. "new": either, the caller
+            knows what may be there.
+
+    Raises:
+        UsageError: ``path`` is no name for a file, lies under a file, or is something else than ``kind``.
+        NomadiffError: the disk is full, or the place cannot be written.
+    """
+    shown, path = ascii(str(path))[1:-1], Path(path)
+    if "\0" in str(path):
+        raise UsageError(f"{shown}: a path cannot contain a zero byte; choose another one")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    except OSError as error:  # under a file, too long, in a folder that is closed to us, a link to itself
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
+    if mode is not None:
+        if kind == "file" and stat.S_ISDIR(mode):
+            raise UsageError(f"{path} is a folder; give the name of a file")
+        if kind == "folder" and not stat.S_ISDIR(mode):
+            raise UsageError(f"{path} is a file; choose another folder")
+        if kind != "folder" and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UsageError(f"{path} is a device or the like; give the name of a file")
+    inside = mode is not None and kind == "folder"
+    place = path.absolute() if inside else path.absolute().parent
+    while not place.exists():
+        place = place.parent
+    remove_leftovers(place, below=inside)
+    with told_in_one_line(path), tempfile.TemporaryFile(dir=place) as handle:
+        handle.write(bytes(4096))
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 @contextmanager

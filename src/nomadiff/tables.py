@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nomadiff.errors import DataError
-from nomadiff.files import read_json, write_json, write_text
+from nomadiff.errors import DataError, UsageError
+from nomadiff.files import check_output, read_json, write_json, write_text
 
-__all__ = ["Table", "read_table", "summarise"]
+__all__ = ["Table", "check_table", "read_table", "summarise"]
 
 
 @dataclass
@@ -55,6 +55,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def check_table(path: Path) -> None:
+    """Find out before any work whether :meth:`Table.write` can write ``path`` and the CSV beside it.
+
+    Raises:
+        UsageError: both would be one file, or ``path`` cannot name one.
+        NomadiffError: the disk is full, or the place cannot be written.
+    """
+    if path.suffix.lower() == ".csv":
+        raise UsageError(f"{path}: give the name of the JSON file, such as {path.stem}.json; the CSV goes beside it")
+    for name in (path, path.parent / f"{path.stem}.csv"):
+        check_output(name, "file")
 
 
 def read_table(path: str | Path) -> Table:

@@ -42,7 +42,10 @@ def audit(
         device: where to compute.
     """
     from nomadiff.experiments.auditing import audit_files
+    from nomadiff.tables import check_table
 
+    if out is not None:
+        check_table(out)
     found = audit_files(
         images,
         against,

@@ -62,9 +62,12 @@ def compare(
     from nomadiff.experiments.compare import Comparison
     from nomadiff.experiments.compare import compare as run
     from nomadiff.experiments.comparison import plan_comparison
+    from nomadiff.files import check_output
 
     if options.seed is not None:
         raise UsageError("compare trains one set of models for each of --seeds; --seed is for train")
+    if not dry_run:
+        check_output(out, "folder")
     comparison = Comparison(
         mix=mix,
         reference=reference,

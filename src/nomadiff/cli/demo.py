@@ -37,7 +37,10 @@ def demo(
     """
     from nomadiff.experiments.comparison import plan_comparison
     from nomadiff.experiments.demo import demo_comparison, run_demo
+    from nomadiff.files import check_output
 
+    if not dry_run:
+        check_output(out, "folder")
     comparison = demo_comparison(out, seeds=seeds, budget=budget, workers=workers, device=device)
     if dry_run:
         print(plan_comparison(comparison))

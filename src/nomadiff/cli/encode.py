@@ -48,10 +48,13 @@ def encode(
     """
     from nomadiff.data.latents import LatentSpace, read_space
     from nomadiff.data.lazy_images import open_lazily
+    from nomadiff.files import check_output
     from nomadiff.interop.latents import encode_set
     from nomadiff.networks.autoencoder import Autoencoder
     from nomadiff.processes import join_processes
 
+    if not dry_run:
+        check_output(out, "new")
     processes = join_processes(device)
     space = None if like is None else read_space(like)
     known = space or LatentSpace()

@@ -71,7 +71,13 @@ def evaluate(
         dry_run: read and check the images only.
     """
     from nomadiff.experiments.evaluation import evaluate_files, parse_groups
+    from nomadiff.files import check_output
+    from nomadiff.tables import check_table
 
+    if not dry_run:
+        check_table(out)
+        if save_reference is not None:
+            check_output(save_reference, "file")
     table = evaluate_files(
         samples,
         reference,

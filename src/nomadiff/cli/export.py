@@ -41,12 +41,15 @@ def export(
         snapshot: Take the snapshot at this many images seen.
     """
     from nomadiff.errors import UsageError
+    from nomadiff.files import check_output
     from nomadiff.interop.export import export_model, push_to_hub
     from nomadiff.methods.model import Model
     from nomadiff.tables import read_table
 
     if out is None and hub is None:
         raise UsageError("say where to: --out FOLDER, --hub USER/NAME, or both")
+    if out is not None:
+        check_output(out, "new")
     loaded = Model.load(model, snapshot=snapshot, device="cpu")
     tables = [read_table(path) for path in metrics]
     if out is not None:

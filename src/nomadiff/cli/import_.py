@@ -52,8 +52,10 @@ def import_(
     if weights is None or out is None:
         raise UsageError("say what to import and where to: nomadiff import FILE --out MODEL (--list shows the cards)")
 
+    from nomadiff.files import check_output
     from nomadiff.interop.importing import import_model
 
+    check_output(out, "new")
     names = tuple(name.strip() for name in sources.split(",")) if sources else ()
     if weights in CARDS:
         print(f"licence: {CARDS[weights].licence}")

@@ -100,9 +100,12 @@ def improve(
         dry_run: plan only.
     """
     from nomadiff.experiments.improvement import improve_files, plan_improvement
+    from nomadiff.files import check_output
     from nomadiff.methods.improvement import Improvement
     from nomadiff.processes import join_processes
 
+    if not dry_run:
+        check_output(out, "folder")
     settings = Improvement(
         synthetic_count=synthetic_count,
         budget=budget,

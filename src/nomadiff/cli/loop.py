@@ -74,9 +74,12 @@ def loop(
     """
     from nomadiff.errors import UsageError
     from nomadiff.experiments.image_loop import ImageLoop, plan_image_loop, run_image_loop
+    from nomadiff.files import check_output
 
     if options.seed is not None:
         raise UsageError("loop runs one loop for each of --seeds; --seed is for train")
+    if not dry_run:
+        check_output(out, "folder")
     setting = ImageLoop(
         real=real,
         reference=reference,

@@ -55,8 +55,12 @@ def lora(
     import tempfile
 
     from nomadiff.errors import UsageError
+    from nomadiff.files import check_output
     from nomadiff.interop.lora import neon_lora, train_on_set
 
+    check_output(out, "file")
+    if auxiliary is not None:
+        check_output(auxiliary, "file")
     if source.endswith(".safetensors"):
         if images is not None or auxiliary is not None:
             raise UsageError("a LoRA file is only negated; --images and --auxiliary are for a pipeline")

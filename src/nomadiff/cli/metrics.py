@@ -38,7 +38,9 @@ def metrics(
         interval: Level of the intervals.
     """
     from nomadiff.metrics.arrays import metrics_of_arrays, read_vectors
+    from nomadiff.tables import check_table
 
+    check_table(out)
     table = metrics_of_arrays(
         read_vectors(real),
         read_vectors(fake),

@@ -56,14 +56,18 @@ def reproduce(
     """
     from nomadiff.experiments.recipes import describe_recipes
     from nomadiff.experiments.recipes import reproduce as run
+    from nomadiff.files import check_output
 
     if recipe is None:
         print(describe_recipes())
         return
+    out = out or Path(f"reproduce-{recipe}-{scale}")
+    if not dry_run:
+        check_output(out, "folder")
     print(
         run(
             recipe,
-            out or Path(f"reproduce-{recipe}-{scale}"),
+            out,
             scale=scale,
             data=data,
             seeds=seeds,

@@ -58,11 +58,16 @@ def sample(
 
     from nomadiff.data.part_folder import part_of
     from nomadiff.errors import UsageError
+    from nomadiff.files import check_output
     from nomadiff.methods.model import Model
     from nomadiff.methods.plan import plan_sampling
     from nomadiff.processes import join_processes
     from nomadiff.reports.grids import save_grid
 
+    shown = grid or out.parent / f"{out.name}-grid.png"  # the whole name: s and s.zip are two sets
+    if not dry_run:
+        check_output(out, "new")
+        check_output(shown, "file")
     processes = join_processes(device)
     loaded = Model.load(model, snapshot=snapshot, vae=vae, device=processes.device)
     changes: dict[str, Any] = {
@@ -72,7 +77,6 @@ def sample(
     if dry_run:
         print(plan_sampling(loaded.config, sampler, count))
         return
-    shown = grid or out.with_name(f"{out.name}-grid.png")  # the whole name: s and s.zip are two sets
     if grid is not None and grid.exists() and not part_of(out).exists():
         raise UsageError(f"{grid}: exists already; refusing to overwrite (choose another --grid or remove it)")
     loaded.write_samples(

@@ -63,10 +63,13 @@ def shift(
         dry_run: plan only.
     """
     from nomadiff.experiments.shifting import plan_shift, shift_files
+    from nomadiff.files import check_output
     from nomadiff.methods.complement import parse_targets
     from nomadiff.methods.shift import Shift
     from nomadiff.processes import join_processes
 
+    if not dry_run:
+        check_output(out, "folder")
     settings = Shift(
         target=parse_targets(target),
         **({} if weight is None else {"weights": weight}),

@@ -66,12 +66,15 @@ def synthesize(
     from dataclasses import replace
 
     from nomadiff.errors import UsageError
+    from nomadiff.files import check_output
     from nomadiff.interop.generators import ImageGenerator, ModelGenerator, PipelineGenerator, is_text_to_image
     from nomadiff.interop.prompts import SHIPPED, PromptGrid
     from nomadiff.interop.synthesis import synthesize as make
     from nomadiff.methods.model import Model
     from nomadiff.processes import join_processes
 
+    if not dry_run:
+        check_output(out, "new")
     processes = join_processes(device)
     generator: ImageGenerator
     if is_text_to_image(source_model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from nomadiff.cli.options import Device, DryRun, Mix, Out, Training, TrainingOptions
 
 __all__ = ["train"]
@@ -12,7 +14,7 @@ def train(
     options: Training = TrainingOptions(),  # noqa: B008 - frozen
     *,
     out: Out,
-    method: str = "casd",
+    method: str | None = None,
     preset: str = "cifar10",
     class_labels: bool = False,
     device: Device = None,
@@ -31,17 +33,25 @@ def train(
         mix: sources.
         options: training.
         out: The run folder.
-        method: dm (real only), sda (union without labels) or casd (source-conditional).
+        method: dm (real only), sda (union without labels) or casd (source-conditional); casd by default, and dm where
+            there is no synthetic source.
         preset: cifar10, ffhq64, small32, tiny or digits; EDM2's imagenet64-edm2-s, edm2-tiny; of latents
             imagenet512-edm2-s, -xs or -tiny.
         class_labels: Condition on the images' class labels too.
         device: where to compute.
         dry_run: plan only.
     """
+    from nomadiff.files import check_output
     from nomadiff.methods.plan import plan_training
     from nomadiff.methods.registry import method_named
     from nomadiff.processes import join_processes
 
+    if not dry_run:
+        check_output(out, "folder")
+    if method is None:
+        method = "casd" if mix.synthetic else "dm"
+        if not mix.synthetic:
+            print("method: dm, as there is no --synthetic source", file=sys.stderr)
     algorithm = method_named(method)(preset, class_labels=class_labels, **options.changes())
     sources = mix.open()
     if dry_run:

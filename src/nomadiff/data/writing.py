@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from torch import Tensor
 from nomadiff.data.labels import LABELS_NAME
 from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.errors import UsageError
-from nomadiff.files import atomic_path, told_in_one_line
+from nomadiff.files import atomic_folder, atomic_path, check_output
 
 __all__ = ["refuse_existing", "store_entry", "write_images"]
 
@@ -67,7 +64,7 @@ def write_images(
             _write_files(lambda name, data: store_entry(archive, name, data), rows, count, numbers, compress_level=0)
             store_entry(archive, MANIFEST_NAME, about.encode())
     else:
-        with _atomic_folder(path) as temporary:
+        with atomic_folder(path) as temporary:
 
             def save(name: str, data: bytes) -> None:
                 target = temporary / name
@@ -79,11 +76,13 @@ def write_images(
 
 
 def refuse_existing(path: Path) -> None:
-    """Say that ``path`` is taken, before any work is done; an empty folder is free.
+    """Say that ``path`` is taken or cannot be written, before any work is done; an empty folder is free.
 
     Raises:
-        UsageError: it is taken.
+        UsageError: it is taken, or no place for a file.
+        NomadiffError: the disk is full, or the place cannot be written.
     """
+    check_output(path, "new")
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise UsageError(f"{path}: exists already; refusing to overwrite (choose another name or remove it)")
 
@@ -151,21 +150,3 @@ def _entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name)
     entry.external_attr = 0o644 << 16
     return entry
-
-
-@contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """:func:`nomadiff.files.atomic_path` for a folder: filled beside, flushed, renamed; deleted if the block raises."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with told_in_one_line(path):
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
-            temporary.mkdir(parents=True)
-            yield temporary
-            os.sync()  # one flush for all files; a flush each would take minutes for 50,000
-            if path.exists():
-                path.rmdir()  # empty, or this raises
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from nomadiff.data.writing import refuse_existing
 from nomadiff.errors import NomadiffError, UsageError
-from nomadiff.files import write_json, write_text
+from nomadiff.files import atomic_folder, write_json, write_text
 from nomadiff.interop.diffusers_ import write_ddpm_pipeline
 from nomadiff.interop.model_card import model_card
 from nomadiff.interop.packing import pack_model
@@ -50,21 +49,13 @@ def export_model(
     out = Path(out)
     refuse_existing(out)
     name = title or out.name
-    staging = Path(tempfile.mkdtemp(dir=out.parent if out.parent.is_dir() else None, prefix=".export-"))
-    try:
+    with atomic_folder(out) as staging:
         if form == "safetensors":
             pack_model(model, staging)
             usage = f'from nomadiff.methods.model import Model\n\nimages = Model.load("{name}").sample(8, seed=0)'
         else:
             usage = _write_pipeline(model, staging, name)
         write_text(staging / "README.md", model_card(model, title=name, usage=usage, metrics=metrics))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rmdir()  # empty, or refused above
-        staging.chmod(0o755)
-        shutil.move(staging, out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return out
 
 

@@ -17,7 +17,7 @@ from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.data.part_folder import deliver, is_delivered, part_folder, part_of
 from nomadiff.data.writing import store_entry
 from nomadiff.errors import NomadiffError, UsageError
-from nomadiff.files import atomic_path, write_text
+from nomadiff.files import atomic_path, remove_leftovers, write_text
 from nomadiff.interop.generators import Drawn, ImageGenerator
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
@@ -180,8 +180,9 @@ class _Job:
             return
         for name, text in texts.items():
             write_text(self.images / name, text)
-        for leftover in self.images.rglob(".*.tmp"):
+        for leftover in self.images.rglob(".img*.tmp"):
             leftover.unlink()
+        remove_leftovers(self.images, below=True)
         os.sync()  # one flush for all files
         self.images.rename(path)
 

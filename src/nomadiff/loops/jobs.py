@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.files import told_in_one_line
 from nomadiff.progress import progress_bar
 
 __all__ = ["Key", "computed_with", "run_jobs"]
@@ -134,16 +136,18 @@ class _Journal:
         self._about = about
 
     def __enter__(self) -> _Journal:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         whole = self._read() if self._path.exists() else 0
-        self._handle = open(self._path, "ab")
-        self._handle.truncate(whole)
+        with told_in_one_line(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = open(self._path, "ab")
+            self._handle.truncate(whole)
         if whole == 0:
             self._write({"about": self._about})
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._handle.close()
+        with suppress(OSError):  # what could not be written has been told
+            self._handle.close()
 
     def append(self, key: Key, result: Any) -> None:
         """Keep a finished job."""
@@ -151,9 +155,11 @@ class _Journal:
         self.results[key] = result
 
     def _write(self, value: dict[str, Any]) -> None:
-        self._handle.write(json.dumps(value, allow_nan=False).encode() + b"\n")
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
+        line = json.dumps(value, allow_nan=False).encode() + b"\n"
+        with told_in_one_line(self._path):
+            self._handle.write(line)
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
 
     def _read(self) -> int:
         """Read the whole lines; returns their length in bytes."""

@@ -75,13 +75,14 @@ class DiscriminatorGuided(Method):
             raise UsageError("a discriminator trains in one process: start it without torchrun")
         base = fit_base(self, mix, out / "base", device=device, description=description)
         path = out / "discriminator.safetensors"
+        seed = mixed_seed(self.discriminator.seed, _OWN_SAMPLES) % (1 << 31)
+        own = OwnSamples(base, out, self.synthetic_count or len(mix.sources[0]), seed)
         if not path.exists():
-            seed = mixed_seed(self.discriminator.seed, _OWN_SAMPLES) % (1 << 31)
-            own = OwnSamples(base, out, self.synthetic_count or len(mix.sources[0]), seed)
             own.draw(processes)
             real = union("real", mix.sources) if len(mix.sources) > 1 else mix.sources[0]
             train_discriminator(base, SourceMix(real, [own.open()], real_fraction=0.5), path, self.discriminator)
-            own.drop(keep=False)
+        own.drop(keep=False)  # also of a process that was killed once the discriminator was written
+        _state_path(path).unlink(missing_ok=True)
         guidance = GuidanceConfig(
             "discriminator", self.weight, "base/model.safetensors", path.name, self.interval, method=self.name
         )
@@ -123,7 +124,12 @@ def train_discriminator(base: Model, mix: SourceMix, path: Path, options: Fittin
         is_real = (batch.source == 0).float().to(base.device)
         return F.binary_cross_entropy_with_logits(discriminator(noisy, sigma, **condition), is_real)
 
-    state_path = path.with_name("discriminator-state.safetensors")
-    trained = fit(discriminator, loss, options, state_path, device=base.device, description="train a discriminator")
+    description = "train a discriminator"
+    trained = fit(discriminator, loss, options, _state_path(path), device=base.device, description=description)
     trained.save(path)
     return trained
+
+
+def _state_path(path: Path) -> Path:
+    """What an interrupted training of the discriminator at ``path`` continues from."""
+    return path.with_name("discriminator-state.safetensors")

@@ -15,7 +15,7 @@ from nomadiff.errors import UsageError
 from nomadiff.methods.fitting import Fitting, fit
 from nomadiff.methods.model import Model
 from nomadiff.training.loss import training_levels
-from nomadiff.training.run_folder import RunFolder, save_tensors
+from nomadiff.training.run_folder import RunFolder, images_seen_by, save_tensors
 
 __all__ = ["distil"]
 
@@ -47,7 +47,9 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
     if model.config.classes and images.labels is None:
         raise UsageError("a class-conditional model is distilled on images with class labels")
     folder = RunFolder(out)
-    if folder.model_path.exists():
+    state = folder.path / "student-state.safetensors"
+    if images_seen_by(folder.model_path) is not None:
+        state.unlink(missing_ok=True)  # of a process that was killed once the model was written
         return Model.load(folder.path, device=model.device)
     config = replace(base.config, method="distilled")
     with torch.random.fork_rng(devices=[]):
@@ -74,9 +76,8 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
         weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
         return (weight * (student(noisy, sigma, **source, **condition) - target) ** 2).mean()
 
-    folder.path.mkdir(parents=True, exist_ok=True)
-    state = folder.path / "student-state.safetensors"
     trained: EDMDenoiser = fit(student, loss, options, state, device=model.device, description="distil")
     metadata = {"recipe": config.to_dict(), "images_seen": options.budget, "teacher_sha256": model.sha256}
     save_tensors(folder.model_path, trained.state_dict(), metadata)
+    state.unlink(missing_ok=True)
     return Model.load(folder.path, device=model.device)

@@ -20,7 +20,7 @@ from nomadiff.methods.provenance import SOURCES_NAME, origins
 from nomadiff.processes import Processes
 from nomadiff.tables import Table, read_table
 from nomadiff.training.loop import train
-from nomadiff.training.run_folder import RunFolder, save_tensors, versions
+from nomadiff.training.run_folder import RunFolder, is_whole, save_tensors, versions
 
 __all__ = ["FineTunedCopy"]
 
@@ -129,7 +129,7 @@ class FineTunedCopy:
             raise UsageError(f"{self.out} is not empty and no {self.noun}; choose another --out")
         self.processes.barrier()  # every process has looked before the main one writes
         self.save()
-        if self.processes.is_main and not (self.out / self.base_path).exists():
+        if self.processes.is_main and not is_whole(self.out / self.base_path):
             recipe = {"recipe": self._base.config.to_dict(), "copied_from_sha256": self._base.sha256}
             if known := origins(self._base):  # its licence and what it was trained on go with it
                 write_json(self.out / SOURCES_NAME, known)

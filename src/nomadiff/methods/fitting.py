@@ -66,7 +66,7 @@ def fit(
         loss: mean loss of the batch at a position of the data, ``loss(images_seen, generator)``; the generator lives on
             ``device`` and is seeded for the step.
         options: how.
-        state: file that an interrupted training continues from; deleted in the end.
+        state: file that an interrupted training continues from; the caller deletes it once the result is stored.
         device: where the module lives.
         description: words for the progress bar.
 
@@ -98,7 +98,6 @@ def fit(
             advance(options.batch)
             if seen // options.save_every > before // options.save_every and seen < end:
                 _save(module, average.module, optimizer, state, seen)
-    state.unlink(missing_ok=True)
     return average.module
 
 

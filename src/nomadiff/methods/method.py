@@ -53,9 +53,12 @@ class Method:
         """The configuration of a run on ``mix``, without starting it.
 
         Raises:
-            UsageError: the network cannot take these images, or class labels are asked for and some source has none.
+            UsageError: the network cannot take these images, class labels are asked for and some source has none, or
+                the method tells sources apart and there is one.
         """
         used = self.training_mix(mix)
+        if self.labels_sources and len(used.names) < 2:
+            raise UsageError(f"{self.name} tells real images from synthetic ones: add --synthetic, or use --method dm")
         if self.class_labels and not used.classes:
             raise UsageError("class labels are asked for, but not every source has them (dataset.json or top folders)")
         network = replace(self.preset.network, resolution=used.resolution, channels=used.channels)

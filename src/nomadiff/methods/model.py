@@ -130,7 +130,12 @@ class Model:
                 raise DataError(f"{path} is not finished: run its training command again, or take a snapshot ({known})")
         elif snapshot is not None:
             raise UsageError("a snapshot is chosen in a run folder; this is a single file")
-        tensors, metadata = load_tensors(file)
+        try:
+            tensors, metadata = load_tensors(file)
+        except DataError as error:
+            if (file.parent / "config.json").exists():  # the model of a run: its state or last snapshot gives it again
+                raise DataError(f"{error}: run the training command again, which makes it anew") from error
+            raise
         if "recipe" not in metadata:
             raise DataError(f"{file}: no nomadiff model (its metadata has no recipe)")
         try:

@@ -14,6 +14,7 @@ from nomadiff.data.latents import write_latents
 from nomadiff.data.sources import ImageSource
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
+from nomadiff.files import remove_leftovers
 from nomadiff.methods.model import Model
 from nomadiff.methods.provenance import origins
 from nomadiff.processes import Processes
@@ -49,9 +50,8 @@ class OwnSamples:
         """Draw the shards that are missing. The images are shared out among the processes, the main one writes."""
         starts = [start for start in range(0, self.count, self._size) if not self._shard(start).exists()]
         processes.barrier()  # every process has looked before the main one writes
-        if processes.is_main and self.path.exists():
-            for torn in self.path.glob(".*.tmp"):
-                torn.unlink()  # of a process that was killed while it wrote
+        if processes.is_main:
+            remove_leftovers(self.path)
         done = self.count - sum(self._length(start) for start in starts)
         with progress_bar("own samples", total=self.count, done=done, show=processes.is_main) as advance:
             for start in starts:

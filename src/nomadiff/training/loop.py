@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from nomadiff.data.latents import LatentSpace
 from nomadiff.data.sources import Batch, SourceMix
 from nomadiff.denoiser import EDMDenoiser
-from nomadiff.errors import Interrupted, NomadiffError, UsageError
+from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed
@@ -32,7 +33,7 @@ from nomadiff.training.ema import ModuleEMA
 from nomadiff.training.loss import edm_loss, training_levels, with_uncertainty
 from nomadiff.training.phema import PowerEMA
 from nomadiff.training.probe import check_source_reaches_output, source_effect
-from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
+from nomadiff.training.run_folder import RunFolder, images_seen_by, load_tensors, save_tensors
 
 __all__ = ["train"]
 
@@ -80,7 +81,7 @@ def train(
             trained = _Training(config, mix, folder, processes, start_from)
             trained.run(description or f"train {config.method}")
     else:
-        processes.barrier()  # until the main process has claimed the folder
+        processes.barrier()  # until the main process has claimed the folder, and repaired what is there
         trained = _Training(config, mix, folder, processes, start_from)
         trained.run("")
     return trained.ema.module
@@ -149,9 +150,8 @@ class _Training:
         self.images_seen = 0
         if config.sources:
             check_source_reaches_output(self.denoiser, (mix.channels, mix.resolution, mix.resolution), device)
-        if folder.state_path.exists():
-            self._load_state()
-        elif folder.model_path.exists():
+        self.continued = folder.state_path.exists() and self._load_state()
+        if not self.continued and folder.model_path.exists():
             self._load_finished()
         self.parallel: nn.Module = self.denoiser
         if processes.count > 1:
@@ -177,7 +177,8 @@ class _Training:
         """See images until the budget is reached, logging and saving on the way."""
         options = self.options
         end = options.steps * options.batch
-        if self.images_seen >= end and self.folder.model_path.exists():
+        if self.images_seen >= end:
+            self._complete()
             return
         if self.processes.is_main:
             self.folder.trim_log(self.images_seen)
@@ -302,15 +303,35 @@ class _Training:
             self.folder.log(record)
 
     def _save(self, last: bool) -> None:
+        """Write snapshots, state and model, in this order: wherever a kill comes, the rest is made again from these.
+
+        Snapshots without their state are trained and written again; a state that is at the end still makes the model.
+        """
+        self._save_snapshots()
         self._save_state()
+        if last:
+            self._save_average(self.folder.model_path, self.ema.module)
+        self.processes.barrier()
+
+    def _save_snapshots(self) -> None:
+        for std, average in zip(self.options.ema_stds or (None,), self.ema.modules):
+            beside = None if average is self.ema.module else std
+            self._save_average(self.folder.snapshot_path(self.images_seen, beside), average)
+
+    def _save_average(self, path: Path, average: EDMDenoiser) -> None:
         if self.processes.is_main:
-            metadata = {"recipe": self.config.to_dict(), "images_seen": self.images_seen}
-            for std, average in zip(self.options.ema_stds or (None,), self.ema.modules):
-                described = metadata if std is None else {**metadata, "ema_std": std}
-                path = self.folder.snapshot_path(self.images_seen, None if average is self.ema.module else std)
-                save_tensors(path, average.state_dict(), described)
-                if last and average is self.ema.module:
-                    save_tensors(self.folder.model_path, average.state_dict(), described)
+            metadata: dict[str, Any] = {"recipe": self.config.to_dict(), "images_seen": self.images_seen}
+            if self.options.ema_stds:
+                metadata["ema_std"] = self.options.ema_stds[self.ema.modules.index(average)]
+            save_tensors(path, average.state_dict(), metadata)
+
+    def _complete(self) -> None:
+        """Write what a trained run lacks: a kill came between state and model, or a file was deleted or damaged."""
+        if self.processes.is_main and self.continued:
+            if images_seen_by(self.folder.snapshot_path(self.images_seen)) is None:
+                self._save_snapshots()
+            if images_seen_by(self.folder.model_path) != self.images_seen:
+                self._save_average(self.folder.model_path, self.ema.module)
         self.processes.barrier()
 
     def _save_state(self) -> None:
@@ -323,8 +344,14 @@ class _Training:
             save_tensors(self.folder.state_path, tensors, {"images_seen": self.images_seen})
         self.processes.barrier()
 
-    def _load_state(self) -> None:
-        tensors, metadata = load_tensors(self.folder.state_path)
+    def _load_state(self) -> bool:
+        """Go on from the state; False where it is damaged and nothing is left to train."""
+        try:
+            tensors, metadata = load_tensors(self.folder.state_path)
+        except DataError as error:
+            if images_seen_by(self.folder.model_path) == self.options.steps * self.options.batch:
+                return False
+            raise DataError(f"{error}: delete it to train again from zero, or use one of the snapshots") from error
         groups: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             group, _, rest = name.partition(".")
@@ -340,6 +367,7 @@ class _Training:
             state.setdefault(int(index), {})[field_name] = value.contiguous(memory_format=layout)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.images_seen = int(metadata["images_seen"])
+        return True
 
     def _load_finished(self) -> None:
         """A finished run whose state was removed (it is the larger part of a run) is finished all the same."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,12 +23,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
-from nomadiff.files import atomic_path, read_json, read_regular, require_regular, write_json
+from nomadiff.files import (
+    atomic_path,
+    read_json,
+    read_regular,
+    remove_leftovers,
+    require_regular,
+    told_in_one_line,
+    write_json,
+)
 from nomadiff.plain import parse_json
 from nomadiff.training.config import RunConfig
 from nomadiff.version import __version__
 
-__all__ = ["RunFolder", "load_metadata", "load_tensors", "save_tensors", "versions"]
+__all__ = ["RunFolder", "images_seen_by", "is_whole", "load_metadata", "load_tensors", "save_tensors", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -77,9 +86,22 @@ def _named_if_damaged(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"{path}: damaged or not a safetensors file ({error}); delete it to go on without it"
-        ) from error
+        raise DataError(f"{path}: damaged or not a safetensors file ({error})") from error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether there is a safetensors file of which nothing is missing."""
+    try:
+        load_metadata(path)
+    except DataError:
+        return False
+    return True
+
+
+def images_seen_by(path: Path) -> int | None:
+    """Images seen by the weights of a file; None where there is no such file or it is damaged."""
+    seen = load_metadata(path).get("images_seen") if is_whole(path) else None
+    return seen if isinstance(seen, int) else None
 
 
 class RunFolder:
@@ -98,14 +120,16 @@ class RunFolder:
     def begin(self, config: RunConfig, provenance: list[dict[str, Any]]) -> None:
         """Claim the folder for this recipe, or make sure that it already holds the same one.
 
-        The same recipe continues; a larger budget extends it. Anything else is refused and nothing is overwritten.
+        The same recipe continues; a larger budget extends it. Anything else is refused and nothing is overwritten. A
+        model that is absent or damaged is made again from the last snapshot where nothing is left to train.
 
         Raises:
-            UsageError: the folder holds another run (the message names what differs), other files, or a finished run
-                of a smaller budget whose state was removed.
+            UsageError: the folder holds another run (the message names what differs), one that has seen more images
+                than the budget, other files, or a finished run of a smaller budget whose state was removed.
         """
         recipe = {**config.to_dict(), "data": [source.get("content_hash") for source in provenance]}
         file = self.path / "config.json"
+        end = config.training.steps * config.training.batch
         if file.exists():
             found = {**self.config().to_dict(), "data": read_json(file)["recipe"].get("data")}
             different = _differences(_comparable(found), _comparable(recipe))
@@ -113,19 +137,39 @@ class RunFolder:
                 raise UsageError(
                     f"{self.path} holds another run (differs in {', '.join(different)}); choose another --out"
                 )
-            if self.model_path.exists() and not self.state_path.exists():
-                seen = int(load_metadata(self.model_path).get("images_seen", 0))
-                if seen < config.training.steps * config.training.batch:
-                    raise UsageError(
-                        f"{self.path} was finished at {seen:,} images and its state/ was removed: it cannot be "
-                        "continued; choose another --out"
-                    )
+            self._check_reached(end)
+            if _plain(found) == _plain(recipe) and images_seen_by(self.model_path) == end:
+                return  # finished: nothing will be added to what these versions made
         elif self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; choose another --out")
         elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
             raise UsageError(f"{self.path} is not empty and not a nomadiff run; choose another --out")
         write_json(file, {"versions": versions(), "recipe": recipe})
         write_json(self.path / "sources.json", provenance)
+
+    def _check_reached(self, end: int) -> None:
+        """Refuse a budget that the run is beyond or cannot reach; say so when it begins again from zero."""
+        snapshots = self.snapshots()
+        seen = {path: images_seen_by(path) for path in (self.state_path, self.model_path)}
+        reached = max([value or 0 for value in seen.values()] + snapshots)
+        if reached > end:
+            near = max((images for images in snapshots if images <= end), default=min(snapshots, default=None))
+            instead = "" if near is None else f"take its snapshot at {near:,} images (--snapshot {near}), or "
+            raise UsageError(
+                f"{self.path} has seen {reached:,} images, more than the budget of {end:,}: {instead}"
+                "choose another --out"
+            )
+        if self.state_path.exists():
+            return
+        if images_seen_by(self.snapshot_path(end)) == end and seen[self.model_path] != end:
+            _copy(self.snapshot_path(end), self.model_path)
+        elif seen[self.model_path] not in (None, end):
+            raise UsageError(
+                f"{self.path} was finished at {seen[self.model_path]:,} images and its state/ was removed: it cannot "
+                "be continued; choose another --out"
+            )
+        elif reached and seen[self.model_path] is None:
+            warnings.warn(f"{self.path} has no state/ to go on from: it is trained again from zero", stacklevel=2)
 
     def config(self) -> RunConfig:
         """The recipe this folder was made with.
@@ -151,16 +195,22 @@ class RunFolder:
         Raises:
             UsageError: another process trains here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        with told_in_one_line(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise UsageError(f"{self.path} is in use by another process") from error
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout as error:
-            raise UsageError(f"{self.path} is in use by another process") from error
+            remove_leftovers(self.path, below=True)
+            yield
+        finally:
+            lock.release()
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of JSON to ``log.jsonl``."""
-        with open(self.log_path, "a", encoding="utf-8") as handle:
+        with told_in_one_line(self.log_path), open(self.log_path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
@@ -215,7 +265,6 @@ class RunFolder:
 
 
 def _copy(file: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(to) as temporary:
         shutil.copyfile(file, temporary)
 
@@ -226,7 +275,12 @@ def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     if "training" in kept:
         free = ("budget", "snapshot_every", "log_every")
         kept["training"] = {key: value for key, value in kept["training"].items() if key not in free}
-    return json.loads(json.dumps(kept))
+    return _plain(kept)
+
+
+def _plain(recipe: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(recipe))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
