@@ -1,6 +1,11 @@
-"""No test writes into the caches of the person who runs it."""
+"""No test writes into the caches of the person who runs it; and what kills are made of."""
 
 from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,3 +16,33 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOMADIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: nothing catches it (``scripts/kill_at_every_write.py`` sends real ones)."""
+
+
+@pytest.fixture
+def killed_at_write():
+    """``killed_at_write(number, after, work)``: run ``work`` until just before or after its file of this number gets
+    its name, counted from 1; returns whether it came that far."""
+
+    def run(number: int, after: bool, work: Callable[[], Any]) -> bool:
+        replace, count = os.replace, itertools.count(1)
+
+        def failing(old: Any, new: Any) -> None:
+            here = next(count) == number
+            if not here or after:
+                replace(old, new)
+            if here:
+                raise Killed
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", failing)
+            try:
+                work()
+            except Killed:
+                return True
+        return False
+
+    return run

@@ -1,3 +1,4 @@
+import errno
 import re
 
 import pytest
@@ -7,6 +8,7 @@ from nomadiff.cli import _VERBS, main
 from nomadiff.cli.options import parse_images
 from nomadiff.data.writing import write_images
 from nomadiff.files import read_json
+from nomadiff.training.run_folder import RunFolder
 
 VERBS = [verb for verbs in _VERBS.values() for verb in verbs]
 SMALL = ["--preset", "digits", "--budget", "256", "--batch", "32", "--warmup", "64", "--device", "cpu"]
@@ -116,6 +118,97 @@ def test_failure_is_one_line_and_1(arguments, says, capsys, tmp_path, monkeypatc
     assert says in errors
     assert errors.count("\n") == 1
     assert "Traceback" not in errors
+
+
+WRITERS = [
+    ["train", "--real", "absent", "--out"],
+    ["compare", "--real", "absent", "--synthetic", "absent", "--reference", "absent", "--out"],
+    ["demo", "--out"],
+    ["reproduce", "casd-table-1", "--scale", "smoke", "--out"],
+    ["improve", "absent", "--weight", "1", "--out"],
+    ["shift", "absent", "--target", "3=0.3", "--out"],
+    ["loop", "--real", "absent", "--reference", "absent", "--out"],
+    ["sample", "absent", "--out"],
+    ["sample", "absent", "--out", "new.zip", "--grid"],
+    ["synthesize", "--from", "absent", "--count", "2", "--out"],
+    ["encode", "absent", "--out"],
+    ["import", "absent", "--out"],
+    ["export", "absent", "--out"],
+    ["lora", "absent.safetensors", "--out"],
+    ["lora", "absent", "--out", "new.safetensors", "--auxiliary"],
+    ["evaluate", "absent", "--reference", "absent", "--out"],
+    ["evaluate", "absent", "--reference", "absent", "--save-reference"],
+    ["metrics", "absent", "absent", "--out"],
+    ["audit", "absent", "--against", "absent", "--out"],
+    ["verdict", "absent", "--out"],
+]
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=lambda words: f"{words[0]}{words[-1]}")
+@pytest.mark.parametrize("place", ["file/inner", "x" * 300, "a\0b", "/dev/null"], ids=range(4))
+def test_no_verb_begins_work_that_it_could_not_write_down(command, place, capsys, tmp_path, monkeypatch):
+    """What it reads is absent, too: where it writes is looked at first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("precious")
+    assert main([*command, place]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("nomadiff: ") and errors.count("\n") == 1
+    assert "absent" not in errors and "unexpected" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=lambda words: f"{words[0]}{words[-1]}")
+def test_a_full_disk_is_told_before_the_work(command, capsys, tmp_path, monkeypatch):
+    def full(**options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    assert main([*command, "result.json"]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [words for words in WRITERS if words[0] in ("evaluate", "metrics", "verdict")])
+def test_a_table_is_a_file_and_not_its_own_csv(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "."]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    if command[-1] == "--out":
+        assert main([*command, "table.csv"]) == 2
+        assert "table.json" in capsys.readouterr().err
+
+
+def test_real_images_alone_train_as_dm_and_it_is_said(folders, capsys):
+    command = ["train", "--real", str(folders / "photos"), *SMALL, "--out", str(folders / "run")]
+    assert main([*command, "--dry-run"]) == 0
+    assert "method: dm, as there is no --synthetic source" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "method: dm, as there is no --synthetic source" in capsys.readouterr().out
+    assert RunFolder(folders / "run").config().method == "dm"
+    assert main([*command[:-1], str(folders / "other"), "--method", "casd"]) == 2
+    assert "add --synthetic, or use --method dm" in capsys.readouterr().err
+    assert not (folders / "other").exists()
+
+
+def test_a_smaller_budget_is_refused_by_every_verb_that_trains(folders, capsys):
+    real, reference = (["--real", str(folders / "photos")], ["--reference", str(folders / "held-out")])
+    small = ["--preset", "digits", "--batch", "32", "--device", "cpu"]
+    made = ["--synthetic", str(folders / "generated"), "--method", "dm", "--seeds", "0", "--count", "20"]
+    train = ["train", *real, *small, "--method", "dm", "--snapshot-every", "64", "--out", str(folders / "run")]
+    compare = ["compare", *real, *made, *reference, *small, "--workers", "1", "--out", str(folders / "study")]
+    loop = ["loop", *real, *reference, *small, "--generations", "1", "--seeds", "0", "--count", "20"]
+    loop += ["--algorithm", "standard", "--out", str(folders / "loop")]
+    improve = ["improve", str(folders / "run"), "--weight", "1", "--device", "cpu", "--out", str(folders / "better")]
+    for command in (train, improve, compare, loop):
+        assert main([*command, "--budget", "128"]) == 0
+        before = {path: path.read_bytes() for path in folders.rglob("*.json")}
+        capsys.readouterr()
+        assert main([*command, "--budget", "64"]) == 2, command[0]
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and "choose another" in errors
+        assert {path: path.read_bytes() for path in folders.rglob("*.json")} == before
+        if command in (train, compare):
+            assert "more than the budget of 64" in errors
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -1,6 +1,7 @@
 """``improve``: what it makes, that it goes on where it was stopped, and that it can say no."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -242,6 +243,36 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, reference, tmp_path
     assert whole[:3] == broken[:3]
     assert all(torch.equal(value, broken[3][name]) for name, value in whole[3].items())
     assert Model.load(tmp_path / "whole", device="cpu").sha256 == Model.load(tmp_path / "broken", device="cpu").sha256
+
+
+def everything(folder):
+    """All files byte for byte, but of the log what does not tell the time; the table apart."""
+    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    apart = (".lock", "log.jsonl", "improve.json", "improve.csv")
+    log = [record["images_seen"] for record in RunFolder(folder / "auxiliary").read_log()]
+    return {path: content for path, content in files.items() if path.name not in apart}, log, comparable(folder)[1:3]
+
+
+def test_killed_at_any_write_it_goes_on_to_the_same_folder(base, tmp_path, monkeypatch, killed_at_write):
+    small_shards(monkeypatch)
+    settings = dataclasses.replace(QUICK, keep_synthetic=True)
+    improve(base, tmp_path / "whole", settings, device="cpu")
+    for number in itertools.count(1):
+        out = tmp_path / str(number)
+        if not killed_at_write(number, number % 2, lambda: improve(base, out, settings, device="cpu")):  # noqa: B023
+            break
+        improve(base, out, settings, device="cpu")
+        assert everything(out) == everything(tmp_path / "whole"), number
+    assert number > 12
+
+
+def test_a_damaged_copy_of_the_base_is_stored_again(base, tmp_path):
+    improve(base, tmp_path / "out", QUICK, device="cpu")
+    stored = tmp_path / "out" / "base.safetensors"
+    before = stored.read_bytes()
+    stored.write_bytes(before[:-5])
+    improve(base, tmp_path / "out", QUICK, device="cpu")
+    assert stored.read_bytes() == before
 
 
 def test_an_unfinished_one_says_so(base, tmp_path, monkeypatch, stop_after):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import shutil
@@ -6,12 +7,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from nomadiff.data.sources import ImageSource, SourceMix
-from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.methods.model import Model
 from nomadiff.methods.registry import METHODS
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
@@ -245,12 +248,120 @@ def test_batch_must_divide_among_processes(mix, tmp_path):
         train(recipe(mix), mix, RunFolder(tmp_path / "run"), Processes(0, 3, torch.device("cpu")))
 
 
-def test_damaged_state_is_named(mix, tmp_path):
+def contents(folder):
+    """Every file byte for byte, but of the log what does not tell the time."""
+    files = {path.relative_to(folder.path): path.read_bytes() for path in folder.path.rglob("*.*") if path.is_file()}
+    files = {path: content for path, content in files.items() if path.name not in (".lock", "log.jsonl")}
+    return files, [record["images_seen"] for record in folder.read_log()]
+
+
+@pytest.mark.parametrize("stds", [(), (0.05, 0.10)], ids=["one-average", "two"])
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_write_it_goes_on_to_the_same_folder(mix, tmp_path, killed_at_write, stds, after):
+    config = recipe(mix, budget=96, ema_stds=stds)
+    whole = RunFolder(tmp_path / "whole")
+    train(config, mix, whole, ALONE)
+    for number in itertools.count(1):
+        broken = RunFolder(tmp_path / str(number))
+        if not killed_at_write(number, after, lambda: train(config, mix, broken, ALONE)):  # noqa: B023
+            break
+        for snapshot in broken.snapshots():  # whatever is there is whole
+            assert load_tensors(broken.snapshot_path(snapshot))[1]["images_seen"] == snapshot
+        train(config, mix, broken, ALONE)
+        assert contents(broken) == contents(whole), number
+    assert number > 7
+
+
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize("harm", ["deleted", "truncated"])
+def test_a_lost_model_is_made_again(mix, tmp_path, monkeypatch, state, harm):
+    """From the state, or from the last snapshot where the state is gone."""
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    if not state:
+        shutil.rmtree(folder.state_path.parent)
+    before = contents(folder)
+    if harm == "deleted":
+        folder.model_path.unlink()
+    else:
+        folder.model_path.write_bytes(folder.model_path.read_bytes()[:-7])
+        with pytest.raises(DataError, match=r"model\.safetensors: damaged .* run the training command again"):
+            Model.load(folder.path, device="cpu")
+    monkeypatch.setattr(loop._Training, "_step", lambda self, meter: pytest.fail("trained again"))
+    train(recipe(mix), mix, folder, ALONE)
+    assert contents(folder) == before
+
+
+def test_a_run_that_an_earlier_version_left_stuck_is_finished(mix, tmp_path, monkeypatch):
+    """The state was written first: killed then, a run had all it had learnt and neither last snapshot nor model."""
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    before = contents(folder)
+    folder.model_path.unlink()
+    folder.snapshot_path(160).unlink()
+    monkeypatch.setattr(loop._Training, "_step", lambda self, meter: pytest.fail("trained again"))
+    train(recipe(mix), mix, folder, ALONE)
+    assert contents(folder) == before
+
+
+def test_a_damaged_state_is_named_and_deleting_it_begins_again_from_zero(mix, tmp_path):
+    folder, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    train(recipe(mix, budget=96), mix, folder, ALONE)
+    train(recipe(mix), mix, whole, ALONE)
+    folder.model_path.unlink()
+    folder.state_path.write_bytes(folder.state_path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"training\.safetensors: damaged.*delete it to train again from zero"):
+        train(recipe(mix), mix, folder, ALONE)
+    folder.state_path.unlink()
+    with pytest.warns(UserWarning, match=r"no state/ to go on from: it is trained again from zero"):
+        train(recipe(mix), mix, folder, ALONE)
+    assert contents(folder) == contents(whole)
+
+
+def test_a_finished_run_needs_no_whole_state(mix, tmp_path):
     folder = RunFolder(tmp_path / "run")
     train(recipe(mix), mix, folder, ALONE)
     folder.state_path.write_bytes(folder.state_path.read_bytes()[:1000])
-    with pytest.raises(NomadiffError, match=r"training\.safetensors"):
+    train(recipe(mix), mix, folder, ALONE)
+    with pytest.raises(NomadiffError, match=r"training\.safetensors.*from zero, or use one of the snapshots"):
         train(recipe(mix, budget=1000), mix, folder, ALONE)
+
+
+@pytest.mark.parametrize(("budget", "said"), [(100, "--snapshot 96"), (128, "--snapshot 96"), (16, "no snapshot")])
+def test_a_smaller_budget_than_was_seen_is_refused_and_nothing_is_rewritten(mix, tmp_path, budget, said):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    for _ in range(2):  # with its state and without
+        before = contents(folder)
+        with pytest.raises(UsageError, match=f"has seen 160 images, more than the budget.*{said}"):
+            train(recipe(mix, budget=budget), mix, folder, ALONE)
+        assert contents(folder) == before
+        shutil.rmtree(folder.state_path.parent, ignore_errors=True)
+
+
+def test_a_budget_between_what_was_seen_and_what_was_asked_is_taken(mix, tmp_path, killed_at_write):
+    folder, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    assert killed_at_write(8, False, lambda: train(recipe(mix), mix, folder, ALONE))
+    assert folder.snapshots()[-1] < 144
+    train(recipe(mix, budget=144), mix, folder, ALONE)
+    train(recipe(mix, budget=144), mix, whole, ALONE)
+    assert contents(folder) == contents(whole)
+
+
+def test_reading_a_finished_run_keeps_the_versions_that_made_it(mix, tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    before = contents(folder)
+    monkeypatch.setattr("nomadiff.training.run_folder.versions", lambda: {"nomadiff": "later"})
+    train(recipe(mix), mix, folder, ALONE)
+    assert contents(folder) == before
+
+
+def test_a_log_on_a_full_disk_is_told_in_one_line(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.log_path = Path("/dev/full")
+    with pytest.raises(NomadiffError, match=r"/dev/full: the disk is full"):
+        folder.log({"images_seen": 1})
 
 
 def command(out, budget):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from nomadiff.cli.options import Device, DryRun, Mix, Out, Training, TrainingOptions
 
 __all__ = ["train"]
@@ -48,12 +46,11 @@ def train(
 
     if not dry_run:
         check_output(out, "folder")
-    if method is None:
-        method = "casd" if mix.synthetic else "dm"
-        if not mix.synthetic:
-            print("method: dm, as there is no --synthetic source", file=sys.stderr)
-    algorithm = method_named(method)(preset, class_labels=class_labels, **options.changes())
+    chosen = method or ("casd" if mix.synthetic else "dm")
+    algorithm = method_named(chosen)(preset, class_labels=class_labels, **options.changes())
     sources = mix.open()
+    if chosen != (method or "casd"):
+        print("method: dm, as there is no --synthetic source")
     if dry_run:
         print(plan_training(algorithm.recipe(sources), algorithm.preset.published, sources.sources))
         return

@@ -153,11 +153,11 @@ class RunFolder:
         seen = {path: images_seen_by(path) for path in (self.state_path, self.model_path)}
         reached = max([value or 0 for value in seen.values()] + snapshots)
         if reached > end:
-            near = max((images for images in snapshots if images <= end), default=min(snapshots, default=None))
-            instead = "" if near is None else f"take its snapshot at {near:,} images (--snapshot {near}), or "
+            early = [images for images in snapshots if images <= end]
+            near = f"take its snapshot --snapshot {early[-1]}" if early else "it has no snapshot that early"
             raise UsageError(
-                f"{self.path} has seen {reached:,} images, more than the budget of {end:,}: {instead}"
-                "choose another --out"
+                f"{self.path} has seen {reached:,} images, more than the budget of {end:,}: {near}, or choose another "
+                "--out"
             )
         if self.state_path.exists():
             return
