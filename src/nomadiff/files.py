@@ -150,9 +150,9 @@ def check_output(path: str | Path, kind: Literal["file", "folder", "new"]) -> No
         UsageError: ``path`` is no name for a file, lies under a file, or is something else than ``kind``.
         NomadiffError: the disk is full, or the place cannot be written.
     """
-    shown, path = ascii(str(path))[1:-1], Path(path)
+    path = Path(path)
     if "\0" in str(path):
-        raise UsageError(f"{shown}: a path cannot contain a zero byte; choose another one")
+        raise UsageError(f"{printable(str(path))}: a path cannot contain a zero byte; choose another one")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -196,19 +196,19 @@ def test_a_smaller_budget_is_refused_by_every_verb_that_trains(folders, capsys):
     made = ["--synthetic", str(folders / "generated"), "--method", "dm", "--seeds", "0", "--count", "20"]
     train = ["train", *real, *small, "--method", "dm", "--snapshot-every", "64", "--out", str(folders / "run")]
     compare = ["compare", *real, *made, *reference, *small, "--workers", "1", "--out", str(folders / "study")]
-    loop = ["loop", *real, *reference, *small, "--generations", "1", "--seeds", "0", "--count", "20"]
+    loop = ["loop", *real, *reference, *small, "--generations", "2", "--seeds", "0", "--count", "20"]
     loop += ["--algorithm", "standard", "--out", str(folders / "loop")]
     improve = ["improve", str(folders / "run"), "--weight", "1", "--device", "cpu", "--out", str(folders / "better")]
     for command in (train, improve, compare, loop):
-        assert main([*command, "--budget", "128"]) == 0
+        assert main([*command, "--budget", "256"]) == 0
         before = {path: path.read_bytes() for path in folders.rglob("*.json")}
         capsys.readouterr()
-        assert main([*command, "--budget", "64"]) == 2, command[0]
+        assert main([*command, "--budget", "128"]) == 2, command[0]
         errors = capsys.readouterr().err
         assert errors.count("\n") == 1 and "choose another" in errors
         assert {path: path.read_bytes() for path in folders.rglob("*.json")} == before
         if command in (train, compare):
-            assert "more than the budget of 64" in errors
+            assert "more than the budget of 128" in errors
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -341,7 +341,7 @@ def test_a_smaller_budget_than_was_seen_is_refused_and_nothing_is_rewritten(mix,
 
 def test_a_budget_between_what_was_seen_and_what_was_asked_is_taken(mix, tmp_path, killed_at_write):
     folder, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
-    assert killed_at_write(8, False, lambda: train(recipe(mix), mix, folder, ALONE))
+    assert killed_at_write(6, False, lambda: train(recipe(mix), mix, folder, ALONE))
     assert folder.snapshots()[-1] < 144
     train(recipe(mix, budget=144), mix, folder, ALONE)
     train(recipe(mix, budget=144), mix, whole, ALONE)
