@@ -95,6 +95,11 @@ whole = extract_features(detector, images)
 shared = extract_features(detector, images, processes=processes, batch_size=2)
 assert processes.count == 2 and shared.shape == whole.shape
 torch.testing.assert_close(shared, whole, rtol=1e-5, atol=1e-5)
+if processes.is_main:
+    extract_features(detector, images, cache="cache-0")
+for _ in range(2):  # a cache of their own each: one has the features, the other must not compute alone
+    again = extract_features(detector, images, processes=processes, cache=f"cache-{processes.rank}")
+    torch.testing.assert_close(again, whole, rtol=1e-5, atol=1e-5)
 part = StatisticsAccumulator().update(whole[processes.rank * 4 : 4 + processes.rank * 7])
 merged, expected = part.gathered(processes).finish(), Statistics.from_features(whole)
 assert merged.count == 11

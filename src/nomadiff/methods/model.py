@@ -22,6 +22,7 @@ from nomadiff.files import sha256_of_file
 from nomadiff.guidance.guided import evaluations_of
 from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
+from nomadiff.methods.other_kinds import refuse_other_kinds
 from nomadiff.methods.sample_set import write_sample_set
 from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.networks.build import build_filled
@@ -115,6 +116,7 @@ class Model:
             if snapshot is not None:
                 raise UsageError(f"{path} is a guided model: it has no snapshots of its own")
             return cls._load_guided(file, place, opened, vae)
+        refuse_other_kinds(file)
         if file.is_dir():
             folder = RunFolder(file)
             available = folder.snapshots()
@@ -137,7 +139,9 @@ class Model:
                 raise DataError(f"{error}: run the training command again, which makes it anew") from error
             raise
         if "recipe" not in metadata:
-            raise DataError(f"{file}: no nomadiff model (its metadata has no recipe)")
+            raise DataError(
+                f"{file}: not a model of nomadiff (no recipe in it); another tool's is imported first (nomadiff import)"
+            )
         try:
             config = RunConfig.from_dict(metadata["recipe"])
             config.network.validate()

@@ -67,7 +67,11 @@ def extract_features(
     if cache is not None and isinstance(images, Tensor) and detector.sha256:
         identity = "\n".join((detector.name, detector.version, detector.sha256, images_sha256(images)))
         kept = Path(cache) / f"{detector.name}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
-        if (features := _read(kept, len(images))) is not None:
+        features = _read(kept, len(images))
+        if processes is not None:  # all of them compute, or none does: a cache that they do not share has less for some
+            missing = torch.tensor(float(features is None), device=processes.device)
+            features = None if float(processes.total(missing)) else features
+        if features is not None:
             return features
     if processes is not None and processes.count > 1:
         if not isinstance(images, Tensor):
