@@ -36,7 +36,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +137,18 @@ class Session:
 
     def share(self, flops: float) -> float:
         """Of the card's peak."""
-        return round(flops / self.peak(), 4)
+        return round(flops / peak_of(self.device), 4)
 
-    def peak(self) -> float:
-        """See the module."""
-        if self.device.type == "cuda":
-            name = torch.cuda.get_device_name(self.device)
-            for card, peak in PEAKS.items():
-                if card in name:
-                    return peak
-        return reachable_speed(self.device, "bf16")
+
+@cache
+def peak_of(device: torch.device) -> float:
+    """The card's peak; see the module."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for card, peak in PEAKS.items():
+            if card in name:
+                return peak
+    return reachable_speed(device, "bf16")
 
 
 def random_mix(channels: int, resolution: int) -> SourceMix:
