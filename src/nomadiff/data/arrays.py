@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -9,9 +10,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from nomadiff.data.choice import Choice
+from nomadiff.data.containers import open_entry
 from nomadiff.data.decoding import fit_square
 from nomadiff.data.labels import checked_labels
-from nomadiff.errors import DataError
+from nomadiff.errors import DataError, UsageError
+from nomadiff.files import normal_name, open_regular
 from nomadiff.progress import progress_bar
 
 __all__ = ["fit_array", "read_array"]
@@ -19,26 +23,34 @@ __all__ = ["fit_array", "read_array"]
 _BOMB = (512 << 20, 200)  # an array larger than this many bytes must not unpack to more than so many times its size
 
 
-def read_array(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Read images and labels from a ``.npz`` or ``.npy`` file.
 
-    In a ``.npz`` the images are the array ``images``, or else the first one with four dimensions. Channels may come
-    last, ``(N, H, W, C)``, or second, ``(N, C, H, W)``; 1 and 3 channels are understood.
+    In a ``.npz`` the images are the array that was chosen, or ``images``, or else the only one of uint8 with four
+    dimensions; the labels are the array that was chosen, or ``labels``, or else ``label``, ``y`` or ``arr_1`` (ADM's
+    samples) if it holds one integer an image. Channels may come last, ``(N, H, W, C)``, or second, ``(N, C, H, W)``; 1
+    and 3 channels are understood.
+
+    Args:
+        path: the file.
+        choice: names of arrays, see :func:`~nomadiff.data.choice.parse_choice`.
 
     Returns:
         uint8 ``(N, C, H, W)``, contiguous, and int64 ``(N,)`` or None.
 
     Raises:
         DataError: the file is unreadable or damaged, holds Python objects, or holds no uint8 images.
+        UsageError: several arrays could be the images, or one is named that is not there.
     """
+    choice = choice or Choice(str(path))
     try:
         if path.suffix.lower() == ".npy":
-            with open(path, "rb") as handle:
+            with open_regular(path) as handle:
                 _check(path.name, handle, path)
             images, labels = np.load(path, mmap_mode="r", allow_pickle=False), None
         else:
-            images, labels = _read_members(path)
-    except DataError:
+            images, labels = _read_members(path, choice)
+    except (DataError, UsageError):
         raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -82,36 +94,57 @@ def fit_array(images: np.ndarray, resolution: int | None, where: str) -> np.ndar
     return out
 
 
-def _read_members(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_members(path: Path, choice: Choice) -> tuple[np.ndarray, np.ndarray | None]:
     """The images and the labels of a ``.npz``, in the shapes they are stored in. Only these two members are read."""
-    shapes = {}
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.filename.endswith(".npy"):
-                if entry.file_size > _BOMB[0] and entry.file_size > _BOMB[1] * entry.compress_size:
-                    raise DataError(f"{path}: {entry.filename} looks like a decompression bomb; refused")
-                with archive.open(entry) as handle:
-                    shapes[entry.filename[:-4]] = _check(entry.filename, handle, path)
-        name = "images" if "images" in shapes else next((key for key, shape in shapes.items() if len(shape) == 4), None)
-        if name is None:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        entries = {normal_name(e.filename)[:-4]: e for e in archive.infolist() if e.filename.endswith(".npy")}
+        headers = {}
+        for name, entry in entries.items():
+            if entry.file_size > _BOMB[0] and entry.file_size > _BOMB[1] * entry.compress_size:
+                raise DataError(f"{path}: {name}.npy looks like a decompression bomb; refused")
+            with open_entry(archive, entry) as handle:
+                headers[name] = shape, dtype = _check(f"{name}.npy", handle, path)
+            if math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise DataError(f"{path}: {name}.npy claims the shape {shape}, for which it is too small")
+        for what in ("images", "labels"):
+            if (named := getattr(choice, what)) not in (None, "none", *headers):
+                raise UsageError(f"{path}: holds no array {named!r} (arrays: {', '.join(headers)})")
+        images = choice.images or ("images" if "images" in headers else None)
+        if images is None:
+            pictures = [name for name, (shape, _) in headers.items() if len(shape) == 4]
+            of_bytes = [name for name in pictures if headers[name][1] == np.uint8]
+            images = choice.one_of("images", of_bytes or pictures)
+        if images is None:
             raise DataError(f"{path}: holds no array 'images' and none with four dimensions")
-        images = _member(archive, name)
-        return images, _member(archive, "labels") if "labels" in shapes else None
+        count = headers[images][0][:1]
+
+        def labels_an_image(name: str) -> bool:
+            return name in headers and headers[name][0] == count and headers[name][1].kind in "iu"
+
+        known = ["labels"] if "labels" in headers else list(filter(labels_an_image, ("label", "y", "arr_1")))
+        labels = choice.one_of("labels", known[:1])
+        if labels in headers and headers[labels][0] != count:  # nothing is read of an array that cannot be it
+            shape = "x".join(map(str, headers[labels][0])) or "scalar"
+            wanted_count = "".join(map(str, count))
+            raise DataError(
+                f"{path}: labels must be {wanted_count} integers, got {headers[labels][1]} of shape {shape}"
+            )
+        wanted = [images] if labels in (None, "none") else [images, labels]
+        found = []
+        for name in wanted:
+            with open_entry(archive, entries[name]) as handle:
+                found.append(np.lib.format.read_array(handle, allow_pickle=False))
+        return found[0], found[1] if len(found) > 1 else None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as handle:
-        return np.lib.format.read_array(handle, allow_pickle=False)
-
-
-def _check(name: str, handle: IO[Any], path: Path) -> tuple[int, ...]:
-    """Shape of the array whose header comes next; refuses Python objects before anything is read."""
+def _check(name: str, handle: IO[Any], path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array whose header comes next; refuses Python objects before anything is read."""
     version = np.lib.format.read_magic(handle)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(handle)
     if dtype.hasobject:
         raise DataError(f"{path}: {name} holds Python objects (a pickle), which is never loaded")
-    return shape
+    return shape, dtype
 
 
 def _channel_axis(images: np.ndarray, path: Path) -> int:

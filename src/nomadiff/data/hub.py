@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nomadiff.data.choice import Choice
 from nomadiff.data.labels import checked_labels
 from nomadiff.errors import DataError, UsageError
 
@@ -19,10 +20,10 @@ class HubTable:
     """The image column of a data set, row by row as encoded files, so that they are decoded like any other file.
 
     The split is ``train`` unless named; whatever ``datasets`` understands works (``hf:cifar10:train[:1000]``). The
-    first column of images is used, and the first column of class labels if there is one.
+    columns are the chosen ones, or the only ones that hold images and class labels.
 
     Args:
-        spec: ``hf:<id>[:split]``.
+        choice: ``hf:<id>[:split]``, its columns and its configuration.
 
     Attributes:
         path: the spec, for messages.
@@ -30,11 +31,12 @@ class HubTable:
         labels: int64 ``(N,)`` or None.
 
     Raises:
-        UsageError: the extra is not installed, or no id is given.
+        UsageError: the extra is not installed, no id is given, or several columns or configurations could be meant.
         DataError: the set cannot be loaded, or has no image column.
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, choice: Choice) -> None:
+        spec = choice.place
         identifier, _, split = spec.removeprefix(PREFIX).partition(":")
         if not identifier:
             raise UsageError(f"{spec!r}: expected hf:<data set id>[:split], for example hf:uoft-cs/cifar10:train")
@@ -44,18 +46,29 @@ class HubTable:
             raise UsageError(f"{spec}: reading from the hub needs an extra; pip install 'nomadiff[hf]'") from error
         self.path = spec
         try:
-            table = datasets.load_dataset(identifier, split=split or "train")
+            if identifier.endswith(".parquet") and Path(identifier).is_file():
+                table = datasets.load_dataset("parquet", data_files=identifier, split=split or "train")
+            else:
+                table = datasets.load_dataset(identifier, choice.config, split=split or "train")
         except Exception as error:  # network, hub and file errors of a dozen libraries
+            if len(known := _configurations(datasets, identifier)) > 1 and choice.config not in known:
+                choice.one_of("config", known)
+                raise UsageError(f"{spec}: no configuration {choice.config!r}; choose of {', '.join(known)}") from error
             lines = str(error).strip().splitlines()
             raise DataError(f"{spec}: cannot be loaded ({lines[0] if lines else type(error).__name__})") from error
-        column = _first(table.features, datasets.Image)
+        if missing := {choice.images, choice.labels} - {None, "none", *table.column_names}:
+            told = f"no column {missing.pop()!r} (columns: {', '.join(table.column_names)})"
+            raise UsageError(f"{spec}: has {told}")
+        column = choice.one_of("images", _of_kind(table.features, datasets.Image))
         if column is None:
             raise DataError(f"{spec}: has no image column (columns: {', '.join(table.column_names)})")
-        label_column = _first(table.features, datasets.ClassLabel)
         self.names = [f"row {index}" for index in range(len(table))]
         self.labels = None
+        label_column = _label_column(table.features, datasets, choice)
         if label_column is not None:
-            self.labels = checked_labels(np.asarray(table[label_column][:]), len(table), spec)
+            values = np.asarray(table[label_column][:])
+            if values.dtype.kind != "i" or (values >= 0).any():  # the hub writes -1 where nobody knows
+                self.labels = checked_labels(values, len(table), spec)
         self._column = column
         self._table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
@@ -72,5 +85,21 @@ class HubTable:
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
 
-def _first(features: dict[str, Any], kind: type) -> str | None:
-    return next((name for name, feature in features.items() if isinstance(feature, kind)), None)
+def _label_column(features: dict[str, Any], datasets: Any, choice: Choice) -> str | None:
+    """The chosen column, or the only one of class labels, or else one called label of something else; None for none."""
+    found = _of_kind(features, datasets.ClassLabel)
+    if not found:
+        found = [name for name in ("label", "labels", "class") if isinstance(features.get(name), datasets.Value)][:1]
+    column = choice.one_of("labels", found)
+    return None if column == "none" else column
+
+
+def _of_kind(features: dict[str, Any], kind: type) -> list[str]:
+    return [name for name, feature in features.items() if isinstance(feature, kind)]
+
+
+def _configurations(datasets: Any, identifier: str) -> list[str]:
+    try:
+        return list(datasets.get_dataset_config_names(identifier))
+    except Exception:  # what the data set itself raised is told
+        return []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.arrays import fit_array, read_array
+from nomadiff.data.choice import parse_choice
 from nomadiff.data.containers import FileTree, image_names, open_tree, other_names
 from nomadiff.data.decoding import decode_image, reason_of
 from nomadiff.data.hub import PREFIX, HubTable
@@ -64,6 +65,9 @@ def read_images(
     * a ``.npz`` or ``.npy`` file, see :func:`nomadiff.data.arrays.read_array`.
     * ``hf:<data set id>[:split]``, see :class:`nomadiff.data.hub.HubTable`.
 
+    Where a numpy file or a data set holds several arrays or columns of images, ``#images=NAME`` behind it says which
+    (:mod:`nomadiff.data.choice`).
+
     Args:
         path: where the images are.
         resolution: side in pixels: the largest centred square of each image is resized to it (Lanczos); images of that
@@ -80,16 +84,19 @@ def read_images(
     """
     if resolution is not None and resolution < 1:
         raise UsageError(f"the resolution must be at least 1, got {resolution}")
-    if str(path).startswith(PREFIX):
-        table = HubTable(str(path))
+    choice = parse_choice(str(path))
+    if choice.place.startswith(PREFIX):
+        table = HubTable(choice)
         return _decoded(str(path), table.names, table.read, table.labels, resolution, skip_unreadable)
-    path = Path(path)
+    path = Path(choice.place)
     if path.suffix.lower() in (".npz", ".npy") and not path.is_dir():
         if not path.exists():
             raise DataError(f"{path}: no such file")
-        array, labels = read_array(path)
+        choice.refuse("config", *(("images", "labels") if path.suffix.lower() == ".npy" else ()))
+        array, labels = read_array(path, choice)
         images = torch.from_numpy(fit_array(array, resolution, str(path)))
         return ImageSet(images, None if labels is None else torch.from_numpy(labels), None)
+    choice.refuse("images", "labels", "config")
     with open_tree(path) as tree:
         if not image_names(tree.names) and (stored := latent_names(tree.names)):
             if not latents:

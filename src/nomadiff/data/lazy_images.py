@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nomadiff.data.choice import parse_choice
 from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import decode_image, reason_of
 from nomadiff.data.images import images_of, labels_in, warn_of_skipped
@@ -89,7 +90,8 @@ def open_lazily(
     Raises:
         DataError, UsageError: as :func:`~nomadiff.data.images.read_images`; of a single file when it is asked for.
     """
-    path = Path(spec)
+    choice = parse_choice(str(spec))
+    path = Path(choice.place)
     if not path.is_dir() and path.suffix.lower() != ".zip":
         whole = ImageSource.open(
             spec, name=str(spec), synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable
@@ -106,6 +108,7 @@ def open_lazily(
         finally:
             images.close()
         return
+    choice.refuse("images", "labels", "config")
     manifest = read_manifest(path)
     with open_tree(path) as tree, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns once a file about tags and palettes; what matters is raised

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nomadiff.data.choice import parse_choice
 from nomadiff.data.sources import ImageSource, SourceMix, parse_named
 
 __all__ = ["MixSpec"]
@@ -15,7 +16,8 @@ class MixSpec:
     """Which images to train on, by name. Opening it reads them.
 
     Attributes:
-        real: Real images: a folder, .zip, .npz or .npy file, hf:NAME of a hub data set, or digits:pool.
+        real: Real images: a folder, .zip, .npz or .npy file, hf:NAME of a hub data set, or digits:pool;
+            behind it may stand which part is meant: #images=NAME,labels=NAME,config=NAME.
         synthetic: Synthetic images, [name=]path; once for every source. The name is the path's stem unless given.
         resolution: Crop to a square and resize to this many pixels (Lanczos). Needed only if sizes differ.
         real_subset: Part of the real images: first:1000, range:0:1000, random:1000:SEED or each:125 (of every class).
@@ -76,5 +78,5 @@ class MixSpec:
         named = []
         for argument in self.synthetic:
             name, spec = parse_named(argument)
-            named.append((name or Path(spec.rpartition(":")[2]).stem, spec))
+            named.append((name or Path(parse_choice(spec).place.rpartition(":")[2]).stem, spec))
         return named

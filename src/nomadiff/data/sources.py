@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nomadiff.data import digits, hub
 from nomadiff.data.arrays import fit_array
+from nomadiff.data.choice import parse_choice
 from nomadiff.data.images import ImageSet, read_images
 from nomadiff.data.interleave import Interleave, ShuffledEpochs
 from nomadiff.data.latents import LatentSpace, alike
@@ -107,7 +108,8 @@ class ImageSource:
         spec = str(spec)
         choose = [parse_subset(subset)] if subset is not None else []  # complain about the call before reading
         wanted = parse_classes(classes) if classes is not None else None
-        manifest = _manifest(spec)
+        place = parse_choice(spec).place
+        manifest = _manifest(place)
         if is_synthetic(manifest) and not synthetic and not allow_synthetic_as_real:
             raise UsageError(
                 f"{spec}: its manifest says these images are synthetic, but they are opened as real; "
@@ -127,7 +129,7 @@ class ImageSource:
             indices = indices[chosen(len(indices), None if found.labels is None else found.labels.numpy()[indices])]
         provenance = {
             "spec": spec,
-            "file": None if spec.startswith((digits.PREFIX, hub.PREFIX)) else Path(spec).resolve().name,
+            "file": None if spec.startswith((digits.PREFIX, hub.PREFIX)) else Path(place).resolve().name,
             "kind": "synthetic" if synthetic else "real",
             "subset": [
                 *([f"classes:{classes}"] if classes is not None else []),
