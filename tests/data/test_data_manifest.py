@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -58,3 +59,10 @@ def test_what_is_not_there_is_said(tmp_path):
     for name in ("gone", "gone.zip", "gone.npz"):
         with pytest.raises(DataError, match="no such file"):
             read_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.zip"])
+def test_a_fifo_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="not a regular file"):
+        read_manifest(tmp_path / name)

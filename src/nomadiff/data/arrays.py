@@ -124,11 +124,9 @@ def _read_members(path: Path, choice: Choice) -> tuple[np.ndarray, np.ndarray | 
         known = ["labels"] if "labels" in headers else list(filter(labels_an_image, ("label", "y", "arr_1")))
         labels = choice.one_of("labels", known[:1])
         if labels in headers and headers[labels][0] != count:  # nothing is read of an array that cannot be it
-            shape = "x".join(map(str, headers[labels][0])) or "scalar"
+            got = "x".join(map(str, headers[labels][0])) or "scalar"
             wanted_count = "".join(map(str, count))
-            raise DataError(
-                f"{path}: labels must be {wanted_count} integers, got {headers[labels][1]} of shape {shape}"
-            )
+            raise DataError(f"{path}: labels must be {wanted_count} integers, got {headers[labels][1]} of shape {got}")
         wanted = [images] if labels in (None, "none") else [images, labels]
         found = []
         for name in wanted:

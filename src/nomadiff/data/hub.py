@@ -10,6 +10,7 @@ import numpy as np
 from nomadiff.data.choice import Choice
 from nomadiff.data.labels import checked_labels
 from nomadiff.errors import DataError, UsageError
+from nomadiff.files import read_regular
 
 __all__ = ["PREFIX", "HubTable"]
 
@@ -82,7 +83,7 @@ class HubTable:
         cell = self._table[int(name.removeprefix("row "))][self._column]
         if cell is None:
             raise ValueError("empty row")
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        return cell["bytes"] if cell["bytes"] is not None else read_regular(cell["path"])
 
 
 def _label_column(features: dict[str, Any], datasets: Any, choice: Choice) -> str | None:

@@ -27,7 +27,7 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
     """
     path = Path(path)
     if path.suffix.lower() == ".npy" or (
-        path.suffix.lower() == ".npz" and path.exists() and not zipfile.is_zipfile(path)
+        path.suffix.lower() == ".npz" and path.is_file() and not zipfile.is_zipfile(path)
     ):
         return None
     with open_tree(path) as tree:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from nomadiff.errors import DataError, UsageError
+from nomadiff.files import read_regular
 
 __all__ = ["SHIPPED", "Prompt", "PromptGrid"]
 
@@ -79,11 +80,11 @@ class PromptGrid:
             text = files("nomadiff.interop").joinpath(f"grids/{source}.toml").read_text(encoding="utf-8")
         else:
             try:
-                text = path.read_text(encoding="utf-8")
+                text = read_regular(path).decode("utf-8")
             except FileNotFoundError as error:
                 raise UsageError(f"{source}: no such file; shipped grids are {', '.join(SHIPPED)}") from error
             except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{source}: cannot be read ({error})") from error
+                raise DataError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
         try:
             values = tomllib.loads(text)
             return cls._from_values(path.stem, values)
