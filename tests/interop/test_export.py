@@ -173,3 +173,64 @@ def test_the_hub_gets_the_folder(models: Any, tmp_path: Path, monkeypatch: pytes
         push_to_hub(model, "me/broken")
     with pytest.raises(UsageError, match="<user>/<name>"):
         push_to_hub(model, "model")
+
+
+@pytest.mark.parametrize("kind", ["extrapolation", "merge", "perturbed-attention"])
+@pytest.mark.parametrize("form", ["safetensors", "diffusers"])
+def test_at_weight_0_the_base_goes_out(kind: str, form: str, models: Any, tmp_path: Path) -> None:
+    """ "Keep the base model": one network, as if it had never been guided."""
+    if form == "diffusers":
+        pytest.importorskip("diffusers", reason="needs the diffusers extra")
+    base = models("base")
+    models("aux", seed=1)
+    auxiliary = None if kind == "perturbed-attention" else "../aux"
+    (tmp_path / "guided").mkdir()
+    GuidanceConfig(kind, 0.0, "../base", auxiliary).write(tmp_path / "guided")
+    out = export_model(Model.load(tmp_path / "guided", device="cpu"), tmp_path / "out", form=form)
+    place = out if form == "safetensors" else out / "model"
+    assert not list(out.rglob("guidance.json")) and not list(out.rglob("auxiliary*"))
+    same(base, Model.load(place, device="cpu"))
+    assert "| method | edm |" in (out / "README.md").read_text()
+
+
+def test_a_pipeline_that_was_not_improved_goes_out_as_it_came(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
+    diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler()).save_pretrained(tmp_path / "pipe")
+    import_model(tmp_path / "pipe", tmp_path / "base")
+    (tmp_path / "better").mkdir()
+    GuidanceConfig("extrapolation", 0.0, "../base", "../base").write(tmp_path / "better")
+    out = export_model(Model.load(tmp_path / "better", device="cpu"), tmp_path / "out", form="diffusers")
+    assert read_json(out / "model_index.json")["_class_name"] == "DDPMPipeline"
+
+
+def test_tables_for_the_card(models: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models("base")
+    rows = [{"space": "function", "weight": 0.8, "budget": 32, "fd_digits": 1.0}]
+    meta = {"sentence": "weight 0.8: +10 % gain", "evaluation": {"count": 100, "detector": "digits"}}
+    Table(rows, meta).write(tmp_path / "improve.json")
+    command = ["export", str(tmp_path / "base"), "--out", str(tmp_path / "out"), "--metrics"]
+    assert main([*command, str(tmp_path / "improve.json")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "weight 0.8: +10 % gain." in card and "count 100, detector digits" in card
+    for name, others in (("half.json", rows), ("empty.json", []), ("loop.json", [{"metric": "fd", "generation": 1}])):
+        Table(others).write(tmp_path / name)
+        assert main([*command[:3], str(tmp_path / "other"), "--metrics", str(tmp_path / name)]) == 2
+        assert "a card shows what nomadiff evaluate" in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
+    from nomadiff.training.run_folder import save_tensors
+
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(NomadiffError, match="b is not finite"):
+            save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(2), "b": torch.full((2,), value)}, {})
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nomadiff.cli import main
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.interop.lora import negated, neon_lora, prompts_of, train_lora
 
 NAMES = {
@@ -169,3 +169,48 @@ def test_what_cannot_be_trained(pipeline: Path, tmp_path: Path, capsys: pytest.C
         train_lora(object(), images, ["a", "b"], tmp_path / "a.safetensors")
     assert main(["lora", str(pipeline), "--out", str(tmp_path / "n.safetensors")]) == 2
     assert "needs --images" in capsys.readouterr().err
+
+
+def pair_of(up: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"lora_unet_a.lora_down.weight": torch.ones(1, 2).to(up), "lora_unet_a.lora_up.weight": up}
+
+
+@pytest.mark.parametrize(
+    ("up", "weight"),
+    [
+        (torch.full((2, 1), float("nan")), 0.5),
+        (torch.tensor([[1.0], [float("inf")]]), 0.5),
+        (torch.full((2, 1), 30_000.0).half(), 3.0),
+        (torch.full((2, 1), 3e38).bfloat16(), 3.0),
+        (torch.ones(2, 1), float("nan")),
+        (torch.ones(2, 1), float("inf")),
+        (torch.ones(2, 1), 1e308),
+    ],
+    ids=["nan", "inf", "overflow in fp16", "overflow in bf16", "weight nan", "weight inf", "weight too large"],
+)
+def test_nothing_that_is_no_number_is_written(up: torch.Tensor, weight: float, tmp_path: Path) -> None:
+    save_file(pair_of(up), tmp_path / "a.safetensors")
+    out = tmp_path / "out.safetensors"
+    assert main(["lora", str(tmp_path / "a.safetensors"), "--weight", str(weight), "--out", str(out)]) in (1, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors"]
+
+
+def test_a_nan_in_the_other_factor_counts(tmp_path: Path) -> None:
+    weights = {**pair_of(torch.ones(2, 1)), "lora_unet_a.lora_down.weight": torch.full((1, 2), float("nan"))}
+    with pytest.raises(NomadiffError, match=r"lora_down\.weight is not finite"):
+        negated(weights, 0.5)
+
+
+def test_the_weight_is_looked_at_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["lora", str(tmp_path / "no-pipeline"), "--images", "none", "--out", str(tmp_path / "o.safetensors")]
+    for weight in ("nan", "inf", "0"):
+        assert main([*command, "--weight", weight]) == 2
+        assert "weight" in capsys.readouterr().err
+
+
+def test_names_of_files_are_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(pair_of(torch.ones(2, 1)), tmp_path / "A.SAFETENSORS")
+    assert main(["lora", str(tmp_path / "A.SAFETENSORS"), "--out", str(tmp_path / "o.safetensors")]) == 0
+    torch.save(pair_of(torch.ones(2, 1)), tmp_path / "a.pt")
+    assert main(["lora", str(tmp_path / "a.pt"), "--out", str(tmp_path / "p.safetensors")]) == 2
+    assert "read from safetensors" in capsys.readouterr().err

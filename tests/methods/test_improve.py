@@ -369,6 +369,16 @@ def test_defaults_are_those_of_the_base_without_hidden_warm_up(base):
     assert auxiliary_config(slow, Improvement()).training.learning_rate == 5e-3  # what the base had reached
 
 
+@pytest.mark.parametrize(("architecture", "share"), [("edm2", 0.05), ("adm", 0.05), ("ddpmpp", 0.2), ("unet2d", 0.2)])
+def test_the_default_budget_is_sims_own_for_this_kind_of_base(base, architecture, share):
+    network = dataclasses.replace(base.config.network, architecture=architecture)
+    long = dataclasses.replace(base.config.training, budget=1_074_000_000, snapshot_every=10**9, batch=1000)
+    recipe = dataclasses.replace(base.config, network=network, training=long)
+    found = auxiliary_config(recipe, Improvement()).training.budget
+    assert found == pytest.approx(share * long.budget, rel=1e-3)
+    assert auxiliary_config(recipe, Improvement(budget=4000)).training.budget == 4000
+
+
 def test_snapshots_lie_on_steps_and_states_are_saved_as_often_as_before(base):
     often = dataclasses.replace(base.config, training=dataclasses.replace(base.config.training, snapshot_every=50))
     for asked, snapshots in ((1000, 4), (1001, 3), (64, 1), (5, 2)):

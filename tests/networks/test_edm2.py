@@ -219,7 +219,7 @@ def test_bfloat16_autocast_stays_close(reference: dict[str, Tensor]) -> None:
     ("change", "message"),
     [
         ({"augment_dim": 9}, "takes no augmentation label"),
-        ({"channels_per_head": 24}, "a layer of 32 channels cannot be split into attention heads of 24"),
+        ({"channels_per_head": 10}, "a layer of 32 channels cannot be split into attention heads of 10"),
     ],
 )
 def test_settings_that_cannot_be_built(change: dict, message: str) -> None:

@@ -56,12 +56,15 @@ def lora(
 
     from nomadiff.errors import UsageError
     from nomadiff.files import check_output
-    from nomadiff.interop.lora import neon_lora, train_on_set
+    from nomadiff.interop.lora import check_neon_weight, neon_lora, train_on_set
 
+    check_neon_weight(weight)
     check_output(out, "file")
     if auxiliary is not None:
         check_output(auxiliary, "file")
-    if source.endswith(".safetensors"):
+    if source.lower().endswith((".pt", ".pth", ".bin", ".ckpt")):
+        raise UsageError(f"{source}: a LoRA is read from safetensors; save it as such with the tool that trained it")
+    if source.lower().endswith(".safetensors"):
         if images is not None or auxiliary is not None:
             raise UsageError("a LoRA file is only negated; --images and --auxiliary are for a pipeline")
         print(f"neon LoRA: {neon_lora(source, out, weight)}")

@@ -53,7 +53,8 @@ def shift(
         detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
         weight: Guidance weight to try, once for each; -1 and 0.25 to 2 in quarters by default.
         synthetic_count: Size of the set to fine-tune on; as many as the model had real images by default.
-        budget: Images of fine-tuning, such as 5Mi; a fifth of the model's own budget by default.
+        budget: Images of fine-tuning, such as 5Mi; a fifth of the model's own budget by default
+            (EDM2, ADM: 5 %).
         learning_rate: Learning rate of the fine-tuning; the model's last one by default.
         count: Samples at every weight.
         seed: Seed of everything.

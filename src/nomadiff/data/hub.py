@@ -10,6 +10,7 @@ import numpy as np
 from nomadiff.data.choice import Choice
 from nomadiff.data.labels import checked_labels
 from nomadiff.errors import DataError, UsageError
+from nomadiff.extras import install_command
 from nomadiff.files import read_regular
 
 __all__ = ["PREFIX", "HubTable"]
@@ -44,7 +45,7 @@ class HubTable:
         try:
             import datasets
         except ImportError as error:
-            raise UsageError(f"{spec}: reading from the hub needs an extra; pip install 'nomadiff[hf]'") from error
+            raise UsageError(f"{spec}: reading from the hub needs an extra: {install_command('hf')}") from error
         self.path = spec
         try:
             if identifier.endswith(".parquet") and Path(identifier).is_file():

@@ -8,6 +8,7 @@ import torch
 
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError, UsageError
+from nomadiff.methods.foreign import foreign
 from nomadiff.methods.guided_model import GUIDANCE_NAME
 from nomadiff.methods.model import Model
 from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
@@ -41,6 +42,8 @@ def describe(
         return _describe_detector(path, weights, accuracy_on, skip_unreadable)
     if weights is not None or accuracy_on is not None:
         raise UsageError(f"{path} is no detector ({', '.join(DETECTORS)}): it has no weights or accuracy to ask for")
+    if (reason := foreign(place, images=False)) is not None:
+        raise DataError(reason)
     if (place / "config.json").is_file():
         return _describe_run(RunFolder(place))
     if place.suffix == ".safetensors" or (place / GUIDANCE_NAME).is_file():

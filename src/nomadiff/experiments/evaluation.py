@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
+from nomadiff.methods.foreign import require_images
 from nomadiff.metrics.detectors import Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.groups import evaluate_groups, group_members
@@ -96,6 +97,8 @@ def evaluate_files(
         raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRA_METRICS)}")
     processes = join_processes(device)
     place = processes.device
+    for spec in (samples, reference, *([] if train is None else [train])):
+        require_images(spec)
     made = ImageSource.open(
         samples, name="samples", synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nomadiff.data.sources import ImageSource
 from nomadiff.experiments.judging import metric_infos
-from nomadiff.methods.auxiliary import auxiliary_config, budgets
+from nomadiff.methods.auxiliary import auxiliary_config, budgets, default_share
 from nomadiff.methods.cost import sampling_cost
 from nomadiff.methods.improve import Improved, improve
 from nomadiff.methods.improvement import Improvement
@@ -185,9 +185,10 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
     training = 3 * forward * options.budget
     drawing = own * nfe * forward
     scoring = sets * improvement.count * nfe * forward
+    share = "" if improvement.budget else f" ({default_share(base.config):.0%} of the base's, SIMS' for its kind)"
     operations = {
         "own samples": f"{own:,}, {three_digits(drawing / 1e15)} PFLOP",
-        "fine-tuning": f"{options.budget / 1e6:g} Mi at learning rate {options.learning_rate:g}, "
+        "fine-tuning": f"{options.budget / 1e6:g} Mi{share} at learning rate {options.learning_rate:g}, "
         f"{three_digits(training / 1e15)} PFLOP; {improvement.train_part} of the network",
         "scoring": f"{three_digits(scoring / 1e15)} PFLOP: {tried} candidates, then "
         f"{improvement.confirmations} sets of fresh noise, {improvement.count:,} samples each"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +11,12 @@ from torch import Tensor
 from nomadiff.denoiser import BoundDenoiser, Denoiser
 from nomadiff.errors import UsageError
 
-__all__ = ["Guided", "Interval", "check_guidance", "evaluations_of", "rows_of"]
+__all__ = ["LARGEST_WEIGHT", "Guided", "Interval", "check_guidance", "evaluations_of", "rows_of"]
 
 Interval = tuple[float, float]
+
+LARGEST_WEIGHT = 1e6
+"""Weights are of the order of 1; one that is not finite, or makes float32 overflow, draws nothing but black images."""
 
 
 class Guided:
@@ -82,10 +84,10 @@ def check_guidance(weight: float, interval: Interval | None) -> None:
     """Refuse a weight or an interval that makes no sense.
 
     Raises:
-        UsageError: the weight is not finite, or the interval is not ``0 <= low < high``.
+        UsageError: the weight is not finite or beyond any use, or the interval is not ``0 <= low < high``.
     """
-    if not math.isfinite(weight):
-        raise UsageError(f"a guidance weight must be a finite number, got {weight}")
+    if not abs(weight) <= LARGEST_WEIGHT:  # NaN compares as false
+        raise UsageError(f"a guidance weight must be a number of at most {LARGEST_WEIGHT:g} either way, got {weight:g}")
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise UsageError(f"a guidance interval in sigma needs 0 <= low < high, got {interval[0]:g}:{interval[1]:g}")
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from nomadiff.errors import DataError, UsageError
+from nomadiff.extras import install_command
 from nomadiff.files import read_json
 from nomadiff.interop.imported import Imported
 from nomadiff.interop.weight_files import PATTERNS, read_weights, unwrapped
@@ -55,7 +56,7 @@ def pipeline_folder(spec: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UsageError(f"{spec}: reading from the hub needs an extra; pip install 'nomadiff[diffusers]'") from error
+        raise UsageError(f"{spec}: reading from the hub needs an extra: {install_command('diffusers')}") from error
     settings = [_INDEX, "*/config.json", "*/scheduler_config.json", "unet/*.index*.json"]
     try:
         for pattern in PATTERNS:  # the first there is: a repository may hold all of them

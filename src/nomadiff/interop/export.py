@@ -9,9 +9,10 @@ from pathlib import Path
 
 from nomadiff.data.writing import refuse_existing
 from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.extras import install_command
 from nomadiff.files import atomic_folder, write_json, write_text
 from nomadiff.interop.diffusers_ import write_ddpm_pipeline
-from nomadiff.interop.model_card import model_card
+from nomadiff.interop.model_card import check_metrics, model_card
 from nomadiff.interop.packing import pack_model
 from nomadiff.methods.model import Model
 from nomadiff.tables import Table
@@ -42,12 +43,15 @@ def export_model(
         ``out``.
 
     Raises:
-        UsageError: ``out`` is taken, the form is unknown, or diffusers is needed and not installed.
+        UsageError: ``out`` is taken, the form is unknown, a table holds no scores, or diffusers is needed and absent.
     """
     if form not in FORMS:
         raise UsageError(f"unknown form '{form}': choose one of {', '.join(FORMS)}")
     out = Path(out)
     refuse_existing(out)
+    check_metrics(metrics)
+    while model.guidance is not None and model.guidance.weight == 0 and isinstance(model.parts[0], Model):
+        model = model.parts[0]  # at weight 0 it is its base, whatever it was made with ("keep the base model")
     name = title or out.name
     with atomic_folder(out) as staging:
         if form == "safetensors":
@@ -64,7 +68,7 @@ def _write_pipeline(model: Model, folder: Path, name: str) -> str:
     try:
         import diffusers
     except ImportError as error:
-        raise UsageError("a pipeline of diffusers needs an extra: pip install 'nomadiff[diffusers]'") from error
+        raise UsageError(f"a pipeline of diffusers needs an extra: {install_command('diffusers')}") from error
     single = model.guidance is None or model.guidance.kind == "merge"
     if single and write_ddpm_pipeline(model, folder):
         return (
@@ -84,7 +88,7 @@ def _write_pipeline(model: Model, folder: Path, name: str) -> str:
         },
     )
     return (
-        "from diffusers import DiffusionPipeline  # and: pip install nomadiff\n\n"
+        "from diffusers import DiffusionPipeline  # and nomadiff, installed from its checkout\n\n"
         f'pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)\n'
         "images = pipe(batch_size=8, seed=0).images"
     )
@@ -116,7 +120,7 @@ def push_to_hub(
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise UsageError("the hub needs an extra: pip install 'nomadiff[diffusers]'") from error
+        raise UsageError(f"the hub needs an extra: {install_command('diffusers')}") from error
     with tempfile.TemporaryDirectory() as place:
         folder = export_model(model, Path(place) / "model", form=form, metrics=metrics, title=repository)
         try:

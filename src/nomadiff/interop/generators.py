@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.extras import install_command
 from nomadiff.interop.diffusers_ import HUB_PREFIX, is_pipeline
 from nomadiff.interop.prompts import PromptGrid
 from nomadiff.methods.model import Model
@@ -244,7 +245,7 @@ def load_pipeline(spec: str, device: torch.device | str, dtype: torch.dtype) -> 
     try:
         from diffusers import DiffusionPipeline
     except ImportError as error:
-        raise UsageError("pipelines of diffusers need an extra: pip install 'nomadiff[diffusers]'") from error
+        raise UsageError(f"pipelines of diffusers need an extra: {install_command('diffusers')}") from error
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its name changes in diffusers 1.0
             pipeline = DiffusionPipeline.from_pretrained(spec.removeprefix(HUB_PREFIX), torch_dtype=dtype).to(device)

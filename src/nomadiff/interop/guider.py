@@ -19,6 +19,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from nomadiff.errors import UsageError
+from nomadiff.extras import install_command
+from nomadiff.guidance.guided import check_guidance
 
 __all__ = ["sims_guider", "steered"]
 
@@ -51,6 +53,8 @@ def sims_guider(
     Raises:
         UsageError: diffusers is absent or older than 0.36.
     """
+    check_guidance(weight, None)
+    check_guidance(guidance_scale, None)
     # by name: diffusers records positional arguments under wrong names where one is not recorded
     return _guider_class()(auxiliary=auxiliary, weight=weight, guidance_scale=guidance_scale, start=start, stop=stop)
 
@@ -70,6 +74,7 @@ def steered(denoiser: nn.Module, auxiliary: nn.Module | str, weight: float = 0.8
     Raises:
         UsageError: diffusers is absent or older than 0.36, or there is no such adapter.
     """
+    check_guidance(weight, None)
     _diffusers()
     from diffusers.hooks import HookRegistry, ModelHook
 
@@ -113,7 +118,7 @@ def _diffusers() -> None:
         BaseGuidance.new  # noqa: B018 - came with 0.36
     except (ImportError, AttributeError) as error:
         raise UsageError(
-            "SIMS inside diffusers needs diffusers 0.36 or later: pip install 'nomadiff[diffusers]'"
+            f"SIMS inside diffusers needs diffusers 0.36 or later: {install_command('diffusers')}"
         ) from error
 
 

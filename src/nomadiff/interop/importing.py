@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
 from nomadiff.data.writing import refuse_existing
 from nomadiff.downloads import download
 from nomadiff.errors import DataError, UsageError
@@ -18,6 +21,7 @@ from nomadiff.interop.imported import Imported
 from nomadiff.interop.model_folder import write_model
 from nomadiff.interop.physicsnemo import SUFFIX, from_physicsnemo
 from nomadiff.interop.torch_files import read_torch_file
+from nomadiff.methods.foreign import bare_network, is_nomadiff
 from nomadiff.methods.model import Model
 from nomadiff.safe_pickle import printable
 
@@ -67,11 +71,19 @@ def import_model(
         path, origin = Path(spec), {"file": Path(spec).resolve().name}
         if not path.exists():
             raise DataError(f"{spec}: no such file, and no card of that name (nomadiff import --list shows them)")
+    if is_nomadiff(path) if path.is_dir() else _has_recipe(path):
+        raise UsageError(f"{path}: a model of nomadiff already: use it as it is (nomadiff sample {path} --out SAMPLES)")
     if is_pipeline(path):
         if std is not None or at is not None:
             raise UsageError("an average is rebuilt from a folder of EDM2 snapshots; this is a pipeline of diffusers")
         return write_model(from_diffusers(path), out, origin, method="ddpm", source_names=sources)
     if path.is_dir():
+        if (reason := bare_network(path)) is not None:
+            raise DataError(reason)
+        if std is None and next(path.glob("*.pkl"), None) is None:
+            raise DataError(
+                f"{path}: neither a pipeline of diffusers (model_index.json) nor a folder of EDM2 snapshots"
+            )
         if std is None:
             raise UsageError(f"{path} is a folder of snapshots: say which average to rebuild (--std 0.1)")
         return write_model(reconstruct(path, std, at=at), out, origin, method="edm2", source_names=sources)
@@ -88,12 +100,40 @@ def import_model(
     return write_model(imported, out, origin, method=method, source_names=sources)
 
 
+def _has_recipe(path: Path) -> bool:
+    """Whether a file is a model of nomadiff.
+
+    Raises:
+        DataError: it is safetensors of somebody else's: a table of weights, which does not say what they are of.
+    """
+    if path.suffix.lower() != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as handle:
+            names, metadata = list(handle.keys()), handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: damaged or not a safetensors file ({printable(str(error))})") from error
+    if any("lora" in name.lower() for name in names):
+        raise DataError(f"{path}: a LoRA, no model: nomadiff lora {path} negates it, steered() in Python takes it")
+    if "nomadiff" not in metadata:
+        raise DataError(f"{path}: {_TABLE}")
+    return True
+
+
+_TABLE = (
+    "a table of weights, which does not say what network and noise schedule they are of: import the pipeline's folder "
+    "(model_index.json, scheduler/, unet/)"
+)
+
+
 def _read(path: Path) -> tuple[str, Imported]:
     """What makes such networks, and the network of this file."""
     if path.suffix == SUFFIX:
         return "edm", from_physicsnemo(path)
     contents = read_torch_file(path)
     module = ema_of(contents)
+    if module is None and type(contents) is dict and any(isinstance(value, Tensor) for value in contents.values()):
+        raise DataError(f"{path}: {_TABLE}")
     if module is None:
         raise DataError(f"{path}: holds no network (neither a snapshot of EDM or EDM2 nor a training state)")
     beside = contents if type(contents) is dict else {}

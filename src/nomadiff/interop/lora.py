@@ -22,14 +22,17 @@ from torch.nn import functional as F
 from nomadiff.data.containers import open_tree
 from nomadiff.data.images import read_images
 from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.extras import install_command
 from nomadiff.files import atomic_path
+from nomadiff.guidance.guided import check_guidance
 from nomadiff.interop.generators import load_pipeline
 from nomadiff.interop.synthesis import METADATA_NAME
 from nomadiff.processes import join_processes
 from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed
+from nomadiff.training.run_folder import require_finite
 
-__all__ = ["negated", "neon_lora", "prompts_of", "train_lora", "train_on_set"]
+__all__ = ["check_neon_weight", "negated", "neon_lora", "prompts_of", "train_lora", "train_on_set"]
 
 _ADAPTER = "auxiliary"
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -51,16 +54,32 @@ def negated(weights: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
 
     Raises:
         DataError: the adapter is no plain LoRA: other kinds (DoRA, LoHa, LoKr) are not linear in their numbers.
+        UsageError: the weight is no number, or 0.
+        NomadiffError: a number of the result is not finite: the adapter's own, or one too large for its dtype.
     """
+    check_neon_weight(weight)
     if other := next((name for name in weights if not (_UP.search(name) or _REST.search(name))), None):
         raise DataError(f"holds {other}: only plain LoRA can be negated")
     pairs = sum(bool(_UP.search(name)) and name.endswith("weight") for name in weights)
     if pairs == 0 or pairs != sum(bool(_REST.search(name)) and name.endswith("weight") for name in weights):
         raise DataError("holds no pairs of LoRA factors")
-    return {
+    result = {
         name: (value.float() * -weight).to(value.dtype) if _UP.search(name) else value
         for name, value in weights.items()
     }
+    require_finite(result, f"a LoRA of weight {weight:g}")
+    return result
+
+
+def check_neon_weight(weight: float) -> None:
+    """Refuse a weight that makes no LoRA.
+
+    Raises:
+        UsageError: it is no number, beyond any use, or 0.
+    """
+    check_guidance(weight, None)
+    if weight == 0:
+        raise UsageError("a weight of 0 is the base itself: there is nothing to write")
 
 
 def neon_lora(source: str | Path, out: str | Path, weight: float) -> Path:
@@ -76,13 +95,12 @@ def neon_lora(source: str | Path, out: str | Path, weight: float) -> Path:
 
     Raises:
         DataError: the file is damaged, or no plain LoRA.
-        UsageError: ``out`` exists, or the weight is 0.
+        UsageError: ``out`` exists, or the weight is 0 or no number.
     """
     source, out = Path(source), Path(out)
     if out.exists():
         raise UsageError(f"{out}: exists already; refusing to overwrite")
-    if weight == 0:
-        raise UsageError("a weight of 0 is the base itself: there is nothing to write")
+    check_neon_weight(weight)
     try:
         with safe_open(source, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})
@@ -93,7 +111,9 @@ def neon_lora(source: str | Path, out: str | Path, weight: float) -> Path:
         raise DataError(f"{source}: damaged or not a safetensors file ({error})") from error
     try:
         result = negated(weights, weight)
-    except DataError as error:
+    except UsageError:
+        raise
+    except NomadiffError as error:
         raise DataError(f"{source}: {error}") from error
     about = {**metadata, "nomadiff": json.dumps({"neon_weight": weight, "auxiliary": source.name})}
     with atomic_path(out) as temporary:
@@ -166,7 +186,7 @@ def train_lora(
         from diffusers.utils import convert_state_dict_to_kohya
         from peft import LoraConfig, get_peft_model_state_dict
     except ImportError as error:
-        raise UsageError("LoRA needs an extra: pip install 'nomadiff[diffusers]'") from error
+        raise UsageError(f"LoRA needs an extra: {install_command('diffusers')}") from error
     out = Path(out)
     if type(pipeline) is not StableDiffusionPipeline:
         raise UsageError(
@@ -205,6 +225,7 @@ def train_lora(
         factors = get_peft_model_state_dict(unet, adapter_name=_ADAPTER)
         # kohya's names: the only ones that diffusers, ComfyUI and A1111 all read
         layers = convert_state_dict_to_kohya({f"unet.{name}": value.float().cpu() for name, value in factors.items()})
+        require_finite(layers, str(out))  # the loss is looked at before a step, the last step is not
     finally:
         unet.eval()
         unet.delete_adapters(_ADAPTER)

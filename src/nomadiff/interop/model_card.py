@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from nomadiff.errors import UsageError
 from nomadiff.methods.guided_model import KINDS
 from nomadiff.methods.model import Model
 from nomadiff.methods.provenance import origins
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 
-__all__ = ["licences", "model_card"]
+__all__ = ["check_metrics", "licences", "model_card"]
 
 
 def licences(model: Model) -> list[str]:
@@ -135,15 +136,37 @@ def _quality(metrics: Sequence[Table]) -> str:
     blocks = []
     for table in metrics:
         meta = table.meta
+        if "sentence" in meta:
+            made = {**meta.get("evaluation", {}), "base_sha256": meta.get("base_sha256")}
+            blocks.append(f"{meta['sentence']}.\n\n{_measured_with(made)}\n")
+            continue
         lines = ["| metric | value | interval |", "|---|---|---|"]
         for row in (row for row in table.rows if not row.get("group")):
             low, high = row.get("low"), row.get("high")
             interval = f"{low:.4g} to {high:.4g}" if low is not None and high is not None else ""
             lines.append(f"| {row.get('metric')} | {row['value']:.4g} | {interval} |")
-        told = [
-            f"{name.replace('_', ' ')} {meta[name]}"
-            for name in ("count", "reference_count", "detector", "detector_sha256", "reference_sha256", "k")
-            if meta.get(name) is not None
-        ]
-        blocks.append("\n".join([*lines, "", f"Measured with: {', '.join(told)}.", ""]))
+        blocks.append("\n".join([*lines, "", _measured_with(meta), ""]))
     return "\n".join(blocks)
+
+
+_COMPARABLE_BY = ("count", "reference_count", "detector", "detector_sha256", "reference_sha256", "k", "base_sha256")
+
+
+def _measured_with(meta: Mapping[str, Any]) -> str:
+    told = [f"{name.replace('_', ' ')} {meta[name]}" for name in _COMPARABLE_BY if meta.get(name) is not None]
+    return f"Measured with: {', '.join(told)}." if told else ""
+
+
+def check_metrics(metrics: Sequence[Table]) -> None:
+    """Make sure that a card can show these tables.
+
+    Raises:
+        UsageError: one is neither of ``nomadiff evaluate`` nor the answer of a finished improvement or shift.
+    """
+    for table in metrics:
+        scores = [row for row in table.rows if not row.get("group")]
+        if "sentence" not in table.meta and not (scores and all({"metric", "value"} <= row.keys() for row in scores)):
+            raise UsageError(
+                "a card shows what nomadiff evaluate --out wrote, or the improve.json or shift.json of a finished "
+                f"improvement; this table has the fields {', '.join(table.fields)[:200] or 'of neither'}"
+            )

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from nomadiff.errors import UsageError
+from nomadiff.extras import install_command
 from nomadiff.loops.network import Network, initial_parameters
 from nomadiff.loops.plan import TrainingPlan
 from nomadiff.loops.schedule import STEPS
@@ -173,6 +174,6 @@ def _kernel(network: Network, device: str) -> _Kernel:
         from nomadiff.loops.kernel_numba import NumbaKernel
     except ImportError as error:
         raise UsageError(
-            "the two-dimensional world on a CPU needs numba: pip install 'nomadiff[loops]' (or device='torch', slower)"
+            f"the two-dimensional world on a CPU needs numba: {install_command('loops')} (or device='torch', slower)"
         ) from error
     return NumbaKernel(network)

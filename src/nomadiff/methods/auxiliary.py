@@ -15,7 +15,7 @@ from nomadiff.networks.edm2 import normalise
 from nomadiff.seeding import mixed_seed
 from nomadiff.training.config import RunConfig
 
-__all__ = ["AuxiliaryConfig", "auxiliary_config", "budgets", "with_frozen_part_of"]
+__all__ = ["AuxiliaryConfig", "auxiliary_config", "budgets", "default_share", "with_frozen_part_of"]
 
 _TRAINING = 3  # keeps the fine-tuning's noise apart from that of the samples
 
@@ -55,7 +55,7 @@ def auxiliary_config(base: RunConfig, improvement: Improvement) -> AuxiliaryConf
     """
     options = base.training
     rate = improvement.learning_rate or options.learning_rate_after(options.budget)
-    budget = improvement.budget or max(options.budget // 5, options.batch)
+    budget = improvement.budget or max(round(options.budget * default_share(base)), options.batch)
     apart = -(-budget // improvement.snapshots)
     states = -(-apart // options.snapshot_every)  # a state to resume from at least as often as in the base's training
     every = -(-apart // (states * options.batch)) * options.batch
@@ -84,6 +84,15 @@ def auxiliary_config(base: RunConfig, improvement: Improvement) -> AuxiliaryConf
         classes=base.classes,
         latents=base.latents,
     )
+
+
+def default_share(base: RunConfig) -> float:
+    """The default budget of a fine-tuning as a share of the base's: SIMS' own, by the kind of network.
+
+    SIMS fine-tuned EDM's networks for CIFAR-10 and FFHQ on 17 to 20 % of the images they were trained on, and EDM2's
+    for ImageNet on 5 % (56 of 1074 Mi at 64 pixels, 102 of 2147 Mi at 512); ADM is EDM's network for ImageNet.
+    """
+    return 0.05 if base.network.architecture in ("edm2", "adm") else 0.2
 
 
 def budgets(config: RunConfig, snapshots: int) -> list[int]:

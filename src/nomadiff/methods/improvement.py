@@ -23,7 +23,8 @@ class Improvement:
 
     Attributes:
         synthetic_count: Own samples to fine-tune on; the default is as many as the base had real images.
-        budget: Images of fine-tuning, such as 5Mi; the default is a fifth of the base's budget.
+        budget: Images of fine-tuning, such as 5Mi; the default is a fifth of the base's budget,
+            a twentieth for networks of ImageNet's kind (EDM2, ADM): what SIMS took.
         snapshots: Budgets to choose from: as many, evenly spaced up to --budget.
         learning_rate: Learning rate of the fine-tuning; the default is the base's at the end of its training.
         warmup: Images over which it rises from 0. EDM's --transfer silently takes 10 Mi, which most fine-tunings never
@@ -78,6 +79,7 @@ class Improvement:
         check_guidance(1.0 if self.weight is None else self.weight, self.interval)
         if self.weight == 0:
             raise UsageError("weight must be another number than 0, which is the base")
+        check_guidance(self.weight_limit, None)
         if not self.weight_limit > 0 or self.warmup < 0 or self.seed < 0:
             raise UsageError("weight_limit must be positive; warmup and seed must not be negative")
 

@@ -21,6 +21,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.guidance.guided import evaluations_of
 from nomadiff.methods.discriminator import Discriminator
+from nomadiff.methods.foreign import foreign
 from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
 from nomadiff.methods.other_kinds import refuse_other_kinds
 from nomadiff.methods.sample_set import write_sample_set
@@ -112,6 +113,8 @@ class Model:
         if next(opened) > _MOST_PARTS:
             raise DataError(f"{printable(str(path), 200)}: part of a model of more than {_MOST_PARTS}, or of itself")
         file = path
+        if (reason := foreign(file)) is not None:
+            raise DataError(reason)
         if (file / GUIDANCE_NAME).exists():
             if snapshot is not None:
                 raise UsageError(f"{path} is a guided model: it has no snapshots of its own")

@@ -46,7 +46,8 @@ class Shift:
             classifier or several, separated by commas. What is left is for all other classes together.
         synthetic_count: Size of the complementary set; the default is as many as the base had real images. The paper
             takes twice as many.
-        budget: Images of fine-tuning; the default is a fifth of the base's budget. The paper takes a quarter.
+        budget: Images of fine-tuning; the default is a fifth of the base's budget, a twentieth for EDM2
+            and ADM. The paper takes a quarter.
         learning_rate: Learning rate of the fine-tuning; the default is the base's at the end of its training.
         weights: Guidance weights to try. Weight 0, the base, is always scored beside them; at -1 the copy itself is
             drawn, which shows how much of the complementary composition it has learned.

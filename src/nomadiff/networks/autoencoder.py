@@ -13,6 +13,7 @@ from torch import Tensor
 from nomadiff.data.hub import PREFIX
 from nomadiff.data.latents import LatentSpace
 from nomadiff.errors import DataError, UsageError
+from nomadiff.extras import install_command
 
 __all__ = ["Autoencoder"]
 
@@ -58,7 +59,7 @@ class Autoencoder:
         try:
             from diffusers import AutoencoderKL
         except ImportError as error:
-            raise UsageError("latents need an extra: pip install 'nomadiff[diffusers]'") from error
+            raise UsageError(f"latents need an extra: {install_command('diffusers')}") from error
         name = spec.removeprefix(PREFIX)
         folder = {"subfolder": "vae"} if (Path(name) / "vae").is_dir() else {}
         try:

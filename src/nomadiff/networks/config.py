@@ -136,7 +136,8 @@ class NetworkConfig:
         if self.architecture in ("adm", "edm2"):
             attending = {m for r, m in zip(self.level_resolutions, self.channel_mult) if r in self.attention}
             for mult in sorted(attending | {self.channel_mult[-1]}):
-                if self.model_channels * mult % self.channels_per_head:
+                # as many heads as fit, of equal width; a layer narrower than one head has no attention, as EDM has it
+                if self.model_channels * mult % max(self.model_channels * mult // self.channels_per_head, 1):
                     raise UsageError(
                         f"a layer of {self.model_channels * mult} channels cannot be split into attention heads of "
                         f"{self.channels_per_head}: change model_channels or channels_per_head"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nomadiff.errors import DataError, UsageError
+from nomadiff.extras import install_command
 from nomadiff.networks.schedules import VarianceExploding, schedule_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class UNet2D(nn.Module):
         try:
             from diffusers import UNet2DModel
         except ImportError as error:
-            raise UsageError("a diffusers network needs an extra: pip install 'nomadiff[diffusers]'") from error
+            raise UsageError(f"a diffusers network needs an extra: {install_command('diffusers')}") from error
         self.config = config
         self.label_dim = label_dim
         settings = json.loads(config.settings)

@@ -36,7 +36,16 @@ from nomadiff.plain import parse_json
 from nomadiff.training.config import RunConfig
 from nomadiff.version import __version__
 
-__all__ = ["RunFolder", "images_seen_by", "is_whole", "load_metadata", "load_tensors", "save_tensors", "versions"]
+__all__ = [
+    "RunFolder",
+    "images_seen_by",
+    "is_whole",
+    "load_metadata",
+    "load_tensors",
+    "require_finite",
+    "save_tensors",
+    "versions",
+]
 
 
 def versions() -> dict[str, str]:
@@ -50,10 +59,26 @@ def versions() -> dict[str, str]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors in one atomic step, with ``metadata`` as JSON under the key "nomadiff"."""
+    """Write tensors as safetensors in one atomic step, with ``metadata`` as JSON under the key "nomadiff".
+
+    Raises:
+        NomadiffError: a tensor is not finite (nothing is written), or the place cannot be written.
+    """
     whole = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    require_finite(whole, str(path))
     with atomic_path(path) as temporary:
         save_file(whole, temporary, metadata={"nomadiff": json.dumps(metadata)})
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Make sure that weights are numbers before they are written: a model of NaN loads, and draws black images.
+
+    Raises:
+        NomadiffError: one is NaN or infinite; the message names it.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise NomadiffError(f"{where}: not written: {name} is not finite (NaN, or too large for {value.dtype})")
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,6 @@
 """DINOv2 (Oquab et al. 2023) as a detector: FD-DINOv2 of EDM2 and of Stein et al. 2023.
 
-Needs the ``transformers`` package (``pip install "nomadiff[dino]"``). Images are resized to 224x224 by antialiased
+Needs the ``transformers`` package (the extra "dino"). Images are resized to 224x224 by antialiased
 bicubic interpolation in float32 and normalised with ImageNet's mean and spread; the feature is the class token after
 the last layer norm (1024-d for ViT-L/14, the default).
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nomadiff.errors import DataError, UsageError
+from nomadiff.extras import install_command
 from nomadiff.files import sha256_of_file
 from nomadiff.metrics.detectors.protocol import check_images
 
@@ -43,7 +44,7 @@ class DINOv2:
             from transformers import Dinov2Model
             from transformers.utils import cached_file
         except ImportError as error:
-            raise UsageError('detector dinov2 needs the transformers package: pip install "nomadiff[dino]"') from error
+            raise UsageError(f"detector dinov2 needs the transformers package: {install_command('dino')}") from error
         source = str(weights or "facebook/dinov2-large")
         self.device = torch.device(device)
         try:
