@@ -7,13 +7,14 @@ import pytest
 from nomadiff.data.digits import read_digits
 from nomadiff.data.images import read_images
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.errors import UsageError
+from nomadiff.errors import Interrupted, UsageError
 from nomadiff.experiments import arms as arms_module
 from nomadiff.experiments import judging
 from nomadiff.experiments.arms import Arm
 from nomadiff.experiments.compare import Comparison, compare
 from nomadiff.experiments.demo import demo_comparison
 from nomadiff.files import read_json
+from nomadiff.methods.model import Model
 from nomadiff.metrics.detectors.digits import DigitsDetector
 
 
@@ -67,6 +68,33 @@ def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     monkeypatch.setattr("nomadiff.training.loop._Training._step", lambda *a: pytest.fail("trained again"))
     again = compare(comparison(tmp_path))
     assert again.rows == rows
+
+
+def test_an_arm_killed_while_it_draws_goes_on_or_draws_anew_when_it_was_prolonged(tmp_path, monkeypatch):
+    mix = MixSpec(real="digits:pool", synthetic=(), real_subset="random:30")
+    small = {"budget": 128, "batch": 64, "warmup": 64}
+
+    def arm(name, **changes):
+        return Arm("dm", "", 0, mix, tmp_path / name, "digits", 12, changes={**small, **changes}, device="cpu")
+
+    batches = Model.sample_batches
+
+    def stopping(self, count, seed=0, **options):
+        for number, batch in enumerate(batches(self, count, seed, **{**options, "batch_size": 4})):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    for name in ("same", "longer"):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(Model, "sample_batches", stopping)
+            arm(name).run()
+        assert (tmp_path / name / "samples.zip.part" / "job.json").exists()
+    arm("same").run()
+    arm("longer", budget=256).run()
+    arm("whole", budget=256).run()
+    assert (tmp_path / "longer" / "samples.zip").read_bytes() == (tmp_path / "whole" / "samples.zip").read_bytes()
+    assert len(read_images(tmp_path / "same" / "samples.zip").images) == 12
 
 
 def test_every_set_of_images_passes_the_detector_once(tmp_path, monkeypatch):
