@@ -23,7 +23,7 @@ from nomadiff.data.containers import open_tree
 from nomadiff.data.images import read_images
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.extras import install_command
-from nomadiff.files import atomic_path
+from nomadiff.files import atomic_path, require_regular
 from nomadiff.guidance.guided import check_guidance
 from nomadiff.interop.generators import load_pipeline
 from nomadiff.interop.synthesis import METADATA_NAME
@@ -102,6 +102,7 @@ def neon_lora(source: str | Path, out: str | Path, weight: float) -> Path:
         raise UsageError(f"{out}: exists already; refusing to overwrite")
     check_neon_weight(weight)
     try:
+        require_regular(source)
         with safe_open(source, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})
         weights = load_file(source)
