@@ -205,3 +205,12 @@ def test_bound_condition_is_added_and_cannot_be_contradicted() -> None:
 
 def test_plain_functions_are_denoisers() -> None:
     assert isinstance(lambda x, sigma, **condition: x, Denoiser)
+
+
+@pytest.mark.parametrize(("source", "label"), [(0, 3), (2, 0), (0, -2), (torch.tensor([0, 2]), 1)])
+def test_wrong_labels_are_refused_on_any_device(source: Any, label: Any) -> None:
+    """Labels are looked at where they are: those on the host before they move to a device that is not waited for."""
+    denoiser = EDMDenoiser(Recorder(), sources=2, classes=3)
+    for device in ("cpu", "meta"):
+        with pytest.raises(UsageError, match="must lie in"):
+            denoiser.label_vector(source, label, batch=2, device=torch.device(device))

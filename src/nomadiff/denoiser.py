@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nomadiff.errors import UsageError
 
-__all__ = ["BoundDenoiser", "Denoiser", "EDMDenoiser"]
+__all__ = ["BoundDenoiser", "Denoiser", "EDMDenoiser", "check_labels"]
 
 
 @runtime_checkable
@@ -49,6 +49,8 @@ class EDMDenoiser(nn.Module):
     Attributes:
         autocast: dtype the network computes in (``torch.bfloat16``, ``torch.float16``) or None for float32. Input,
             output and preconditioning stay float32.
+        labels_are_checked: whether the caller has checked its labels on the host. Labels on another device are not
+            looked at again then: it would have to be waited for.
     """
 
     def __init__(self, network: nn.Module, *, sources: int = 0, classes: int = 0, sigma_data: float = 0.5) -> None:
@@ -58,6 +60,7 @@ class EDMDenoiser(nn.Module):
         self.classes = classes
         self.sigma_data = sigma_data
         self.autocast: torch.dtype | None = None
+        self.labels_are_checked = False
 
     def forward(
         self,
@@ -115,20 +118,35 @@ class EDMDenoiser(nn.Module):
             if value is None:
                 hint = "source=0 is the real data" if name == "source" else "-1 stands for no class"
                 raise UsageError(f"this network needs {name}= in 0..{count - 1} ({hint})")
-            index = torch.as_tensor(value, device=device)
+            index = torch.as_tensor(value)
             # a one-hot or fractional label would otherwise be truncated to integers without a word
             if index.is_floating_point() or index.shape not in ((), (1,), (batch,)):
                 got = f"{index.dtype} of shape {tuple(index.shape)}"
                 raise UsageError(f"{name} must be one integer or one for each of the {batch} samples, got {got}")
-            index = index.to(torch.int64).expand(batch)
-            lowest = 0 if name == "source" else -1
-            if index.device.type == "cpu" and (int(index.min()) < lowest or int(index.max()) >= count):
-                raise UsageError(
-                    f"{name} must lie in {lowest}..{count - 1}, got {int(index.min())}..{int(index.max())}"
-                )
+            if not self.labels_are_checked or index.device.type == "cpu":
+                check_labels(name, index, count, lowest=0 if name == "source" else -1)
+            index = index.to(device, torch.int64).expand(batch)
             one_hot = (index[:, None] == torch.arange(count, device=device)).float()
             parts.append(one_hot * self.network.label_scale(count))  # type: ignore[operator]
         return torch.cat(parts, dim=1) if parts else None
+
+
+def check_labels(name: str, index: Tensor, count: int, *, lowest: int = 0) -> None:
+    """Check that labels are in range. Those on a GPU are waited for.
+
+    Args:
+        name: what they are, for the message.
+        index: integers of any shape.
+        count: number of labels that are known.
+        lowest: the smallest that is allowed.
+
+    Raises:
+        UsageError: a label below ``lowest``, or not below ``count``.
+    """
+    if index.numel():
+        low, high = (int(value) for value in torch.stack([index.min(), index.max()]).tolist())
+        if low < lowest or high >= count:
+            raise UsageError(f"{name} must lie in {lowest}..{count - 1}, got {low}..{high}")
 
 
 class BoundDenoiser:

@@ -25,10 +25,18 @@ def test_both_layouts_give_the_same_images(tmp_path, stored, channels):
     np.savez_compressed(tmp_path / "a.npz", first=np.arange(4), images=part, labels=np.arange(4, dtype=np.int32))
     images, labels = read_array(tmp_path / "a.npy")
     np.testing.assert_array_equal(images, NCHW[:, :channels])
-    assert labels is None and images.flags.c_contiguous and images.flags.writeable
+    assert labels.numbers is None and images.flags.c_contiguous and images.flags.writeable
     images, labels = read_array(tmp_path / "a.npz")
     np.testing.assert_array_equal(images, NCHW[:, :channels])
-    assert labels.tolist() == [0, 1, 2, 3] and labels.dtype == np.int64
+    assert labels.numbers.tolist() == [0, 1, 2, 3] and labels.numbers.dtype == np.int64 and labels.names is None
+
+
+def test_class_names_lie_beside_the_labels(tmp_path):
+    np.savez(tmp_path / "a.npz", images=NHWC, labels=np.array([0, 1, 1, 0]), class_names=np.array(["cat", "dog"]))
+    assert read_array(tmp_path / "a.npz")[1].names == ("cat", "dog")
+    np.savez(tmp_path / "a.npz", images=NHWC, labels=np.array([0, 1, 2, 0]), class_names=np.array(["cat", "dog"]))
+    with pytest.raises(DataError, match="label 2 has no name"):
+        read_array(tmp_path / "a.npz")
 
 
 def test_without_images_the_only_4d_array_counts(tmp_path):

@@ -48,7 +48,7 @@ def test_rows_arrive_bit_for_bit_with_their_labels(hub_set):
             continue
         order = [0, 2, 1, 3]  # cats first
         np.testing.assert_array_equal(found.images.numpy().transpose(0, 2, 3, 1), images[order])
-        assert found.labels.tolist() == [0, 0, 1, 1]
+        assert found.labels.tolist() == [0, 0, 1, 1] and found.class_names == ("cat", "dog")
 
 
 def test_what_cannot_be_loaded_is_one_line(hub_set):
@@ -60,3 +60,27 @@ def test_what_cannot_be_loaded_is_one_line(hub_set):
     (folder / "train" / "cat" / "0.png").write_bytes(b"torn")
     with pytest.raises(DataError, match=r"1 of 4 images cannot be read: row 0 \("):
         read_images(f"hf:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "labels", "names"),
+    [
+        ("label", [4, 0, 4], [4, 0, 4], None),
+        ("labels", [1, 2, 1], [1, 2, 1], None),
+        ("class", ["fox", "cat", "fox"], [1, 0, 1], ("cat", "fox")),
+        ("label", ["7", "3", "7"], [7, 3, 7], None),
+        ("label", [0, -1, 1], "1 of 3 rows have the label -1, no class", None),
+        ("label", [0.5, 1.0, 2.0], "neither integers nor names", None),
+        ("size", [1, 2, 3], "no column of class labels (columns: image, size)", None),
+    ],
+)
+def test_labels_that_are_plain_columns(monkeypatch, column, values, labels, names):
+    datasets = pytest.importorskip("datasets", reason="needs nomadiff[hf]")
+    images = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (1, 2, 3)]
+    table = datasets.Dataset.from_dict({"image": images, column: values}).cast_column("image", datasets.Image())
+    monkeypatch.setattr(datasets, "load_dataset", lambda *name, **options: table)
+    found = read_images("hf:someone/cats")
+    if isinstance(labels, str):
+        assert found.labels is None and labels in found.unlabelled
+    else:
+        assert found.labels.tolist() == labels and found.class_names == names

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from nomadiff.data.lazy_images import open_lazily
 from nomadiff.data.sources import ImageSource, SourceMix, parse_named, union
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, UsageError
@@ -45,6 +49,8 @@ def test_opening_records_where_images_came_from(tmp_path):
         "manifest": {"kind": "real", "by": "me", "count": 9},
         "count": 4,
         "content_hash": source.content_hash,
+        "labels_hash": source.labels_hash,
+        "classes": {"0": 2, "2": 2},
     }
     json.dumps(source.provenance)
 
@@ -71,7 +77,7 @@ def test_the_built_in_digits_open_like_files():
 
 
 def test_wrong_calls_are_refused_before_anything_is_read():
-    for options in ({"subset": "firts:3"}, {"classes": "x"}):
+    for options in ({"subset": "firts:3"}, {"classes": "0,,2"}, {"classes": "7-0"}):
         with pytest.raises(UsageError, match="expected"):
             ImageSource.open("/no/such/place", name="real", synthetic=False, **options)
     with pytest.raises(DataError, match="/no/such/place: no such file or folder"):
@@ -254,3 +260,136 @@ def test_one_real_image_among_many():
     mix = SourceMix(numbered("real", 1), [numbered("a", 200)], real_fraction=0.25)
     batch = mix.batch(12_345, 400, 0)
     assert int((batch.source == 0).sum()) == 100 and mix.batch(0, 0, 0).images.shape == (0, 1, 2, 2)
+
+
+# --- classes are known by name
+
+
+def named(name: str, names: list[str] | None, labels: list[int], *, hint: tuple[str, ...] | None = None) -> ImageSource:
+    """A source of images that are all different, with these labels and class names."""
+    images = torch.arange(len(labels), dtype=torch.uint8).reshape(-1, 1, 1, 1).repeat(1, 1, 2, 2)
+    classes = hint if names is None else tuple(names)
+    return ImageSource(name, images, torch.tensor(labels) if labels else None, {}, None, classes)
+
+
+def in_words(mix: SourceMix, count: int = 60) -> dict[str, set[str]]:
+    """The class names that the images of each source carry in the mix's stream."""
+    batch = mix.batch(0, count, 0)
+    words: dict[str, set[str]] = {}
+    for source, label in zip(batch.source.tolist(), batch.labels.tolist()):
+        words.setdefault(mix.names[source], set()).add(mix.class_names[label])
+    return words
+
+
+def test_classes_of_sources_are_matched_by_name():
+    real = named("real", ["cat", "dog", "fox"], [0, 1, 2, 1])
+    made = named("made", ["dog", "fox", "owl"], [0, 1, 2, 0])
+    mix = SourceMix(real, [made])
+    assert mix.class_names == ("cat", "dog", "fox", "owl") and mix.classes == 4
+    assert mix.class_counts == ((1, 2, 1, 0), (0, 2, 1, 1))
+    assert in_words(mix) == {"real": {"cat", "dog", "fox"}, "made": {"dog", "fox", "owl"}}
+    joined = union("both", [real, made])
+    assert joined.class_counts == {"cat": 1, "dog": 4, "fox": 2, "owl": 1}
+
+
+def test_numbers_are_names_and_only_those_that_occur_are_classes():
+    mix = SourceMix(named("real", None, [5, 0, 999_999]), [named("made", None, [999_999, 2])])
+    assert mix.class_names == ("0", "2", "5", "999999") and mix.class_counts == ((1, 0, 1, 1), (0, 1, 0, 1))
+    assert in_words(mix) == {"real": {"0", "5", "999999"}, "made": {"2", "999999"}}
+
+
+def test_folders_called_by_numbers_meet_labels_that_are_numbers(tmp_path):
+    for name in ("3", "10"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(tmp_path / "set" / name / "0.png")
+    real = ImageSource.open(tmp_path / "set", name="real", synthetic=False)
+    assert SourceMix(real, [named("made", None, [10, 3, 4])]).class_names == ("3", "4", "10")
+
+
+def test_names_and_numbers_do_not_mix():
+    mix = SourceMix(named("real", ["cat", "dog"], [0, 1]), [named("made", None, [0, 1])])
+    assert mix.classes == 0 and mix.batch(0, 4, 0).labels is None
+    assert mix.without_classes == "made has the classes 0, 1, real has cat, dog: none by the same name"
+
+
+def test_one_folder_is_a_class_if_the_real_source_knows_it():
+    real = named("real", ["cat", "dog"], [0, 1])
+    dogs = ImageSource("made", named("x", None, [0, 0]).images, None, {}, None, ("dog",), "all in one folder, dog")
+    mix = SourceMix(real, [dogs])
+    assert mix.class_names == ("cat", "dog") and mix.class_counts[1] == (0, 2) and in_words(mix)["made"] == {"dog"}
+    other = ImageSource("made", dogs.images, None, {}, None, ("photos",), "all in one folder, photos")
+    assert SourceMix(real, [other]).without_classes == "made has none (all in one folder, photos)"
+    numbers = ImageSource("made", dogs.images, None, {}, None, ("7",), "all in one folder, 7")
+    assert SourceMix(named("real", None, [7, 8]), [numbers]).class_counts == ((1, 1), (2, 0))
+
+
+def test_a_mix_in_the_classes_of_a_model():
+    mix = SourceMix(named("real", ["cat", "fox"], [0, 1, 1]))
+    other = mix.with_class_names(("fox", "owl", "cat"))
+    assert other.class_counts == ((2, 0, 1),) and mix.class_counts == ((1, 2),)
+    assert torch.equal(other.batch(0, 6, 0).images, mix.batch(0, 6, 0).images)
+    assert in_words(other) == in_words(mix) and set(other.batch(0, 6, 0).labels.tolist()) == {0, 2}
+    with pytest.raises(UsageError, match="the images have the classes cat, the model knows fox, owl"):
+        mix.with_class_names(("fox", "owl"))
+    with pytest.raises(UsageError, match="class labels are needed, but real has none"):
+        SourceMix(numbered("real", 3, labels=False)).with_class_names(("fox",))
+
+
+def test_classes_are_chosen_by_name_or_number():
+    source = named("x", ["cat", "sea lion", "dog"], [0, 1, 2, 1])
+    assert source.with_classes("sea lion, dog").labels.tolist() == [1, 2, 1]
+    assert source.with_classes("0,dog").labels.tolist() == [0, 2]
+    assert source.with_classes("1-2").class_counts == {"sea lion": 2, "dog": 1}
+    with pytest.raises(UsageError, match="x: no class 'owl'; there are cat, sea lion, dog"):
+        source.with_classes("cat,owl")
+
+
+def test_the_hash_of_labels_is_of_the_classes_image_by_image():
+    source = named("x", ["cat", "dog"], [0, 1, 1])
+    assert source.labels_hash == named("y", ["ant", "dog", "cat"], [2, 1, 1]).labels_hash
+    assert source.labels_hash != named("x", ["cat", "dog"], [1, 0, 1]).labels_hash
+    assert source.labels_hash != named("x", ["cat", "cow"], [0, 1, 1]).labels_hash
+    assert numbered("x", 3, labels=False).labels_hash is None
+    with pytest.raises(UsageError, match=r"labels 0\.\.2 are not all classes"):
+        named("x", ["cat", "dog"], [0, 2])
+
+
+@pytest.mark.parametrize("ending", ["", ".zip", ".npz"])
+def test_written_sets_keep_class_names(tmp_path, ending):
+    images = numbered("x", 3).images
+    path = tmp_path / f"set{ending}"
+    write_images(path, [images], 3, labels=[1, 0, 1], class_names=("cat", "été"), manifest={"kind": "real"})
+    source = ImageSource.open(path, name="x", synthetic=False)
+    assert source.class_names == ("cat", "été") and source.labels.tolist() == [1, 0, 1]
+    with open_lazily(path) as lazily:
+        assert lazily.class_names == ("cat", "été") and lazily.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"set/0.png": 0, "set/1.png": 1, "set/dataset.json": [["0.png", 3], ["1.png", 4]]}, [3, 4]),
+        ({"a/set/0.png": 0, "a/set/1.png": 1, "a/dataset.json": [["set/0.png", 3], ["./set/1.png", 4]]}, [3, 4]),
+        (
+            {"a/0.png": 0, "b/1.png": 1, "a/dataset.json": [["0.png", 3]]},
+            "a/dataset.json is about a part of the images",
+        ),
+        ({"a/0.png": 0, "b/1.png": 1, "dataset.json": None}, "dataset.json says that there are none"),
+    ],
+)
+def test_dataset_json_is_found_in_the_folder_around_the_images(tmp_path, files, told, pack):
+    for name, content in files.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".png"):
+            Image.new("L", (2, 2), content).save(tmp_path / "set" / name)
+        else:
+            (tmp_path / "set" / name).write_text(json.dumps({"labels": content}))
+    path = tmp_path / "set"
+    if pack:
+        path = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", path))
+    source = ImageSource.open(path, name="x", synthetic=False)
+    if isinstance(told, str):
+        assert source.labels is None and told in source.unlabelled
+    else:
+        assert source.labels.tolist() == told and source.class_names is None

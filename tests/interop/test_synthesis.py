@@ -36,6 +36,7 @@ class Squares:
         self, size: int = 8, stop_at: int | None = None, name: str = "squares", width: int | None = None
     ) -> None:
         self.batch_size = 4
+        self.class_names = ("red", "green", "blue")
         self.size, self.width, self.stop_at, self.name = size, width or size, stop_at, name
         self.asked: list[int] = []
 
@@ -58,6 +59,7 @@ def test_a_set_has_images_labels_records_and_a_manifest(tmp_path: Path) -> None:
     source = ImageSource.open(out, name="squares", synthetic=True)
     assert source.images[:, 0, 0, 0].tolist() == list(range(20, 30))
     assert source.labels is not None and source.labels.tolist() == [i % 3 for i in range(20, 30)]
+    assert source.class_names == ("red", "green", "blue")
     manifest = source.provenance["manifest"]
     assert manifest["kind"] == "synthetic" and manifest["generator"] == "squares"
     assert manifest["first"] == 20 and manifest["count"] == 10 and manifest["resize"] is None
@@ -214,7 +216,10 @@ class TestTextToImage:
         assert len({line["seed"] for line in lines}) == 7 and len({line["text"] for line in lines}) == 7
         names = ["an airplane", "a car", "a bird", "a cat", "a deer", "a dog", "a frog", "a horse", "a ship", "a truck"]
         for line, label in zip(lines, source.labels.tolist()):
-            assert names[label] in line["text"] and line["attributes"]["class"] == names[label]
+            assert (
+                names[label] in line["text"]
+                and line["attributes"]["class"] == names[label] == source.class_names[label]
+            )
 
     def test_an_image_depends_on_its_index_alone(self, pipeline: Path, tmp_path: Path) -> None:
         assert main(self.command(pipeline, tmp_path / "all")) == 0

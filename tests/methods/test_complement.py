@@ -119,6 +119,7 @@ class Source:
     """Stands for a model: image i is class 0 for every fourth i, else 1; it counts what it is asked for."""
 
     comfortable_batch = 16
+    class_names = None
     config = SimpleNamespace(latents=None)
     drawn = 0
 

@@ -145,13 +145,13 @@ def test_class_labels_beside_the_source(mix, tmp_path):
     assert not torch.equal(outputs[0], outputs[2])
     assert model.sample(3, class_label=1).shape == (3, 1, 8, 8)
     assert model.sample(3).shape == (3, 1, 8, 8)
-    with pytest.raises(UsageError, match="3 classes"):
+    with pytest.raises(UsageError, match="class '3' is unknown: this model knows 0, 1, 2"):
         model.sample(1, class_label=3)
 
 
 def test_class_labels_need_labels(mix):
     bare = SourceMix(source("real", 0), [ImageSource("a", source("a", 1).images, None, {"name": "a"})])
-    with pytest.raises(UsageError, match="not every source has them"):
+    with pytest.raises(UsageError, match="class labels are asked for, but a has none"):
         METHODS["casd"](PRESET, class_labels=True).recipe(bare)
 
 

@@ -5,7 +5,7 @@ import torch
 from nomadiff.errors import UsageError
 from nomadiff.oracles import GaussianDenoiser, IdealDenoiser
 from nomadiff.sampling.noise_levels import karras_levels
-from nomadiff.sampling.sampler import SamplerConfig, draw, to_uint8
+from nomadiff.sampling.sampler import SamplerConfig, draw, drawn_classes, to_uint8
 from nomadiff.sampling.solvers import SOLVERS, Churn, ddpm, euler, heun
 from nomadiff.seeding import SampleNoise
 
@@ -117,10 +117,23 @@ def test_class_is_drawn_per_sample_and_can_be_fixed():
         seen.append(class_label)
         return torch.zeros_like(x)
 
-    list(draw(conditional, (2,), range(500), seed=0, config=SamplerConfig(steps=1), batch_size=500, classes=5))
+    list(
+        draw(
+            conditional, (2,), range(500), seed=0, config=SamplerConfig(steps=1), batch_size=500, class_weights=[1] * 5
+        )
+    )
     assert set(seen[0].tolist()) == {0, 1, 2, 3, 4}
-    list(draw(conditional, (2,), range(5), seed=0, config=SamplerConfig(steps=1), classes=5, class_label=3))
+    list(draw(conditional, (2,), range(5), seed=0, config=SamplerConfig(steps=1), class_weights=[0, 0, 0, 1, 0]))
     assert seen[1].tolist() == [3] * 5
+
+
+def test_classes_are_drawn_by_their_weights_from_the_streams_of_the_samples():
+    drawn = drawn_classes(SampleNoise(3, range(4000)), [0, 3, 0, 1], 4000)
+    assert set(drawn.tolist()) == {1, 3} and abs(float((drawn == 1).float().mean()) - 0.75) < 0.03
+    assert drawn_classes(SampleNoise(3, range(100, 200)), [0, 3, 0, 1], 100).tolist() == drawn[100:200].tolist()
+    # equal weights draw what a uniform draw of integers does: samples of older models stay what they were
+    uniform = SampleNoise(3, range(50)).integers(7)
+    assert torch.equal(drawn_classes(SampleNoise(3, range(50)), [1] * 7, 50), uniform)
 
 
 def test_stochastic_solvers_ask_for_noise():

@@ -174,6 +174,93 @@ def test_other_images_are_another_run(mix, tmp_path):
         train(recipe(other), other, folder, ALONE)
 
 
+def relabelled(mix, labels, names=None):
+    real = replace(mix.sources[0], labels=torch.tensor(labels), class_names=names)
+    return SourceMix(real, mix.sources[1:], real_fraction=0.5)
+
+
+def called_by_name(mix):
+    real, made = (replace(source, class_names=("cat", "dog", "fox")) for source in mix.sources)
+    return SourceMix(real, [made], real_fraction=0.5)
+
+
+def half_done(mix, folder, monkeypatch, budget=96):
+    """A class-conditional run of which less than the budget is done."""
+    method = METHODS["casd"](small(budget=budget), class_labels=True)
+    train(replace(method.recipe(mix), training=replace(method.training, budget=48)), mix, folder, ALONE)
+    return method
+
+
+@pytest.mark.parametrize("change", ["one label", "two swapped", "another class", "a name"])
+def test_other_labels_are_another_run(mix, tmp_path, monkeypatch, change):
+    folder = RunFolder(tmp_path / "run")
+    labels, names = [index % 3 for index in range(40)], None
+    if change == "a name":
+        mix = called_by_name(mix)
+        names = ("cat", "dog", "owl")
+    method = half_done(mix, folder, monkeypatch)
+    if change == "one label":
+        labels[7] = 2
+    elif change == "two swapped":
+        labels[0], labels[1] = labels[1], labels[0]
+    elif change == "another class":
+        labels[5] = 8
+    other = relabelled(mix, labels, names)
+    with pytest.raises(UsageError, match="holds another run .*labels.*choose another --out"):
+        train(method.recipe(other), other, folder, ALONE)
+    train(method.recipe(mix), mix, folder, ALONE)  # the same labels go on
+
+
+def test_labels_that_are_not_used_do_not_matter(mix, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix, budget=48), mix, folder, ALONE)
+    other = relabelled(mix, [0] * 40)
+    train(recipe(other, budget=96), other, folder, ALONE)
+
+
+def without_names(folder):
+    """Make a run's recipe what it was before labels had names."""
+    file = folder.path / "config.json"
+    stored = json.loads(file.read_text())
+    for name in ("labels", "class_names", "class_counts"):
+        del stored["recipe"][name]
+    file.write_text(json.dumps(stored))
+
+
+def test_runs_of_before_labels_had_names_go_on_if_nothing_changed(mix, tmp_path, monkeypatch):
+    named = called_by_name(mix)
+    for place, data in enumerate((mix, named)):
+        folder = RunFolder(tmp_path / str(place))
+        method = half_done(data, folder, monkeypatch)
+        without_names(folder)
+        train(method.recipe(data), data, folder, ALONE)
+        assert json.loads((folder.path / "config.json").read_text())["recipe"]["labels"]
+    # each source numbered its own folders: what was 0 in the second was "dog"
+    changed = SourceMix(
+        named.sources[0], [replace(mix.sources[1], class_names=("dog", "fox", "owl"))], real_fraction=0.5
+    )
+    folder = RunFolder(tmp_path / "changed")
+    method = half_done(changed, folder, monkeypatch)
+    without_names(folder)
+    with pytest.raises(UsageError, match="differs in class_counts.* class_names.* labels"):
+        train(method.recipe(changed), changed, folder, ALONE)
+
+
+def test_a_label_out_of_range_is_refused_before_the_step(mix, tmp_path, monkeypatch):
+    """On the host, once a batch: on a GPU nobody would look at it again."""
+    method = METHODS["casd"](small(budget=48), class_labels=True)
+    for field, wrong in (("labels", 3), ("source", 2)):
+
+        def broken(self, start, count, seed, original=SourceMix.batch, field=field, wrong=wrong):
+            batch = original(self, start, count, seed)
+            return batch._replace(**{field: getattr(batch, field).clone().fill_(wrong)})
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SourceMix, "batch", broken)
+            with pytest.raises(UsageError, match=f"must lie in 0..{wrong - 1}, got {wrong}"):
+                train(method.recipe(mix), mix, RunFolder(tmp_path / field), ALONE)
+
+
 def test_foreign_folder_is_refused(mix, tmp_path):
     (tmp_path / "photo.png").write_bytes(b"precious")
     with pytest.raises(UsageError, match="not empty"):

@@ -19,7 +19,8 @@ def sample(
     count: Images = 1000,
     seed: int = 0,
     source: str = "real",
-    class_label: int | None = None,
+    class_label: Annotated[str | None, Parameter(name=["--class-label", "--class"])] = None,
+    classes: str | None = None,
     solver: str | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -44,7 +45,9 @@ def sample(
         count: How many images.
         seed: Seed of the set.
         source: Source to draw; "real" unless asked by name.
-        class_label: Class to draw from a class-conditional model; all of them by default.
+        class_label: The one class to draw from a class-conditional model, by name or number.
+        classes: real, as often as the real training images have them (the default); uniform; or shares of some, such as
+            cat=0.3,dog=0.1.
         solver: heun, euler or ddpm; the model's own by default.
         steps: Solver steps; the model's own by default.
         batch_size: Images solved together.
@@ -87,6 +90,7 @@ def sample(
         preview=lambda first: save_grid(shown, first, columns=8),
         source=source,
         class_label=class_label,
+        classes=classes,
         sampler=sampler,
         batch_size=batch_size,
     )

@@ -26,7 +26,8 @@ def synthesize(
     height: int | None = None,
     width: int | None = None,
     source: str = "real",
-    class_label: int | None = None,
+    class_label: Annotated[str | None, Parameter(name=["--class-label", "--class"])] = None,
+    classes: str | None = None,
     vae: str | None = None,
     batch_size: int | None = None,
     dtype: str | None = None,
@@ -56,7 +57,9 @@ def synthesize(
         height: Height a pipeline draws at, pixels.
         width: Width a pipeline draws at, pixels.
         source: Source label of a CASD model.
-        class_label: Class of a class-conditional model; all of them by default.
+        class_label: The one class to draw from a class-conditional model, by name or number.
+        classes: real, as often as the real training images have them (the default); uniform; or shares of some, such as
+            cat=0.3,dog=0.1.
         vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
         batch_size: Images drawn together.
         dtype: fp32, bf16 or fp16 for pipelines; bf16 on a GPU by default.
@@ -115,6 +118,7 @@ def synthesize(
             seed,
             source=source,
             class_label=class_label,
+            classes=classes,
             sampler=sampler,
             batch_size=batch_size,
         )

@@ -13,7 +13,7 @@ from PIL import Image
 from nomadiff.data.choice import Choice
 from nomadiff.data.containers import open_entry
 from nomadiff.data.decoding import fit_square
-from nomadiff.data.labels import checked_labels
+from nomadiff.data.labels import Labels, checked_labels, named_labels
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import normal_name, open_regular
 from nomadiff.progress import progress_bar
@@ -23,7 +23,7 @@ __all__ = ["fit_array", "read_array"]
 _BOMB = (512 << 20, 200)  # an array larger than this many bytes must not unpack to more than so many times its size
 
 
-def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, Labels]:
     """Read images and labels from a ``.npz`` or ``.npy`` file.
 
     In a ``.npz`` the images are the array that was chosen, or ``images``, or else the only one of uint8 with four
@@ -36,7 +36,7 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, np
         choice: names of arrays, see :func:`~nomadiff.data.choice.parse_choice`.
 
     Returns:
-        uint8 ``(N, C, H, W)``, contiguous, and int64 ``(N,)`` or None.
+        uint8 ``(N, C, H, W)``, contiguous, and the labels.
 
     Raises:
         DataError: the file is unreadable or damaged, holds Python objects, or holds no uint8 images.
@@ -47,9 +47,9 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, np
         if path.suffix.lower() == ".npy":
             with open_regular(path) as handle:
                 _check(path.name, handle, path)
-            images, labels = np.load(path, mmap_mode="r", allow_pickle=False), None
+            images, labels, names = np.load(path, mmap_mode="r", allow_pickle=False), None, None
         else:
-            images, labels = _read_members(path, choice)
+            images, labels, names = _read_members(path, choice)
     except (DataError, UsageError):
         raise
     except OSError as error:
@@ -58,9 +58,11 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, np
         raise DataError(f"{path}: not a numpy file, or damaged ({error})") from error
     axis = _channel_axis(images, path)
     images = images if axis == 1 else images.transpose(0, 3, 1, 2)
-    if labels is not None:
-        labels = checked_labels(labels, len(images), str(path))
-    return np.array(images, order="C"), labels
+    array = np.array(images, order="C")
+    if labels is None:
+        return array, Labels(None, absent="no array 'labels'")
+    numbers = checked_labels(labels, len(images), str(path))
+    return array, named_labels(numbers, None if names is None else names.tolist(), str(path))
 
 
 def fit_array(images: np.ndarray, resolution: int | None, where: str) -> np.ndarray:
@@ -94,8 +96,8 @@ def fit_array(images: np.ndarray, resolution: int | None, where: str) -> np.ndar
     return out
 
 
-def _read_members(path: Path, choice: Choice) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images and the labels of a ``.npz``, in the shapes they are stored in. Only these two members are read."""
+def _read_members(path: Path, choice: Choice) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Images, labels and class names of a ``.npz``, in the shapes they are stored in. No other member is read."""
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         entries = {normal_name(e.filename)[:-4]: e for e in archive.infolist() if e.filename.endswith(".npy")}
         headers = {}
@@ -128,11 +130,15 @@ def _read_members(path: Path, choice: Choice) -> tuple[np.ndarray, np.ndarray | 
             wanted_count = "".join(map(str, count))
             raise DataError(f"{path}: labels must be {wanted_count} integers, got {headers[labels][1]} of shape {got}")
         wanted = [images] if labels in (None, "none") else [images, labels]
-        found = []
+        if labels == "labels" and "class_names" in headers:
+            wanted.append("class_names")
+        found: list[np.ndarray | None] = []
         for name in wanted:
             with open_entry(archive, entries[name]) as handle:
                 found.append(np.lib.format.read_array(handle, allow_pickle=False))
-        return found[0], found[1] if len(found) > 1 else None
+        pictures_found, numbers, names = [*found, None, None][:3]
+        assert pictures_found is not None
+        return pictures_found, numbers, names
 
 
 def _check(name: str, handle: IO[Any], path: Path) -> tuple[tuple[int, ...], np.dtype]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nomadiff.data.choice import Choice
-from nomadiff.data.labels import checked_labels
+from nomadiff.data.labels import Labels, checked_labels, labels_by_name, named_labels
 from nomadiff.errors import DataError, UsageError
 from nomadiff.extras import install_command
 from nomadiff.files import read_regular
@@ -22,7 +22,8 @@ class HubTable:
     """The image column of a data set, row by row as encoded files, so that they are decoded like any other file.
 
     The split is ``train`` unless named; whatever ``datasets`` understands works (``hf:cifar10:train[:1000]``). The
-    columns are the chosen ones, or the only ones that hold images and class labels.
+    columns are the chosen ones, or the only ones that hold images and class labels; without class labels a column
+    ``label``, ``labels`` or ``class`` of integers or names.
 
     Args:
         choice: ``hf:<id>[:split]``, its columns and its configuration.
@@ -30,7 +31,7 @@ class HubTable:
     Attributes:
         path: the spec, for messages.
         names: ``row 0``, ``row 1``, ...
-        labels: int64 ``(N,)`` or None.
+        labels: the class labels.
 
     Raises:
         UsageError: the extra is not installed, no id is given, or several columns or configurations could be meant.
@@ -65,12 +66,7 @@ class HubTable:
         if column is None:
             raise DataError(f"{spec}: has no image column (columns: {', '.join(table.column_names)})")
         self.names = [f"row {index}" for index in range(len(table))]
-        self.labels = None
-        label_column = _label_column(table.features, datasets, choice)
-        if label_column is not None:
-            values = np.asarray(table[label_column][:])
-            if values.dtype.kind != "i" or (values >= 0).any():  # the hub writes -1 where nobody knows
-                self.labels = checked_labels(values, len(table), spec)
+        self.labels = _labels(table, _label_column(table.features, datasets, choice), spec)
         self._column = column
         self._table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
@@ -105,3 +101,17 @@ def _configurations(datasets: Any, identifier: str) -> list[str]:
         return list(datasets.get_dataset_config_names(identifier))
     except Exception:  # what the data set itself raised is told
         return []
+
+
+def _labels(table: Any, column: str | None, spec: str) -> Labels:
+    if column is None:
+        return Labels(None, absent=f"no column of class labels (columns: {', '.join(table.column_names)})")
+    values = np.asarray(table[column][:])
+    if values.dtype.kind == "U":
+        return labels_by_name(values.tolist())
+    if values.dtype.kind == "i" and len(values) and values.min() == -1:  # what the hub writes where nobody knows
+        return Labels(None, absent=f"{int((values == -1).sum()):,} of {len(values):,} rows have the label -1, no class")
+    if values.dtype.kind not in "iu":
+        return Labels(None, absent=f"the column {column} holds neither integers nor names")
+    names = getattr(table.features[column], "names", None)
+    return named_labels(checked_labels(values, len(table), spec), names, spec)

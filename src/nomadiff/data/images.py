@@ -18,12 +18,12 @@ from nomadiff.data.choice import parse_choice
 from nomadiff.data.containers import FileTree, image_names, open_tree, other_names
 from nomadiff.data.decoding import decode_image, reason_of
 from nomadiff.data.hub import PREFIX, HubTable
-from nomadiff.data.labels import LABELS_NAME, labels_from_folders, labels_from_json
+from nomadiff.data.labels import Labels, labels_in
 from nomadiff.data.latents import LatentSpace, latent_names, read_latents
 from nomadiff.errors import DataError, NomadiffWarning, UsageError
 from nomadiff.progress import progress_bar
 
-__all__ = ["ImageSet", "images_of", "labels_in", "read_images", "warn_of_skipped"]
+__all__ = ["ImageSet", "images_of", "read_images", "warn_of_skipped"]
 
 _CHUNK = 64  # files a thread takes at a time
 # Threads pay for files from about this many bytes; for smaller ones, passing the interpreter's lock costs more
@@ -42,6 +42,7 @@ class ImageSet:
         names: relative names of the files the images came from; None for arrays.
         skipped: names of files left out because they could not be read.
         latents: the space of latents; None for images.
+        class_names, unlabelled: ``names`` and ``absent`` of :class:`~nomadiff.data.labels.Labels`.
     """
 
     images: Tensor
@@ -49,6 +50,8 @@ class ImageSet:
     names: tuple[str, ...] | None
     skipped: tuple[str, ...] = ()
     latents: LatentSpace | None = None
+    class_names: tuple[str, ...] | None = None
+    unlabelled: str | None = None
 
 
 def read_images(
@@ -60,8 +63,9 @@ def read_images(
 
     * a folder, of any nesting, or a zip archive: image files of every format that Pillow reads, in natural order of
       their names; files of another kind are left out and told of. Labels come from ``dataset.json`` (EDM's layout), or
-      else from the top folders when every image lies in one. What happens to grey, 16-bit, palette and transparent
-      files is said at :func:`nomadiff.data.decoding.decode_image`; a set that mixes grey and RGB becomes RGB.
+      else from the folders when every image lies in one, see :mod:`nomadiff.data.labels`. What happens to grey, 16-bit,
+      palette and transparent files is said at :func:`nomadiff.data.decoding.decode_image`; a set that mixes grey and
+      RGB becomes RGB.
     * a ``.npz`` or ``.npy`` file, see :func:`nomadiff.data.arrays.read_array`.
     * ``hf:<data set id>[:split]``, see :class:`nomadiff.data.hub.HubTable`.
 
@@ -95,7 +99,7 @@ def read_images(
         choice.refuse("config", *(("images", "labels") if path.suffix.lower() == ".npy" else ()))
         array, labels = read_array(path, choice)
         images = torch.from_numpy(fit_array(array, resolution, str(path)))
-        return ImageSet(images, None if labels is None else torch.from_numpy(labels), None)
+        return ImageSet(images, labels.tensor(), None, class_names=labels.names, unlabelled=labels.absent)
     choice.refuse("images", "labels", "config")
     with open_tree(path) as tree:
         if not image_names(tree.names) and (stored := latent_names(tree.names)):
@@ -106,26 +110,10 @@ def read_images(
                     f"{path} holds latents, which cannot be resized: encode images at another --resolution"
                 )
             found, space = read_latents(tree, stored)
-            labelled = labels_in(tree, stored)
-            return ImageSet(found, None if labelled is None else torch.from_numpy(labelled), tuple(stored), (), space)
+            labels = labels_in(tree, stored)
+            return ImageSet(found, labels.tensor(), tuple(stored), (), space, labels.names, labels.absent)
         names = images_of(tree)
         return _decoded(str(path), names, tree.read, labels_in(tree, names), resolution, skip_unreadable)
-
-
-def labels_in(tree: FileTree, names: Sequence[str]) -> np.ndarray | None:
-    """Labels of these files: from ``dataset.json``, or else from the top folders; int64 or None.
-
-    Raises:
-        DataError: a ``dataset.json`` that is wrong.
-    """
-    if LABELS_NAME not in tree.names:
-        return labels_from_folders(names)
-    where = f"{tree.path}/{LABELS_NAME}"
-    try:
-        content = tree.read(LABELS_NAME)
-    except Exception as error:  # damaged zip entries fail in many ways
-        raise DataError(f"{where}: cannot be read ({reason_of(error)})") from error
-    return labels_from_json(content, names, where)
 
 
 class _ColourFound(Exception):
@@ -136,7 +124,7 @@ def _decoded(
     where: str,
     names: Sequence[str],
     read: Callable[[str], bytes],
-    labels: np.ndarray | None,
+    labels: Labels,
     resolution: int | None,
     skip_unreadable: bool,
 ) -> ImageSet:
@@ -198,9 +186,11 @@ def _decoded(
         out[new] = out[old]
     return ImageSet(
         images=torch.from_numpy(out[: len(kept)]),
-        labels=None if labels is None else torch.from_numpy(labels[kept]),
+        labels=None if labels.numbers is None else torch.from_numpy(labels.numbers[kept]),
         names=tuple(names[index] for index in kept),
         skipped=tuple(names[index] for index in sorted(failures)),
+        class_names=labels.names,
+        unlabelled=labels.absent,
     )
 
 

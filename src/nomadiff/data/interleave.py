@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from nomadiff.data.selection import shuffled
+from nomadiff.errors import UsageError
 
-__all__ = ["Interleave", "ShuffledEpochs"]
+__all__ = ["Interleave", "ShuffledEpochs", "exact_shares"]
 
 
 _TAG = 0x0DE5  # keeps the shuffles apart from every other use of the same seed
@@ -85,6 +87,37 @@ class ShuffledEpochs:
             # a batch may lie across two epochs; replaced whole, so that threads never see it half changed
             self._recent = {**dict(list(self._recent.items())[-1:]), (seed, epoch): order}
         return order
+
+
+def exact_shares(counts: Sequence[int], real_fraction: float | None, weights: Sequence[float] | None) -> list[Fraction]:
+    """Exact share of every source, the real one first.
+
+    Args:
+        counts: images of every source.
+        real_fraction: share of the real one, strictly between 0 and 1; None makes every image count once.
+        weights: relative shares of the synthetic ones; their sizes unless given.
+
+    Raises:
+        UsageError: shares that make no sense.
+    """
+    real, *synthetic = counts
+    if not synthetic:
+        if real_fraction is not None or weights is not None:
+            raise UsageError("a real fraction or weights need at least one synthetic source")
+        return [Fraction(1)]
+    parts = [Fraction(count) for count in synthetic]
+    if weights is not None:
+        if len(weights) != len(synthetic):
+            raise UsageError(f"{len(weights)} weights for {len(synthetic)} synthetic sources; give one each")
+        if not all(math.isfinite(weight) and 1e-6 <= weight <= 1e6 for weight in weights):
+            raise UsageError(f"weights must lie in 0.000001..1000000, got {', '.join(map(str, weights))}")
+        parts = [Fraction(weight).limit_denominator(10**6) for weight in weights]
+    share = Fraction(real, sum(counts))
+    if real_fraction is not None:
+        if not 1e-6 <= real_fraction <= 1 - 1e-6:
+            raise UsageError(f"the real fraction must lie strictly between 0 and 1, got {real_fraction}")
+        share = Fraction(real_fraction).limit_denominator(10**6)
+    return [share, *((1 - share) * part / sum(parts) for part in parts)]
 
 
 def _floor_product(numbers: np.ndarray, ratio: Fraction) -> np.ndarray:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import reason_of
-from nomadiff.data.labels import LABELS_NAME
+from nomadiff.data.labels import LABELS_NAME, labels_json
 from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.data.writing import store_entry
 from nomadiff.errors import DataError, UsageError
@@ -220,6 +220,7 @@ def write_latents(
     *,
     space: LatentSpace,
     labels: Tensor | Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
     manifest: dict[str, Any] | None = None,
 ) -> None:
     """Write latents as they come to a ``.zip`` in EDM2's layout, whole or not at all.
@@ -233,6 +234,7 @@ def write_latents(
         count: number of latents in all.
         space: where they live.
         labels: class label of every one.
+        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
         manifest: what was encoded, or what drew them.
 
     Raises:
@@ -256,8 +258,8 @@ def write_latents(
                 store_entry(archive, names[-1], buffer.getvalue())
         if len(names) != count or (labels is not None and len(labels) != count):
             raise UsageError(f"{path}: expected {count} latents and labels, got {len(names)} latents")
-        pairs = None if labels is None else [[name, int(label)] for name, label in zip(names, labels)]
-        store_entry(archive, LABELS_NAME, json.dumps({"labels": pairs}).encode())
+        pairs = None if labels is None else ((name, int(label)) for name, label in zip(names, labels))
+        store_entry(archive, LABELS_NAME, json.dumps(labels_json(pairs, class_names)).encode())
         store_entry(archive, SPACE_NAME, json.dumps(space.to_dict(), indent=2).encode())
         if manifest is not None:
             about = json.dumps({**manifest, "count": count}, indent=2, ensure_ascii=False, allow_nan=False)

@@ -18,7 +18,8 @@ from torch import Tensor
 from nomadiff.data.choice import parse_choice
 from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import decode_image, reason_of
-from nomadiff.data.images import images_of, labels_in, warn_of_skipped
+from nomadiff.data.images import images_of, warn_of_skipped
+from nomadiff.data.labels import labels_in
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError, NomadiffWarning
@@ -32,6 +33,7 @@ class LazyImages:
 
     Args:
         labels: int64 ``(N,)`` class labels, or None.
+        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
         manifest: of the set, or None.
         count: number of images.
         read: gives image ``i`` as uint8 ``(C, S, S)``, C 1 or 3; safe to call from threads.
@@ -41,12 +43,13 @@ class LazyImages:
     def __init__(
         self,
         labels: Tensor | None,
+        class_names: tuple[str, ...] | None,
         manifest: dict[str, Any] | None,
         count: int,
         read: Callable[[int], Tensor],
         content: Callable[[int], bytes],
     ) -> None:
-        self.labels, self.manifest = labels, manifest
+        self.labels, self.class_names, self.manifest = labels, class_names, manifest
         self._count, self._read, self._content = count, read, content
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
@@ -98,6 +101,7 @@ def open_lazily(
         )
         images = LazyImages(
             whole.labels,
+            whole.class_names,
             whole.provenance["manifest"],
             len(whole),
             lambda index: whole.images[index],
@@ -115,13 +119,14 @@ def open_lazily(
         warnings.simplefilter("default", NomadiffWarning)
         names = images_of(tree)
         labels = labels_in(tree, names)
+        numbers = labels.tensor()
         if skip_unreadable:
             failures = _unreadable(tree, names, resolution)
             warn_of_skipped(str(path), len(names), failures)
             kept = [index for index, name in enumerate(names) if name not in failures]
             if not kept:
                 raise DataError(f"{path}: none of {len(names)} images can be read")
-            names, labels = [names[index] for index in kept], None if labels is None else labels[kept]
+            names, numbers = [names[index] for index in kept], None if numbers is None else numbers[kept]
 
         @contextmanager
         def named(index: int) -> Iterator[str]:
@@ -149,8 +154,7 @@ def open_lazily(
             return torch.from_numpy(np.array(pixels if pixels.ndim == 3 else pixels[..., None])).permute(2, 0, 1)
 
         side = decoded(0).shape[0]
-        known = None if labels is None else torch.from_numpy(labels)
-        images = LazyImages(known, manifest, len(names), read, content)
+        images = LazyImages(numbers, labels.names, manifest, len(names), read, content)
         try:
             yield images
         finally:

@@ -22,7 +22,7 @@ class MixSpec:
         resolution: Crop to a square and resize to this many pixels (Lanczos). Needed only if sizes differ.
         real_subset: Part of the real images: first:1000, range:0:1000, random:1000:SEED or each:125 (of every class).
         synthetic_subset: Part of every synthetic source, likewise.
-        real_classes: Keep only these classes of the real images: 0-7 or 0,2,5.
+        real_classes: Keep only these classes of the real images: 0-7, 0,2,5 or cat,dog.
         synthetic_classes: Keep only these classes of every synthetic source.
         real_fraction: Share of real images in a batch; the default is their share of all images (CASD eq. 5).
         source_weights: Relative weights of the synthetic sources, one for each; the default is their sizes.

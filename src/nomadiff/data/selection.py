@@ -1,16 +1,18 @@
-"""Which images of a set: ``first:1000``, ``range:1000:2000``, ``random:1000:7``, ``each:125``, classes ``0-4,7``."""
+"""Which images of a set: ``first:1000``, ``range:1000:2000``, ``random:1000:7``, ``each:125``, classes ``0-4,cat``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from nomadiff.data.labels import class_names_of, is_number, listed
 from nomadiff.errors import UsageError
+from nomadiff.files import printable
 from nomadiff.seeding import mixed_seed
 
-__all__ = ["parse_classes", "parse_subset", "shuffled"]
+__all__ = ["of_classes", "parse_classes", "parse_subset", "shuffled"]
 
 _TAG = 0x5E1EC7  # keeps the draw of a subset apart from every other use of the same seed
 
@@ -74,17 +76,39 @@ def parse_subset(text: str) -> Callable[[int, np.ndarray | None], np.ndarray]:
     return choose
 
 
-def parse_classes(text: str) -> frozenset[int]:
-    """Read class labels like ``3``, ``0-7`` or ``0,2,5-7`` (both ends belong to a range).
+def parse_classes(text: str) -> frozenset[str]:
+    """Read classes like ``3``, ``0-7``, ``0,2,5-7`` (both ends belong to a range) or ``cat,dog``: their names.
 
     Raises:
         UsageError: not of this form.
     """
-    classes: set[int] = set()
+    classes: set[str] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:-\s*([0-9]{1,6})\s*)?", part)
-        low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if low > high:
-            raise UsageError(f"classes {text!r}: expected labels and ranges like 0-7 or 0,2,5-7")
-        classes.update(range(low, high + 1))
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if low > high or not part.strip():
+            raise UsageError(f"classes {text!r}: expected names, labels and ranges like cat,dog or 0,2,5-7")
+        classes.update(map(str, range(low, high + 1)) if match else [part.strip()])
     return frozenset(classes)
+
+
+def of_classes(labels: np.ndarray, names: Sequence[str] | None, wanted: frozenset[str], where: str) -> np.ndarray:
+    """The images whose class is wanted, by name or by number: indices, int64, ascending.
+
+    Args:
+        labels: int64 ``(N,)``.
+        names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
+        wanted: of :func:`parse_classes`.
+        where: for messages.
+
+    Raises:
+        UsageError: no such class.
+    """
+    classes = class_names_of(labels, names)
+    if absent := [name for name in sorted(wanted) if not is_number(name) and name not in classes]:
+        raise UsageError(f"{where}: no class '{printable(absent[0])}'; there are {listed(classes)}")
+    numbers = np.unique(labels).tolist()
+    kept = [number for number, name in zip(numbers, classes) if name in wanted or str(number) in wanted]
+    if not kept:
+        raise UsageError(f"{where}: no image has a class among those asked for; there are {listed(classes)}")
+    return np.flatnonzero(np.isin(labels, kept))

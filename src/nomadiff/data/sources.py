@@ -5,12 +5,12 @@ What is said of images holds for latents (:mod:`nomadiff.data.latents`) too.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import math
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +23,11 @@ from nomadiff.data import digits, hub
 from nomadiff.data.arrays import fit_array
 from nomadiff.data.choice import parse_choice
 from nomadiff.data.images import ImageSet, read_images
-from nomadiff.data.interleave import Interleave, ShuffledEpochs
+from nomadiff.data.interleave import Interleave, ShuffledEpochs, exact_shares
+from nomadiff.data.labels import class_names_of, listed, named_labels, vocabulary
 from nomadiff.data.latents import LatentSpace, alike
 from nomadiff.data.manifest import is_synthetic, read_manifest
-from nomadiff.data.selection import parse_classes, parse_subset
+from nomadiff.data.selection import of_classes, parse_classes, parse_subset
 from nomadiff.errors import UsageError
 
 __all__ = ["Batch", "ImageSource", "SourceMix", "parse_named", "union"]
@@ -43,9 +44,13 @@ class ImageSource:
         labels: int64 ``(N,)`` class labels, or None.
         provenance: where the images came from, plain values fit for JSON: ``spec`` and ``file`` (what was opened),
             ``kind`` ("real" or "synthetic"), ``subset`` (the choices made, in order), ``skipped`` (how many unreadable
-            files were left out), ``manifest`` (of the set, or None). ``count`` and ``content_hash`` are added here, so
-            that they are always those of ``images``.
+            files were left out), ``manifest`` (of the set, or None). ``count``, ``content_hash`` and, with labels,
+            ``labels_hash`` and ``classes`` (images of each) are added here, so that they are always those of
+            ``images`` and ``labels``.
         latents: the space of latents; None for images.
+        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers. Without labels the
+            one name that may be the class of all images.
+        unlabelled: why there are no labels, if that is known.
 
     Raises:
         UsageError: images or labels of another shape or type.
@@ -56,6 +61,8 @@ class ImageSource:
     labels: Tensor | None
     provenance: dict[str, Any]
     latents: LatentSpace | None = None
+    class_names: tuple[str, ...] | None = None
+    unlabelled: str | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = tuple(self.images.shape), self.images.dtype
@@ -71,7 +78,12 @@ class ImageSource:
             raise UsageError(f"{self.name}: no images")
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
             raise UsageError(f"{self.name}: labels must be int64 ({len(self)},), got {tuple(self.labels.shape)}")
-        facts = {"count": len(self), "content_hash": self.content_hash}
+        facts: dict[str, Any] = {"count": len(self), "content_hash": self.content_hash}
+        if self.labels is not None:
+            lowest, highest = int(self.labels.min()), int(self.labels.max())
+            if lowest < 0 or (self.class_names is not None and highest >= len(self.class_names)):
+                raise UsageError(f"{self.name}: labels {lowest}..{highest} are not all classes of the set")
+            facts |= {"labels_hash": self.labels_hash, "classes": self.class_counts}
         object.__setattr__(self, "provenance", {**self.provenance, **facts})
 
     @classmethod
@@ -97,7 +109,7 @@ class ImageSource:
             resolution: side in pixels to crop and resize to; None keeps sizes.
             subset: ``first:N``, ``range:START:STOP``, ``random:N``, ``random:N:SEED`` or ``each:N`` (of every class),
                 taken after ``classes``.
-            classes: keep only these class labels (``0-7``, ``0,2,5-7``); labels keep their numbers.
+            classes: keep only these classes (``0-7``, ``0,2,5-7``, ``cat,dog``); labels keep their numbers.
             allow_synthetic_as_real: accept a set with a synthetic manifest as real.
             skip_unreadable: leave out files that cannot be read.
 
@@ -124,7 +136,7 @@ class ImageSource:
             found = read_images(spec, resolution=resolution, skip_unreadable=skip_unreadable, latents=True)
         indices = np.arange(len(found.images))
         if wanted is not None:
-            indices = _of_classes(found.labels, wanted, spec)
+            indices = _of_classes(found, wanted, spec)
         for chosen in choose:
             indices = indices[chosen(len(indices), None if found.labels is None else found.labels.numpy()[indices])]
         provenance = {
@@ -139,7 +151,7 @@ class ImageSource:
             "manifest": manifest,
         }
         images, labels = _taken(found, indices)
-        return cls(name, images, labels, provenance, found.latents)
+        return cls(name, images, labels, provenance, found.latents, found.class_names, found.unlabelled)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -175,6 +187,28 @@ class ImageSource:
         digest.update(self.images.contiguous().numpy().data)
         return digest.hexdigest()
 
+    @cached_property
+    def class_counts(self) -> dict[str, int]:
+        """How many images each class has, by name, in the order of the labels; empty without labels."""
+        return {} if self.labels is None else class_names_of(self.labels.numpy(), self.class_names)
+
+    @cached_property
+    def labels_hash(self) -> str | None:
+        """SHA-256 of the class names image by image: 64 hexadecimal digits; None without labels."""
+        if self.labels is None:
+            return None
+        names = sorted(self.class_counts)
+        digest = hashlib.sha256(json.dumps(names).encode())
+        digest.update(self.labels_among(names).numpy().data)
+        return digest.hexdigest()
+
+    def labels_among(self, class_names: Sequence[str]) -> Tensor:
+        """The labels as places in ``class_names``, which has the names of all classes here: int64 ``(N,)``."""
+        assert self.labels is not None
+        place = {name: index for index, name in enumerate(class_names)}
+        places = torch.tensor([place[name] for name in self.class_counts])
+        return places[torch.unique(self.labels, return_inverse=True)[1]]
+
     def first(self, count: int) -> ImageSource:
         """The first ``count`` images.
 
@@ -193,22 +227,22 @@ class ImageSource:
         return self._selected(parse_subset(step)(len(self), None), step)
 
     def with_classes(self, classes: str) -> ImageSource:
-        """The images with these class labels (``0-7``, ``0,2,5-7``). Labels keep their numbers.
+        """The images of these classes (``0-7``, ``0,2,5-7``, ``cat,dog``). Labels keep their numbers.
 
         Raises:
             UsageError: no labels, a malformed range, or no such image.
         """
-        indices = _of_classes(self.labels, parse_classes(classes), self.name)
+        indices = _of_classes(self, parse_classes(classes), self.name)
         return self._selected(indices, f"classes:{classes}")
 
     def _selected(self, indices: np.ndarray, step: str) -> ImageSource:
-        images, labels = _taken(ImageSet(self.images, self.labels, None), indices)
+        images, labels = _taken(self, indices)
         provenance = {**self.provenance, "subset": [*self.provenance.get("subset", []), step]}
-        return ImageSource(self.name, images, labels, provenance, self.latents)
+        return replace(self, images=images, labels=labels, provenance=provenance)
 
 
 def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
-    """Join sources into one, in order. It is real only if all are; it has labels only if all have.
+    """Join sources into one, in order. It is real only if all are; it has labels, matched by name, only if all have.
 
     Raises:
         UsageError: nothing to join, or shapes differ.
@@ -216,17 +250,24 @@ def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
     if not sources:
         raise UsageError(f"{name}: a union needs at least one source")
     _require_equal_kinds(sources)
-    labels = [source.labels for source in sources if source.labels is not None]
+    labels, names, unlabelled = None, None, next((s.unlabelled for s in sources if s.labels is None), None)
+    if all(source.labels is not None for source in sources):
+        classes = vocabulary([source.class_counts for source in sources])
+        numbers = torch.cat([source.labels_among(classes) for source in sources])
+        joined = named_labels(numbers.numpy(), classes, name)
+        labels, names = joined.tensor(), joined.names
     kinds = {source.provenance.get("kind") for source in sources}
     return ImageSource(
         name,
         torch.cat(alike([source.images for source in sources])),
-        torch.cat(labels) if len(labels) == len(sources) else None,
+        labels,
         {
             "kind": "real" if kinds == {"real"} else "synthetic",
             "union": [{"name": source.name, **source.provenance} for source in sources],
         },
         sources[0].latents,
+        names,
+        unlabelled,
     )
 
 
@@ -254,7 +295,7 @@ class Batch(NamedTuple):
         images: uint8 ``(count, C, S, S)``, or latents as their source stores them; :meth:`SourceMix.clean` makes of
             both what networks are trained on.
         source: int64 ``(count,)``: 0 is real, 1..K the synthetic sources in order.
-        labels: int64 ``(count,)`` class labels; None unless every source has them.
+        labels: int64 ``(count,)``, places in the mix's ``class_names``; None if it has no classes.
     """
 
     images: Tensor
@@ -280,7 +321,11 @@ class SourceMix:
         resolution: side of the images in pixels, or of the latents.
         channels: 1 or 3; of latents those that a network sees.
         latents: the space of latents; None for images.
-        classes: number of class labels (the largest + 1 over all sources), or 0 if a source has none.
+        class_names: the classes, matched between sources by name: those of the real source in its order, then what
+            others add. Empty if a source has no labels, or a synthetic one no class of the real one's. A synthetic
+            source whose images all lie in one folder is of that class, if the real source has it.
+        classes: how many.
+        class_counts: for each source how many images each class has.
         provenance: one mapping a source: its ``label``, ``name`` and ``share``, and its own provenance.
 
     Raises:
@@ -295,18 +340,17 @@ class SourceMix:
         real_fraction: float | None = None,
         weights: Sequence[float] | None = None,
     ) -> None:
-        self.sources = (real, *synthetic)
+        self.sources = (real, *(_of_one_class(source, real) for source in synthetic))
         self.names = tuple(source.name for source in self.sources)
         if twice := next((name for name in self.names if self.names.count(name) > 1), None):
             raise UsageError(f"two sources are called {twice!r}; name them: --synthetic NAME=PATH")
         _require_equal_kinds(self.sources)
-        shares = _shares([len(source) for source in self.sources], real_fraction, weights)
+        shares = exact_shares([len(source) for source in self.sources], real_fraction, weights)
         self.shares = np.array([float(share) for share in shares])
         self.resolution = real.resolution
         self.channels = real.channels
         self.latents = real.latents
-        highest = [-1 if source.labels is None else int(source.labels.max()) for source in self.sources]
-        self.classes = max(highest) + 1 if min(highest) >= 0 else 0
+        self._use_classes(vocabulary([source.class_counts for source in self.sources]))
         self._interleave = Interleave(shares)
         self._orders = [ShuffledEpochs(len(source), stream) for stream, source in enumerate(self.sources)]
 
@@ -317,6 +361,46 @@ class SourceMix:
             {"label": label, "name": source.name, "share": float(self.shares[label]), **source.provenance}
             for label, source in enumerate(self.sources)
         ]
+
+    def _use_classes(self, class_names: tuple[str, ...]) -> None:
+        self.class_names = () if self.without_classes else class_names
+        self.classes = len(self.class_names)
+        self.class_counts = tuple(
+            tuple(source.class_counts.get(name, 0) for name in self.class_names) for source in self.sources
+        )
+        self._labels = [source.labels_among(class_names) for source in self.sources] if self.classes else []
+
+    @property
+    def without_classes(self) -> str | None:
+        """Why the sources have no class labels in common; None if they have."""
+        real = self.sources[0]
+        for source in self.sources:
+            if source.labels is None:
+                return f"{source.name} has none" + (f" ({source.unlabelled})" if source.unlabelled else "")
+            if not source.class_counts.keys() & real.class_counts.keys():
+                ours, theirs = (listed(each.class_counts) for each in (source, real))
+                return f"{source.name} has the classes {ours}, {real.name} has {theirs}: none by the same name"
+        return None
+
+    def with_class_names(self, class_names: Sequence[str]) -> SourceMix:
+        """The same stream with labels that are places in ``class_names``, as a model knows them.
+
+        Raises:
+            UsageError: a source has no labels, or a class that is not among the names.
+        """
+        if tuple(class_names) == self.class_names:
+            return self
+        told = self.without_classes
+        if told is None and (unknown := [name for name in self.class_names if name not in set(class_names)]):
+            known = listed(class_names)
+            told = (
+                f"the images have the classes {listed(unknown)}, the model knows {known} (classes are matched by name)"
+            )
+        if told is not None:
+            raise UsageError(f"class labels are needed, but {told}")
+        other = copy.copy(self)
+        other._use_classes(tuple(class_names))
+        return other
 
     def batch(self, start: int, count: int, seed: int) -> Batch:
         """The images at positions ``start .. start + count - 1`` of the stream that belongs to ``seed``.
@@ -338,7 +422,7 @@ class SourceMix:
         # as writing to images[where] (measured)
         back = torch.from_numpy(np.argsort(np.concatenate(places)))
         images = [origin.images.index_select(0, which) for origin, which in zip(self.sources, chosen)]
-        labels = [o.labels.index_select(0, which) for o, which in zip(self.sources, chosen) if o.labels is not None]
+        labels = [of_source.index_select(0, which) for of_source, which in zip(self._labels, chosen)]
         return Batch(
             torch.cat(alike(images)).index_select(0, back),
             torch.from_numpy(source),
@@ -364,16 +448,22 @@ def _manifest(spec: str) -> dict[str, Any] | None:
     return None if spec.startswith(hub.PREFIX) else read_manifest(spec)
 
 
-def _of_classes(labels: Tensor | None, wanted: frozenset[int], where: str) -> np.ndarray:
-    if labels is None:
-        raise UsageError(f"{where}: has no class labels to choose from")
-    indices = np.flatnonzero(np.isin(labels.numpy(), sorted(wanted)))
-    if len(indices) == 0:
-        raise UsageError(f"{where}: no image has a class among those asked for; labels are 0..{int(labels.max())}")
-    return indices
+def _of_one_class(source: ImageSource, real: ImageSource) -> ImageSource:
+    """A source that is one folder of images has their class, if the real source knows it."""
+    if source.labels is not None or not source.class_names or source.class_names[0] not in real.class_counts:
+        return source
+    labels = named_labels(np.zeros(len(source), dtype=np.int64), source.class_names, source.name)
+    return replace(source, labels=labels.tensor(), class_names=labels.names)
 
 
-def _taken(found: ImageSet, indices: np.ndarray) -> tuple[Tensor, Tensor | None]:
+def _of_classes(found: ImageSet | ImageSource, wanted: frozenset[str], where: str) -> np.ndarray:
+    if found.labels is None:
+        why = f" ({found.unlabelled})" if found.unlabelled else ""
+        raise UsageError(f"{where}: has no class labels to choose from{why}")
+    return of_classes(found.labels.numpy(), found.class_names, wanted, where)
+
+
+def _taken(found: ImageSet | ImageSource, indices: np.ndarray) -> tuple[Tensor, Tensor | None]:
     """Images and labels at ``indices``; the tensors themselves when that is all of them."""
     if len(indices) == len(found.images):
         return found.images, found.labels
@@ -400,25 +490,3 @@ def _require_equal_kinds(sources: Sequence[ImageSource]) -> None:
         if source.resolution != first.resolution:
             told = f"{first.name} is {first.resolution}x{first.resolution} but {source.name} is "
             raise UsageError(f"{told}{source.resolution}x{source.resolution}; pass --resolution N to resize them")
-
-
-def _shares(counts: Sequence[int], real_fraction: float | None, weights: Sequence[float] | None) -> list[Fraction]:
-    """Exact share of every source, the real one first."""
-    real, *synthetic = counts
-    if not synthetic:
-        if real_fraction is not None or weights is not None:
-            raise UsageError("a real fraction or weights need at least one synthetic source")
-        return [Fraction(1)]
-    parts = [Fraction(count) for count in synthetic]
-    if weights is not None:
-        if len(weights) != len(synthetic):
-            raise UsageError(f"{len(weights)} weights for {len(synthetic)} synthetic sources; give one each")
-        if not all(math.isfinite(weight) and 1e-6 <= weight <= 1e6 for weight in weights):
-            raise UsageError(f"weights must lie in 0.000001..1000000, got {', '.join(map(str, weights))}")
-        parts = [Fraction(weight).limit_denominator(10**6) for weight in weights]
-    share = Fraction(real, sum(counts))
-    if real_fraction is not None:
-        if not 1e-6 <= real_fraction <= 1 - 1e-6:
-            raise UsageError(f"the real fraction must lie strictly between 0 and 1, got {real_fraction}")
-        share = Fraction(real_fraction).limit_denominator(10**6)
-    return [share, *((1 - share) * part / sum(parts) for part in parts)]

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from nomadiff.data.labels import LABELS_NAME
+from nomadiff.data.labels import LABELS_NAME, labels_json
 from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.errors import UsageError
 from nomadiff.files import atomic_folder, atomic_path, check_output
@@ -27,6 +28,7 @@ def write_images(
     count: int,
     *,
     labels: Tensor | Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
     manifest: dict[str, Any],
 ) -> None:
     """Write images as they come to a folder, a ``.zip`` or a ``.npz``.
@@ -41,6 +43,7 @@ def write_images(
         images: batches, uint8 ``(b, C, H, W)`` with C 1 or 3, on any device; taken one at a time.
         count: number of images in all.
         labels: class label of every image.
+        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
         manifest: what the images are: model, method, seed, ... Written with ``"kind": "synthetic"`` unless it names a
             kind, and ``count``.
 
@@ -57,11 +60,11 @@ def write_images(
     rows = _rows(path, images, count)
     if path.suffix.lower() == ".npz":
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            _write_arrays(archive, rows, count, numbers)
+            _write_arrays(archive, rows, count, numbers, class_names)
             store_entry(archive, MANIFEST_NAME, about.encode())
     elif path.suffix.lower() == ".zip":
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            _write_files(lambda name, data: store_entry(archive, name, data), rows, count, numbers, compress_level=0)
+            _write_files(partial(store_entry, archive), rows, numbers, class_names, compress_level=0)
             store_entry(archive, MANIFEST_NAME, about.encode())
     else:
         with atomic_folder(path) as temporary:
@@ -71,7 +74,7 @@ def write_images(
                 target.parent.mkdir(exist_ok=True)
                 target.write_bytes(data)
 
-            _write_files(save, rows, count, numbers, compress_level=6)
+            _write_files(save, rows, numbers, class_names, compress_level=6)
             save(MANIFEST_NAME, about.encode())
 
 
@@ -109,8 +112,8 @@ def _rows(path: Path, images: Iterable[Tensor], count: int) -> Iterator[np.ndarr
 def _write_files(
     save: Callable[[str, bytes], None],
     rows: Iterator[np.ndarray],
-    count: int,
     labels: list[int] | None,
+    class_names: Sequence[str] | None,
     *,
     compress_level: int,
 ) -> None:
@@ -119,15 +122,21 @@ def _write_files(
         image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
         image.save(encoded, "PNG", compress_level=compress_level)
         save(_image_name(index), encoded.getvalue())
-    pairs = None if labels is None else [[_image_name(index), label] for index, label in enumerate(labels)]
-    save(LABELS_NAME, json.dumps({"labels": pairs}).encode())
+    pairs = None if labels is None else ((_image_name(index), label) for index, label in enumerate(labels))
+    save(LABELS_NAME, json.dumps(labels_json(pairs, class_names)).encode())
 
 
 def _image_name(index: int) -> str:
     return f"{index // 1000:05d}/img{index:08d}.png"
 
 
-def _write_arrays(archive: zipfile.ZipFile, rows: Iterator[np.ndarray], count: int, labels: list[int] | None) -> None:
+def _write_arrays(
+    archive: zipfile.ZipFile,
+    rows: Iterator[np.ndarray],
+    count: int,
+    labels: list[int] | None,
+    class_names: Sequence[str] | None,
+) -> None:
     first = next(rows)
     with archive.open(_entry("images.npy"), "w", force_zip64=True) as handle:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
@@ -136,8 +145,12 @@ def _write_arrays(archive: zipfile.ZipFile, rows: Iterator[np.ndarray], count: i
         for pixels in rows:
             handle.write(pixels.tobytes())
     if labels is not None:
-        with archive.open(_entry("labels.npy"), "w") as handle:
-            np.lib.format.write_array(handle, np.array(labels, dtype=np.int64), allow_pickle=False)
+        arrays = {"labels": np.array(labels, dtype=np.int64)}
+        if class_names is not None:
+            arrays["class_names"] = np.array(class_names)
+        for name, array in arrays.items():
+            with archive.open(_entry(f"{name}.npy"), "w") as handle:
+                np.lib.format.write_array(handle, array, allow_pickle=False)
 
 
 def store_entry(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from nomadiff.data.labels import is_number, listed
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError, UsageError
 from nomadiff.methods.foreign import foreign
 from nomadiff.methods.guided_model import GUIDANCE_NAME
 from nomadiff.methods.model import Model
+from nomadiff.methods.plan import class_lines
 from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
 from nomadiff.metrics.detectors.loading import DETECTORS
 from nomadiff.metrics.reference import distance_name
@@ -90,6 +92,7 @@ def _describe_model(model: Model) -> str:
         f"network:     {network.architecture}, {parameters / 1e6:,.2f} M parameters, {flops / 1e9:,.3g} GFLOP an image",
         f"images of:   {' x '.join(map(str, model.image_shape))}",
         f"labels:      {labels}" + (f"; {config.classes} classes" if config.classes else ""),
+        *(f"classes:     {line}" for line in class_lines(config)),
         f"sampler:     {config.sampler.solver}, {config.sampler.steps} steps (NFE {config.sampler.nfe} unguided)",
         f"sha256:      {model.sha256}",
     ]
@@ -117,11 +120,15 @@ def _describe_detector(name: str, weights: str | None, accuracy_on: str | None, 
             raise UsageError(f"detector {name} has no classes: there is no accuracy to measure")
         images = ImageSource.open(accuracy_on, name="images", synthetic=True, skip_unreadable=skip_unreadable)
         if images.labels is None:
-            raise UsageError(f"{accuracy_on}: these images have no labels to measure the accuracy by")
-        highest, classes = int(images.labels.max()), len(classifier.class_names)
-        if highest >= classes:
-            raise UsageError(f"{accuracy_on}: labels up to {highest}, detector {name} has {classes} classes")
-        share = accuracy(classifier, images.pixels, images.labels)
+            why = f" ({images.unlabelled})" if images.unlabelled else ""
+            raise UsageError(f"{accuracy_on}: these images have no labels to measure the accuracy by{why}")
+        names = classifier.class_names
+        if images.class_names is None and not all(map(is_number, names)):  # numbers count the detector's classes
+            names = tuple(str(number) for number in range(len(names)))
+        if unknown := [each for each in images.class_counts if each not in names]:
+            told = f"the images are of {listed(unknown)}, detector {name} knows {listed(names)}"
+            raise UsageError(f"{accuracy_on}: {told}")
+        share = accuracy(classifier, images.pixels, images.labels_among(names))
         lines.append(f"accuracy:    {share:.2%} of {len(images):,} images ({accuracy_on})")
     return "\n".join(lines)
 
@@ -140,7 +147,7 @@ def _describe_images(path: str, skip_unreadable: bool) -> str:
         what = [f"latents:     {size}", f"of:          {source.latents.vae}"]
     lines = [
         *what,
-        f"classes:     {'none' if source.labels is None else len(source.labels.unique())}",
+        f"classes:     {_classes(source)}",
         f"content:     sha256 {source.content_hash}",
     ]
     if manifest:
@@ -149,3 +156,9 @@ def _describe_images(path: str, skip_unreadable: bool) -> str:
     else:
         lines.append("made by:     no manifest: taken for real images")
     return "\n".join(lines)
+
+
+def _classes(source: ImageSource) -> str:
+    if source.labels is None:
+        return "none" + (f" ({source.unlabelled})" if source.unlabelled else "")
+    return f"{len(source.class_counts)} ({listed(f'{name}: {count:,}' for name, count in source.class_counts.items())})"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nomadiff.denoiser import Denoiser
+from nomadiff.denoiser import Denoiser, check_labels
 from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import Guided, Interval, evaluations_of
 
@@ -81,8 +81,10 @@ class ClassifierGuidance(_GradientGuidance):
         label = condition.get("class_label") if self.class_label is None else self.class_label
         if label is None:
             raise UsageError("classifier guidance needs class_label=: the class to guide towards")
-        index = torch.as_tensor(label, device=x.device).expand(len(x))
-        return self.classifier(x, sigma).log_softmax(1).gather(1, index[:, None])[:, 0]
+        logits = self.classifier(x, sigma)
+        index = torch.as_tensor(label)
+        check_labels("class_label", index, logits.shape[1])
+        return logits.log_softmax(1).gather(1, index.to(x.device).expand(len(x))[:, None])[:, 0]
 
 
 class DiscriminatorGuidance(_GradientGuidance):

@@ -20,7 +20,7 @@ class _LabelGuidance(Guided):
     def _both(self, denoiser: EDMDenoiser, x: Tensor, sigma: Tensor, first: dict, second: dict) -> Tensor:
         batch = len(x)
         level = sigma.expand(batch)
-        twice = {name: _beside(first[name], second[name], batch, x.device) for name in first}
+        twice = {name: _beside(first[name], second[name], batch) for name in first}
         wanted, other = denoiser(torch.cat([x, x]), torch.cat([level, level]), **twice).chunk(2)
         return wanted + self.weight * (wanted - other)
 
@@ -90,9 +90,10 @@ class ClassifierFreeGuidance(_LabelGuidance):
         return self._both(self.denoiser, x, sigma, condition, {**condition, "class_label": -1})
 
 
-def _beside(first: Any, second: Any, batch: int, device: torch.device) -> Any:
-    """One condition for the doubled batch; None stays None."""
+def _beside(first: Any, second: Any, batch: int) -> Any:
+    """One condition for the doubled batch, on the host if both are; None stays None."""
     if first is None and second is None:
         return None
-    parts = [torch.as_tensor(value, device=device) for value in (first, second)]
-    return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts])
+    parts = [torch.as_tensor(value) for value in (first, second)]
+    device = max((part.device for part in parts), key=lambda device: device.type != "cpu")
+    return torch.cat([part.to(device).expand(batch, *part.shape[1:]) for part in parts])

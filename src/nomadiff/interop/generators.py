@@ -41,9 +41,15 @@ class Drawn:
 
 
 class ImageGenerator(Protocol):
-    """Draws image ``i`` of a set as a function of ``(seed, i)`` alone."""
+    """Draws image ``i`` of a set as a function of ``(seed, i)`` alone.
+
+    Attributes:
+        batch_size: images to ask for at once.
+        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers, or there are none.
+    """
 
     batch_size: int
+    class_names: tuple[str, ...] | None
 
     def draw(self, indices: Sequence[int]) -> list[Drawn]:
         """The images with these consecutive indices."""
@@ -60,7 +66,7 @@ class ModelGenerator:
     Args:
         model: the model.
         seed: seed of the set.
-        source, class_label, sampler: as for :meth:`~nomadiff.methods.model.Model.sample_batches`.
+        source, class_label, classes, sampler: as for :meth:`~nomadiff.methods.model.Model.sample_batches`.
         batch_size: images solved together; None chooses.
 
     Raises:
@@ -74,24 +80,25 @@ class ModelGenerator:
         seed: int,
         *,
         source: int | str = 0,
-        class_label: int | None = None,
+        class_label: int | str | None = None,
+        classes: str | None = None,
         sampler: Any = None,
         batch_size: int | None = None,
     ) -> None:
-        if class_label is not None and not 0 <= class_label < model.config.classes:
-            raise UsageError(f"class {class_label} is unknown: this model has {model.config.classes} classes")
-        model.sampling_denoiser(source)  # complains before the first expensive step, and so does the next
+        self._model, self._seed = model, seed
+        self._classes: dict[str, Any] = {"source": source, "class_label": class_label, "classes": classes}
+        model.sampling_denoiser(source)  # complains before the first expensive step, and so do the next two
+        model.drawn_classes([], seed, **self._classes)
         if model.draws_latents:
             model.autoencoder  # noqa: B018
         self.batch_size = batch_size or model.comfortable_batch
-        self._model, self._seed = model, seed
-        self._options: dict[str, Any] = {"source": source, "class_label": class_label, "sampler": sampler}
+        self._sampler, self.class_names = sampler, model.class_names
 
     def draw(self, indices: Sequence[int]) -> list[Drawn]:
         """As :class:`ImageGenerator`."""
-        options = {**self._options, "first": indices[0], "batch_size": len(indices)}
+        options = {**self._classes, "sampler": self._sampler, "first": indices[0], "batch_size": len(indices)}
         images = self._model.sample(len(indices), self._seed, **options)
-        classes = self._model.drawn_classes(indices, self._seed, self._options["class_label"])
+        classes = self._model.drawn_classes(indices, self._seed, **self._classes)
         return [
             Drawn(
                 pixels.permute(1, 2, 0).numpy(),
@@ -103,10 +110,10 @@ class ModelGenerator:
 
     def facts(self) -> dict[str, Any]:
         """As :class:`ImageGenerator`."""
-        manifest = self._model.manifest(0, self._seed, self._options["source"], self._options["sampler"])
+        manifest = self._model.manifest(0, self._seed, sampler=self._sampler, **self._classes)
         unwanted = ("count", "kind", "versions")
         facts = {name: value for name, value in manifest.items() if name not in unwanted}
-        return {**facts, "class_label": self._options["class_label"]}
+        return {**facts, "class_label": self._classes["class_label"]}
 
 
 class PipelineGenerator:
@@ -145,6 +152,7 @@ class PipelineGenerator:
     ) -> None:
         if dtype not in _DTYPES:
             raise UsageError(f"unknown dtype '{dtype}': choose one of {', '.join(_DTYPES)}")
+        self.class_names = None if grid.label is None else tuple(grid.attributes[grid.label])
         self._pipeline = load_pipeline(spec, device, _DTYPES[dtype])
         taken = inspect.signature(self._pipeline.__call__).parameters
         if "prompt" not in taken:

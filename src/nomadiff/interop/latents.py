@@ -90,7 +90,10 @@ def encode_set(
                 def write(path: Path) -> None:
                     batches = (torch.from_numpy(np.load(shard)) for shard in _shards(part))
                     count = len(images)
-                    write_latents(path, batches, count, space=found, labels=images.labels, manifest=images.manifest)
+                    labels, names, manifest = images.labels, images.class_names, images.manifest
+                    write_latents(
+                        path, batches, count, space=found, labels=labels, class_names=names, manifest=manifest
+                    )
 
                 deliver(out, write)
             group.barrier()

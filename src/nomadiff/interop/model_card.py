@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from nomadiff.data.labels import listed
 from nomadiff.errors import UsageError
 from nomadiff.methods.guided_model import KINDS
 from nomadiff.methods.model import Model
@@ -65,7 +66,7 @@ def _what(model: Model) -> str:
         shape += f", decoded from {' x '.join(map(str, model.shape))} latents by {config.latents.vae}"
     labels = f"source labels: {', '.join(config.source_names)}" if config.sources else "no source labels"
     if config.classes:
-        labels += f"; {config.classes} classes"
+        labels += f"; {config.classes} classes" + (f": {listed(config.class_names)}" if config.class_names else "")
     rows = [("method", config.method)]
     if model.guidance is not None:
         guidance = model.guidance

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from nomadiff.data.decoding import fit_square
-from nomadiff.data.labels import LABELS_NAME
+from nomadiff.data.labels import LABELS_NAME, labels_json
 from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.data.part_folder import deliver, is_delivered, part_folder, part_of
 from nomadiff.data.writing import store_entry
@@ -165,9 +165,9 @@ class _Job:
             labels.append(label)
             lines.append(json.dumps({"file_name": name, **record}, ensure_ascii=False))
         known = all(label is not None for label in labels)
-        listed = [[name, label] for name, label in zip(names, labels)] if known else None
+        listed = labels_json(zip(names, labels) if known else None, self.generator.class_names)
         texts = {
-            LABELS_NAME: json.dumps({"labels": listed}, indent=2, ensure_ascii=False) + "\n",
+            LABELS_NAME: json.dumps(listed, indent=2, ensure_ascii=False) + "\n",
             METADATA_NAME: "\n".join(lines) + "\n",
             MANIFEST_NAME: json.dumps(self._manifest(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         }

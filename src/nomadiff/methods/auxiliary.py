@@ -83,6 +83,8 @@ def auxiliary_config(base: RunConfig, improvement: Improvement) -> AuxiliaryConf
         sources=base.sources,
         classes=base.classes,
         latents=base.latents,
+        class_names=base.class_names,
+        class_counts=base.class_counts if base.sources else base.class_counts[:1],
     )
 
 

@@ -236,9 +236,8 @@ class ComplementarySet:
             "manifest": self.model.manifest(start, self.seed),
             **more,
         }
-        return ImageSource(
-            "own", torch.cat(images), torch.cat(labels) if labels else None, provenance, self.model.config.latents
-        )
+        space, names = self.model.config.latents, self.model.class_names
+        return ImageSource("own", torch.cat(images), torch.cat(labels) if labels else None, provenance, space, names)
 
 
 def _apportioned(count: int, shares: Sequence[float]) -> list[int]:

@@ -109,6 +109,8 @@ def train_discriminator(base: Model, mix: SourceMix, path: Path, options: Fittin
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mixed_seed(options.seed, 1))
         discriminator = Discriminator(base.config, state).to(base.device)
+    if base.config.classes:
+        mix = mix.with_class_names(base.config.vocabulary)
     training = base.config.training
     constant: dict[str, Any] = {"source": 0} if base.config.sources else {}
 
@@ -120,7 +122,7 @@ def train_discriminator(base: Model, mix: SourceMix, path: Path, options: Fittin
         condition = dict(constant)
         if base.config.classes:
             assert batch.labels is not None
-            condition["class_label"] = batch.labels.to(base.device)
+            condition["class_label"] = batch.labels
         is_real = (batch.source == 0).float().to(base.device)
         return F.binary_cross_entropy_with_logits(discriminator(noisy, sigma, **condition), is_real)
 

@@ -37,15 +37,16 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
         The student: a plain model of one network, method "distilled".
 
     Raises:
-        UsageError: the model is not guided, its base has no single network, or class labels are missing.
+        UsageError: the model is not guided, its base has no single network, or class labels are missing or unknown.
         NomadiffError: the loss is not finite any more.
     """
     if model.guidance is None:
         raise UsageError("only a guided model can be distilled; this one is a single network already")
     base = model.parts[0]
     assert isinstance(base, Model)
-    if model.config.classes and images.labels is None:
-        raise UsageError("a class-conditional model is distilled on images with class labels")
+    mix = SourceMix(images)
+    if model.config.classes:
+        mix = mix.with_class_names(model.config.vocabulary)
     folder = RunFolder(out)
     state = folder.path / "student-state.safetensors"
     if images_seen_by(folder.model_path) is not None:
@@ -56,7 +57,6 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
         student = config.build_denoiser()
     student.load_state_dict(base.network.state_dict())
     student.to(model.device)
-    mix = SourceMix(images)
     teacher = model.sampling_denoiser()
     training = config.training
     source: dict[str, Any] = {"source": 0} if config.sources else {}
@@ -70,7 +70,7 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
         condition: dict[str, Any] = {}
         if config.classes:
             assert batch.labels is not None
-            condition["class_label"] = batch.labels.to(model.device)
+            condition["class_label"] = batch.labels  # on the host, where its range is checked without waiting
         with torch.no_grad():
             target = teacher(noisy, sigma, **condition)
         weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2

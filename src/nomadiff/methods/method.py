@@ -59,8 +59,8 @@ class Method:
         used = self.training_mix(mix)
         if self.labels_sources and len(used.names) < 2:
             raise UsageError(f"{self.name} tells real images from synthetic ones: add --synthetic, or use --method dm")
-        if self.class_labels and not used.classes:
-            raise UsageError("class labels are asked for, but not every source has them (dataset.json or top folders)")
+        if self.class_labels and used.without_classes is not None:
+            raise UsageError(f"class labels are asked for, but {used.without_classes}")
         network = replace(self.preset.network, resolution=used.resolution, channels=used.channels)
         if self.training.augment > 0 and used.latents is not None:
             raise UsageError("augmentations move pixels, and these are latents: pass --augment 0")
@@ -78,6 +78,8 @@ class Method:
             sources=len(used.names) if self.labels_sources else 0,
             classes=used.classes if self.class_labels else 0,
             latents=used.latents,
+            class_names=used.class_names if self.class_labels else (),
+            class_counts=used.class_counts if self.class_labels else (),
         )
 
     def fit(

@@ -20,6 +20,7 @@ from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.guidance.guided import evaluations_of
+from nomadiff.methods.class_choice import class_place, class_weights, stored_labels
 from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.foreign import foreign
 from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
@@ -30,7 +31,7 @@ from nomadiff.networks.build import build_filled
 from nomadiff.processes import Processes, join_processes
 from nomadiff.progress import progress_bar
 from nomadiff.safe_pickle import printable
-from nomadiff.sampling.sampler import SamplerConfig, draw, to_uint8
+from nomadiff.sampling.sampler import SamplerConfig, draw, drawn_classes, to_uint8
 from nomadiff.seeding import SampleNoise
 from nomadiff.training.config import RunConfig
 from nomadiff.training.run_folder import RunFolder, load_tensors, versions
@@ -299,7 +300,8 @@ class Model:
         seed: int = 0,
         *,
         source: int | str = 0,
-        class_label: int | None = None,
+        class_label: int | str | None = None,
+        classes: str | None = None,
         sampler: SamplerConfig | None = None,
         batch_size: int | None = None,
         first: int = 0,
@@ -314,7 +316,9 @@ class Model:
             seed: seed of the set.
             first: index of the first of them within the set.
             source: name or label of the source to draw; the real one unless asked otherwise.
-            class_label: class to draw from a class-conditional model; None draws classes uniformly.
+            class_label, classes: the one class to draw from a class-conditional model, or how often to draw which, see
+                :func:`~nomadiff.methods.class_choice.class_weights`; by default as the source's training images have
+                them.
             sampler: solver and steps; None takes the recipe's.
             batch_size: images solved together in a process; None chooses by their size.
             processes: share the work among these; every process gets every image.
@@ -331,9 +335,8 @@ class Model:
         finish = self._decoded if decode else self._raw
         if decode and self.draws_latents:
             self.autoencoder  # noqa: B018 - complains before the first expensive step
-        if class_label is not None and not 0 <= class_label < self.config.classes:
-            raise UsageError(f"class {class_label} is unknown: this model has {self.config.classes} classes")
         denoiser = self.sampling_denoiser(source)
+        weights = class_weights(self.config, self.source_index(source), class_label=class_label, classes=classes)
         group = processes or Processes(0, 1, self.device)
         size = batch_size or self.comfortable_batch
         with progress_bar(f"sample {self.config.method}", total=count, show=show and group.is_main) as advance:
@@ -351,8 +354,7 @@ class Model:
                     config=sampler or self.config.sampler,
                     batch_size=share,
                     device=self.device,
-                    classes=self.config.classes,
-                    class_label=class_label,
+                    class_weights=weights,
                 )
                 yield group.gather(finish(batch)).cpu()[: stop - start]
                 advance(stop - start)
@@ -366,24 +368,36 @@ class Model:
     def _raw(self, drawn: Tensor) -> Tensor:
         return _space_of(self.config).raw(drawn)
 
-    def drawn_classes(self, indices: Sequence[int], seed: int, class_label: int | None = None) -> Tensor | None:
+    def drawn_classes(
+        self,
+        indices: Sequence[int],
+        seed: int,
+        class_label: int | str | None = None,
+        *,
+        source: int | str = 0,
+        classes: str | None = None,
+    ) -> Tensor | None:
         """The class of each image that :meth:`sample` draws for these indices; None without class labels.
 
         Args:
             indices: which images of the set.
             seed: seed of the set.
-            class_label: the class asked for, or None for uniform ones.
+            class_label, source, classes: as for :meth:`sample_batches`.
 
         Returns:
-            int64 ``(len(indices),)``.
+            int64 ``(len(indices),)``: labels as sample sets are stored with, see :attr:`class_names`.
         """
         if not self.config.classes:
             return None
-        if class_label is not None:
-            return torch.full((len(indices),), class_label)
+        weights = class_weights(self.config, self.source_index(source), class_label=class_label, classes=classes)
         noise = SampleNoise(seed, indices)
         noise.normal(self.shape)  # the latent comes first in every stream
-        return noise.integers(self.config.classes)
+        return stored_labels(self.config, drawn_classes(noise, weights, len(indices)))
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Name of label ``k`` of a sample set at place ``k``; None if classes are known by their numbers."""
+        return self.config.stored_class_names
 
     @property
     def comfortable_batch(self) -> int:
@@ -393,10 +407,19 @@ class Model:
         return max(8, min(1024, budget // pixels))
 
     def manifest(
-        self, count: int, seed: int, source: int | str = 0, sampler: SamplerConfig | None = None
+        self,
+        count: int,
+        seed: int,
+        source: int | str = 0,
+        sampler: SamplerConfig | None = None,
+        class_label: int | str | None = None,
+        classes: str | None = None,
     ) -> dict[str, Any]:
         """What is written beside a sample set so that it can never be taken for real data by accident."""
         used = sampler or self.config.sampler
+        drawn = classes or ("real" if self.config.class_counts else "uniform")
+        if class_label is not None:
+            drawn = self.config.vocabulary[class_place(self.config, class_label)]
         return {
             "kind": "synthetic",
             "generator": self.config.method,
@@ -407,6 +430,7 @@ class Model:
             "sampler": used.to_dict(),
             "nfe": self.nfe(used),
             "trained_on": list(self.config.source_names),
+            **({"classes": drawn} if self.config.classes else {}),
             **({"guidance": self.guidance.facts()} if self.guidance is not None else {}),
             **({"vae": self.config.latents.vae} if self.config.latents is not None else {}),
             "versions": versions(),

@@ -82,7 +82,8 @@ class OwnSamples:
         labels = [part.labels for part in parts if part.labels is not None]
         provenance = {"kind": "synthetic", "spec": "own samples", "manifest": self._manifest()}
         images = torch.cat([part.images for part in parts])
-        return ImageSource("own", images, torch.cat(labels) if labels else None, provenance, self._space)
+        names = self.model.class_names
+        return ImageSource("own", images, torch.cat(labels) if labels else None, provenance, self._space, names)
 
     def shards(self) -> Iterator[ImageSet]:
         """The shards in order, one in memory at a time.
@@ -109,11 +110,12 @@ class OwnSamples:
         return min(self._size, self.count - start)
 
     def _write(self, path: Path, images: Iterable[Tensor], count: int, labels: Tensor | None, manifest: dict) -> None:
+        names = self.model.class_names
         if self._space is None:
-            write_images(path, images, count, labels=labels, manifest=manifest)
+            write_images(path, images, count, labels=labels, class_names=names, manifest=manifest)
         else:  # in half precision, as every set of latents is held
             halves = (batch.half() for batch in images)
-            write_latents(path, halves, count, space=self._space, labels=labels, manifest=manifest)
+            write_latents(path, halves, count, space=self._space, labels=labels, class_names=names, manifest=manifest)
 
     def _manifest(self, **more: int) -> dict:
         return {**self.model.manifest(self.count, self.seed), **more}

@@ -12,12 +12,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from nomadiff.data.labels import listed
 from nomadiff.data.sources import ImageSource
 from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import RunConfig
 
-__all__ = ["Activations", "activations_of", "core_hours", "gpu_hours", "plan_sampling", "plan_training", "three_digits"]
+__all__ = [
+    "Activations",
+    "activations_of",
+    "class_lines",
+    "core_hours",
+    "gpu_hours",
+    "plan_sampling",
+    "plan_training",
+    "three_digits",
+]
 
 # dense peak of one A100 (NVIDIA's data sheet; TF32 for fp32, torch's default for convolutions) and the share of it that
 # EDM-like U-Nets are assumed to reach
@@ -111,6 +121,7 @@ def plan_training(config: RunConfig, published: str = "", sources: Sequence[Imag
             f"method:      {config.method} ({labels})",
             *([f"images:      {counts}"] if sources else []),
             f"batches:     {shares}",
+            *(f"classes:     {line}" for line in class_lines(config)),
             f"parameters:  {parameters / 1e6:,.2f} M ({config.network.architecture})",
             f"budget:      {options.budget / 1e6:g} Mi = {options.steps:,} steps of {options.batch}",
             f"compute:     {three_digits(forward / 1e9)} GFLOP an image forward, "
@@ -121,6 +132,14 @@ def plan_training(config: RunConfig, published: str = "", sources: Sequence[Imag
             *([f"papers:      {published}"] if published else []),
         ]
     )
+
+
+def class_lines(config: RunConfig) -> list[str]:
+    """For each source how many images of which class were trained on: a line each, none without classes."""
+    return [
+        f"{source}, {listed(f'{name}: {count:,}' for name, count in zip(config.vocabulary, row) if count)}"
+        for source, row in zip(config.source_names, config.class_counts)
+    ]
 
 
 def gpu_hours(operations: Mapping[str, float]) -> str:

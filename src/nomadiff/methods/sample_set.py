@@ -38,7 +38,8 @@ def write_sample_set(
         _draw(model, None, 0, count, seed, group, options)
         group.barrier()
         return
-    manifest = model.manifest(count, seed, options.get("source", 0), options.get("sampler"))
+    classes = {"source": options.get("source", 0), **{name: options.get(name) for name in ("class_label", "classes")}}
+    manifest = model.manifest(count, seed, sampler=options.get("sampler"), **classes)
     recipe = {name: value for name, value in manifest.items() if name != "versions"}
     with part_folder(out, {**recipe, "class_label": options.get("class_label")}) as part:
         delivered = is_delivered(out)
@@ -46,8 +47,13 @@ def write_sample_set(
         _draw(model, part, kept, count, seed, group, options)
         if preview is not None and not delivered:
             preview(_first(part))
-        labels = model.drawn_classes(range(count), seed, options.get("class_label"))
-        deliver(out, lambda path: write_images(path, _batches(part), count, labels=labels, manifest=manifest))
+        labels = model.drawn_classes(range(count), seed, **classes)
+
+        def write(path: Path) -> None:
+            names = model.class_names
+            write_images(path, _batches(part), count, labels=labels, class_names=names, manifest=manifest)
+
+        deliver(out, write)
     group.barrier()
 
 

@@ -56,7 +56,7 @@ class SourceGuided(SIMS):
         own.draw(processes)
         given = union("real", mix.sources) if len(mix.sources) > 1 else mix.sources[0]
         labelled = SourceMix(given, [own.open()], real_fraction=0.5)
-        config = _labelled(base.config, settings)
+        config = _labelled(base.config, settings, labelled)
         folder = RunFolder(out / "labelled")
         start = with_source_labels(base.network.state_dict(), config)
         train(config, labelled, folder, processes, start_from=start, description="fine-tune a labelled copy")
@@ -74,9 +74,18 @@ class SourceGuided(SIMS):
         return Model.guided(guidance, Model.load(folder.path, device=processes.device), path=out / GUIDANCE_NAME)
 
 
-def _labelled(base: RunConfig, settings: Improvement) -> RunConfig:
+def _labelled(base: RunConfig, settings: Improvement, mix: SourceMix) -> RunConfig:
     training = auxiliary_config(base, settings).training
-    return replace(base, method="casd", training=training, source_names=("real", "own"), shares=(0.5, 0.5), sources=2)
+    counts = mix.with_class_names(base.vocabulary).class_counts if base.classes else ()
+    return replace(
+        base,
+        method="casd",
+        training=training,
+        source_names=("real", "own"),
+        shares=(0.5, 0.5),
+        sources=2,
+        class_counts=counts,
+    )
 
 
 def with_source_labels(state: dict[str, Tensor], config: RunConfig) -> dict[str, Tensor]:

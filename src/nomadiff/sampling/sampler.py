@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from nomadiff.sampling.noise_levels import karras_levels
 from nomadiff.sampling.solvers import SOLVERS, Churn
 from nomadiff.seeding import SampleNoise
 
-__all__ = ["SamplerConfig", "draw", "to_uint8"]
+__all__ = ["SamplerConfig", "draw", "drawn_classes", "to_uint8"]
 
 _MOST_STEPS = 1_000_000
 
@@ -89,8 +89,7 @@ def draw(
     config: SamplerConfig | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-    classes: int = 0,
-    class_label: int | None = None,
+    class_weights: Sequence[int] = (),
     noise_stream: Callable[[int, Sequence[int]], Any] = SampleNoise,
 ) -> Iterator[Tensor]:
     """Draw samples ``indices`` of the set with this seed, a batch at a time.
@@ -107,8 +106,8 @@ def draw(
         config: solver and noise levels.
         batch_size: samples solved together.
         device: where to solve. The solution is carried in float64 (float32 where the device has none).
-        classes: number of classes of a class-conditional model, 0 for others.
-        class_label: the class to draw; None draws one uniformly for each sample.
+        class_weights: how often each class of a class-conditional model is drawn, relative to the others, whole
+            numbers; empty for other models.
         noise_stream: makes the noise of a batch from ``(seed, indices)``.
 
     Yields:
@@ -124,10 +123,26 @@ def draw(
         noise = noise_stream(seed, chunk)
         x = noise.normal(tuple(shape)).to(device, dtype) * levels[0].item()
         bound: Denoiser = denoiser
-        if classes:
-            labels = noise.integers(classes) if class_label is None else torch.full((len(chunk),), class_label)
-            bound = BoundDenoiser(denoiser, class_label=labels.to(device))
+        if class_weights:
+            # labels stay on the host, where their range can be checked without waiting for the device
+            bound = BoundDenoiser(denoiser, class_label=drawn_classes(noise, class_weights, len(chunk)))
         yield solver(bound, x, levels, noise, config.churn).float()
+
+
+def drawn_classes(noise: Any, weights: Sequence[int], count: int) -> Tensor:
+    """The class of each sample, from its own stream: int64 ``(count,)`` on the CPU.
+
+    Args:
+        noise: noise of ``count`` samples, see :class:`~nomadiff.seeding.SampleNoise`; left alone if one class only can
+            be drawn.
+        weights: how often each class is drawn, relative to the others: whole numbers, not all 0.
+        count: number of samples.
+    """
+    possible = [number for number, weight in enumerate(weights) if weight]
+    if len(possible) == 1:
+        return torch.full((count,), possible[0])
+    ends = torch.tensor(list(accumulate(weights)))
+    return torch.searchsorted(ends, noise.integers(int(ends[-1])), right=True)
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nomadiff.data.labels import is_number
 from nomadiff.data.latents import LatentSpace
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
@@ -114,6 +115,8 @@ class RunConfig:
         shares: share of each source among the images seen.
         sources: number of source labels the network knows; 0 for an unlabelled network.
         classes: number of class labels; 0 for none.
+        class_names: name of every class; empty if there are none, or nobody knows more than their number.
+        class_counts: for each source how many of its training images each class has; empty if nobody knows.
         latents: the space of the latents it draws; None for a model of images.
     """
 
@@ -127,6 +130,8 @@ class RunConfig:
     sources: int = 0
     classes: int = 0
     latents: LatentSpace | None = None
+    class_names: tuple[str, ...] = ()
+    class_counts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_data < 1e6:
@@ -135,6 +140,23 @@ class RunConfig:
             raise UsageError(f"{len(self.source_names)} sources need a share each, got {len(self.shares)}")
         if not 0 <= self.sources <= _MOST_LABELS or not 0 <= self.classes <= _MOST_LABELS:
             raise UsageError(f"a network of {self.sources:,} source and {self.classes:,} class labels cannot be built")
+        names, rows = self.class_names, self.class_counts
+        if len(names) != (self.classes if names else 0) or len(set(names)) < len(names):
+            raise UsageError(f"{self.classes} classes need as many different names, got {len(names)}")
+        if rows and (len(rows) != len(self.source_names) or any(len(row) != self.classes for row in rows)):
+            raise UsageError("the number of images of each class must be said for every source")
+        if rows and (min(map(min, rows), default=0) < 0 or not sum(rows[0])):
+            raise UsageError("numbers of images must not be negative, nor all 0")
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The name of every class; the numbers as text where nobody knows more."""
+        return self.class_names or tuple(map(str, range(self.classes)))
+
+    @property
+    def stored_class_names(self) -> tuple[str, ...] | None:
+        """The names that a set of samples is stored with; None if its classes are known by their numbers."""
+        return None if all(map(is_number, self.vocabulary)) else self.class_names
 
     def build_denoiser(self) -> EDMDenoiser:
         """A denoiser with this configuration and fresh weights from torch's global generator."""
@@ -153,6 +175,10 @@ class RunConfig:
         values.pop("latents")
         if self.latents is not None:  # the recipe of a model of images does not speak of them
             values["latents"] = self.latents.to_dict()
+        if not self.class_names:  # nor one without classes of those
+            values.pop("class_names")
+        if not self.class_counts:
+            values.pop("class_counts")
         return {**values, "source_names": list(self.source_names), "shares": list(self.shares)}
 
     @classmethod

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nomadiff.data.latents import LatentSpace
 from nomadiff.data.sources import Batch, SourceMix
-from nomadiff.denoiser import EDMDenoiser
+from nomadiff.denoiser import EDMDenoiser, check_labels
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar
@@ -122,7 +122,8 @@ class _Training:
         start_from: dict[str, Tensor] | None,
     ) -> None:
         self.config, self.options = config, config.training
-        self.mix, self.folder, self.processes = mix, folder, processes
+        self.mix = mix.with_class_names(config.vocabulary) if config.classes else mix
+        self.folder, self.processes = folder, processes
         device = processes.device
         torch.manual_seed(mixed_seed(self.options.seed, 0))
         self.denoiser = config.build_denoiser()
@@ -153,6 +154,7 @@ class _Training:
         self.continued = folder.state_path.exists() and self._load_state()
         if not self.continued and folder.model_path.exists():
             self._load_finished()
+        self.denoiser.labels_are_checked = True  # on the host, once a batch: no step waits for the device
         self.parallel: nn.Module = self.denoiser
         if processes.count > 1:
             require_agreement(config, mix, folder, self.images_seen, processes)
@@ -218,6 +220,11 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate_after(self.images_seen)
         batch = self.mix.batch(self.images_seen + self.processes.rank * share, share, options.seed)
+        if self.config.sources:
+            check_labels("source", batch.source, self.config.sources)
+        if self.config.classes:
+            assert batch.labels is not None
+            check_labels("class_label", batch.labels, self.config.classes)
         for start in range(0, share, size):
             # a stream each: drawn from one seed, an image's noise level would follow from how it is moved
             place = (self.processes.rank, self.images_seen, start)

@@ -153,10 +153,15 @@ class RunFolder:
                 than the budget, other files, or a finished run of a smaller budget whose state was removed.
         """
         recipe = {**config.to_dict(), "data": [source.get("content_hash") for source in provenance]}
+        if config.classes:
+            recipe["labels"] = [source.get("labels_hash") for source in provenance]
         file = self.path / "config.json"
         end = config.training.steps * config.training.batch
         if file.exists():
-            found = {**self.config().to_dict(), "data": read_json(file)["recipe"].get("data")}
+            stored = read_json(file)["recipe"]
+            found = {**self.config().to_dict(), **{name: stored.get(name) for name in ("data", "labels")}}
+            if "labels" not in stored and _numbered_as_before(config, provenance):  # of before labels had names
+                found |= {name: recipe.get(name) for name in ("labels", "class_names", "class_counts")}
             different = _differences(_comparable(found), _comparable(recipe))
             if different:
                 raise UsageError(
@@ -209,7 +214,7 @@ class RunFolder:
         if type(recipe) is not dict:
             raise DataError(f"{path}: not a recipe of nomadiff")
         try:
-            return RunConfig.from_dict({name: value for name, value in recipe.items() if name != "data"})
+            return RunConfig.from_dict({name: recipe[name] for name in recipe if name not in ("data", "labels")})
         except NomadiffError as error:
             raise DataError(f"{path}: {error}") from error
 
@@ -287,6 +292,14 @@ class RunFolder:
         """Images seen of every snapshot of the model, ascending."""
         folder = self.path / "snapshots"
         return sorted(int(file.stem) for file in folder.glob("*.safetensors") if file.stem.isdigit())
+
+
+def _numbered_as_before(config: RunConfig, provenance: list[dict[str, Any]]) -> bool:
+    """Whether labels mean what they meant when every source numbered its own classes and none had names."""
+    names = config.vocabulary
+    if names == tuple(map(str, range(config.classes))):
+        return True
+    return all(tuple(source.get("classes", ())) == names[: len(source.get("classes", ()))] for source in provenance)
 
 
 def _copy(file: Path, to: Path) -> None:
