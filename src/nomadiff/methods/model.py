@@ -24,7 +24,6 @@ from nomadiff.methods.class_choice import class_place, class_weights, stored_lab
 from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.foreign import foreign
 from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
-from nomadiff.methods.other_kinds import refuse_other_kinds
 from nomadiff.methods.sample_set import write_sample_set
 from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.networks.build import build_filled
@@ -120,7 +119,6 @@ class Model:
             if snapshot is not None:
                 raise UsageError(f"{path} is a guided model: it has no snapshots of its own")
             return cls._load_guided(file, place, opened, vae)
-        refuse_other_kinds(file)
         if file.is_dir():
             folder = RunFolder(file)
             available = folder.snapshots()
