@@ -169,25 +169,28 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def prepare(given: Path) -> None:
-    """A model, a set of its samples and a small autoencoder."""
+    """A model, a set of its samples and a small autoencoder; made here, so that forks find everything imported."""
     from nomadiff.cli import main
 
-    def work() -> int:
-        train = ["train", "--real", "digits:pool", "--method", "dm", "--preset", "digits", "--budget", "5120"]
-        status = main([*train, "--batch", "64", "--device", "cpu", "--out", "model"])
-        status |= main(["sample", "model", "--count", "40", "--device", "cpu", "--out", "samples.zip"])
-        try:
-            import diffusers
-        except ImportError:
-            return status
-        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-        vae = diffusers.AutoencoderKL(block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, **blocks)
-        vae.save_pretrained("vae")
-        return status
-
-    status, said = forked(work, given)
-    if status:
-        sys.exit(f"cannot prepare: {said}")
+    given.mkdir(exist_ok=True)
+    os.chdir(given)
+    os.environ["NOMADIFF_CACHE"] = str(given / "cache")
+    small = "--preset digits --batch 64 --device cpu"
+    commands = (
+        f"train --real digits:pool --method dm --budget 1920 {small} --out model",
+        "sample model --count 40 --steps 4 --device cpu --out samples.zip",
+        "evaluate samples.zip --reference digits:reference --detector digits --device cpu",
+    )
+    for command in commands:
+        if main(shlex.split(command)):
+            sys.exit(f"cannot prepare: {command}")
+    try:
+        import diffusers
+    except ImportError:
+        return
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = diffusers.AutoencoderKL(block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, **blocks)
+    vae.save_pretrained("vae")
 
 
 def check(name: str, command: list[str], folder: Path, every: int) -> bool:
