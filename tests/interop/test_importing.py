@@ -166,7 +166,7 @@ def test_baselines_are_refused_with_a_hint(lookalikes: Any, tiny_network: Make, 
 def test_files_without_a_network(lookalikes: Any, tiny_network: Make, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"weights": torch.zeros(3)}, path)
-    with pytest.raises(DataError, match="holds no network"):
+    with pytest.raises(DataError, match="does not say what network"):
         import_model(path, tmp_path / "model")
     network, arguments = tiny_network("ddpmpp")
     contents = lookalikes.edm(network, **arguments)
