@@ -70,11 +70,15 @@ class Processes:
         return torch.cat(parts)
 
 
+_lost: list[str] = []  # why partners are known to be gone
+
+
 def partner_lost(error: RuntimeError) -> NomadiffError | None:
     """The error to raise where a step failed because another process has ended; None where it failed otherwise."""
     words = r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket"
     if not isinstance(error, torch.distributed.DistError) and not re.search(words, str(error), re.IGNORECASE):
         return None
+    _lost.append(str(error))
     return NomadiffError(
         "another process of this run has ended, so this one ends too: its message or the launcher's says why; "
         "run the same command again to go on"
@@ -92,6 +96,10 @@ def _partners() -> Iterator[None]:
 
 def _leave() -> None:
     """Close the group at exit: without this gloo aborts a process, now and then, whose partner has left before."""
+    if _lost:  # gloo aborts now and then when it is closed without its partner
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
