@@ -141,3 +141,11 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_folder() == tmp_path / "nomadiff"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "nomadiff"
+
+
+def test_devices_and_what_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path))
+    with pytest.raises(NomadiffError, match="file:///dev/zero: not a regular file"):
+        download("file:///dev/zero")
+    with pytest.raises(UsageError, match="not an address"):
+        download("http://[::1")

@@ -48,7 +48,10 @@ def download(url: str, *, sha256: str | None = None) -> Path:
     """
     from filelock import FileLock
 
-    parts = urlparse(url)
+    try:
+        parts = urlparse(url)
+    except ValueError as error:
+        raise UsageError(f"{url}: not an address ({error})") from error
     if parts.scheme not in ("http", "https", "file"):
         raise UsageError(f"{url}: files are read from a path or from http, https or file addresses")
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{PurePosixPath(parts.path).name}"
@@ -76,6 +79,9 @@ def _is_here(target: Path, sha256: str | None) -> bool:
 
 def _fetch(url: str, target: Path) -> Path:
     """The whole file beside ``target``, flushed to disk; what a failed attempt leaves there the next one continues."""
+    local = Path(urllib.request.url2pathname(urlparse(url).path)) if url.startswith("file:") else target
+    if local.exists() and not local.is_file():
+        raise NomadiffError(f"{url}: not a regular file")  # a device never ends
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             size = int(answer.headers.get("Content-Length") or 0)

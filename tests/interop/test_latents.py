@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,24 @@ def test_images_that_do_not_fit_and_autoencoders_that_are_not_there(vae: Any, pl
 
 
 # --- encoding sets
+
+
+def test_an_autoencoder_is_planned_before_it_is_built(place: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(place / "vae", tmp_path / "vae")
+    config = json.loads((folder / "config.json").read_text())
+    for change in (
+        {"block_out_channels": [20_000] * len(config["block_out_channels"])},
+        {"block_out_channels": [10**9]},
+        {"layers_per_block": 1_000_000},
+        {"latent_channels": 10**12},
+    ):
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(DataError, match="cannot be loaded"):
+            Autoencoder.load(str(folder))
+    for text in ("[" * 100_000, "null"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(DataError, match="cannot be loaded"):
+            Autoencoder.load(str(folder))
 
 
 def test_a_set_keeps_labels_and_provenance(sets: Path) -> None:

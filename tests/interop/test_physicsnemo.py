@@ -17,6 +17,7 @@ from torch import nn
 
 from nomadiff.errors import DataError
 from nomadiff.interop.importing import import_model
+from nomadiff.interop.physicsnemo import from_physicsnemo
 
 Make = Callable[..., tuple[nn.Module, dict[str, Any]]]
 
@@ -75,7 +76,7 @@ def test_what_is_no_network_of_physicsnemo(tiny_network: Make, tmp_path: Path) -
         "not a file of physicsnemo": write(tmp_path / "b.mdlus", {"model.pt": good["model.pt"]}),
         "not a file of physicsnemo ": write(tmp_path / "c.mdlus", good, "w:gz"),
         "holds a SwinRNN": write(tmp_path / "d.mdlus", {**good, "args.json": other}),
-        "no table of arguments": write(tmp_path / "e.mdlus", {**good, "args.json": b"[]"}),
+        "expected a table": write(tmp_path / "e.mdlus", {**good, "args.json": b"[]"}),
         "img_in_channels is 9": write(tmp_path / "f.mdlus", {**good, "args.json": conditioned}),
         "damaged zip": write(tmp_path / "g.mdlus", {**good, "model.pt": good["model.pt"][:-50]}),
     }
@@ -95,3 +96,31 @@ def test_a_tar_is_not_unpacked(tiny_network: Make, tmp_path: Path) -> None:
     files = {**members(network, arguments), "../../outside.txt": b"x"}
     import_model(write(tmp_path / "net.mdlus", files, "w"), tmp_path / "model")
     assert not list(tmp_path.parent.parent.glob("outside.txt")) and not list(tmp_path.parent.glob("outside.txt"))
+
+
+def test_a_tar_with_holes_is_not_unfolded(tmp_path: Path) -> None:
+    """2.5 kB that say: four gigabytes of nothing."""
+    path = tmp_path / "net.mdlus"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        arguments = b'{"__name__": "EDMPrecond", "__args__": {}}'
+        member = tarfile.TarInfo("args.json")
+        member.size = len(arguments)
+        archive.addfile(member, io.BytesIO(arguments))
+        hole = tarfile.TarInfo("model.pt")
+        hole.type, hole.size = tarfile.GNUTYPE_SPARSE, 512
+        header = bytearray(hole.tobuf(tarfile.GNU_FORMAT))
+        header[386:398], header[398:410] = b"37777777000\0", b"00000001000\0"  # one block of data behind a long hole
+        header[483:495] = b"37777777777\0"  # the size it unfolds to
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        archive.fileobj.write(bytes(header) + bytes(512))
+        archive.offset += 1024
+    assert path.stat().st_size < 20_000
+    with pytest.raises(DataError, match="refused: a tar that unfolds to more than its size"):
+        from_physicsnemo(path)
+    for name, content in (("args.json", b"[" * 100_000), ("args.json", b"null")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, content)
+            archive.writestr("model.pt", b"x")
+        with pytest.raises(DataError, match=r"args\.json: (not valid JSON|expected a table)"):
+            from_physicsnemo(path)

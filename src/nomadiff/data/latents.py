@@ -28,7 +28,7 @@ from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.data.writing import store_entry
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import atomic_path
-from nomadiff.plain import from_plain
+from nomadiff.plain import from_plain, parse_json
 from nomadiff.progress import progress_bar
 
 __all__ = ["SPACE_NAME", "LatentSpace", "alike", "latent_names", "read_latents", "read_space", "write_latents"]
@@ -195,7 +195,7 @@ def _space(tree: FileTree) -> LatentSpace:
     if SPACE_NAME not in tree.names:
         return LatentSpace()
     try:
-        return LatentSpace.from_dict(json.loads(tree.read(SPACE_NAME)))
+        return LatentSpace.from_dict(parse_json(tree.read(SPACE_NAME), SPACE_NAME))
     except Exception as error:  # damaged zip entries fail in many ways
         raise DataError(f"{tree.path}/{SPACE_NAME}: cannot be read ({reason_of(error)})") from error
 

@@ -23,6 +23,7 @@ from nomadiff.interop.physicsnemo import SUFFIX, from_physicsnemo
 from nomadiff.interop.torch_files import read_torch_file
 from nomadiff.methods.foreign import bare_network, is_nomadiff
 from nomadiff.methods.model import Model
+from nomadiff.metrics.weights import verified
 from nomadiff.safe_pickle import printable
 
 __all__ = ["import_model"]
@@ -89,11 +90,10 @@ def import_model(
         return write_model(reconstruct(path, std, at=at), out, origin, method="edm2", source_names=sources)
     if std is not None or at is not None:
         raise UsageError("an average is rebuilt from a folder of snapshots; this is a single file")
-    digest = sha256_of_file(path)
-    if sha256 is not None and digest != sha256:
-        raise DataError(f"{path}: its SHA-256 is {digest}, expected {sha256}")
-    origin["sha256"] = digest
+    if sha256 is not None:
+        verified(path, sha256)
     method, imported = _read(path)
+    origin["sha256"] = sha256_of_file(path)  # after it was read: what is no model may be of any length
     if card is not None:
         imported = _checked(imported, card)
         origin.update(card=text, licence=card.licence)

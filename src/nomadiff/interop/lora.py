@@ -27,6 +27,7 @@ from nomadiff.files import atomic_path, require_regular
 from nomadiff.guidance.guided import check_guidance
 from nomadiff.interop.generators import load_pipeline
 from nomadiff.interop.synthesis import METADATA_NAME
+from nomadiff.plain import parse_json
 from nomadiff.processes import join_processes
 from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed
@@ -136,9 +137,10 @@ def prompts_of(path: str | Path, names: Sequence[str]) -> list[str]:
         if METADATA_NAME not in tree.names:
             raise DataError(f"{path}: has no {METADATA_NAME}, which says each image's prompt")
         try:
-            lines = [json.loads(line) for line in tree.read(METADATA_NAME).decode().splitlines() if line.strip()]
+            read = tree.read(METADATA_NAME).splitlines()
+            lines = [parse_json(line, "line", dict) for line in read if line.strip()]
             known = {str(line["file_name"]): line.get("text") for line in lines}
-        except (ValueError, KeyError, TypeError) as error:
+        except (DataError, ValueError, KeyError) as error:
             raise DataError(f"{path}/{METADATA_NAME}: not one JSON object with file_name a line ({error})") from error
     if missing := next((name for name in names if not isinstance(known.get(name), str)), None):
         raise DataError(f"{path}/{METADATA_NAME}: says no prompt of {missing}")

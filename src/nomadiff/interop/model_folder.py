@@ -25,6 +25,7 @@ __all__ = ["check_denoiser", "write_model"]
 _BUDGET = 200_000_000  # EDM's own, where a file does not say how long it was trained
 _LEVELS = (0.002, 0.5, 80.0)
 _LARGEST_CHANGE = 0.05
+_LARGEST_CHECKED = 128  # pixels a side; at 4096 one look takes minutes and gigabytes
 
 
 def write_model(
@@ -124,7 +125,10 @@ def check_denoiser(denoiser: EDMDenoiser, config: RunConfig) -> None:
         DataError: says what is wrong.
     """
     network = config.network
-    shape = (network.channels, network.resolution, network.resolution)
+    side, least = network.resolution, 1 << (len(network.channel_mult) - 1)
+    while side > _LARGEST_CHECKED and side % (2 * least) == 0:  # networks of convolutions take images of any such size
+        side //= 2
+    shape = (network.channels, side, side)
     noise = SampleNoise(0, range(1))
     clean = (noise.normal(shape) * config.sigma_data).clip(-1, 1)
     condition: dict[str, Any] = {}

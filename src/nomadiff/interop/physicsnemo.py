@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import tarfile
 import zipfile
@@ -13,15 +12,16 @@ from typing import Any
 from torch import Tensor
 
 from nomadiff.errors import DataError
+from nomadiff.files import require_regular
 from nomadiff.interop.edm import edm_network
 from nomadiff.interop.imported import Imported, Settings, default_sampler
 from nomadiff.interop.torch_files import read_torch_file
+from nomadiff.plain import parse_json
 from nomadiff.safe_pickle import printable
 
 __all__ = ["SUFFIX", "from_physicsnemo"]
 
 SUFFIX = ".mdlus"
-_LONGEST_JSON = 1 << 20
 
 
 def from_physicsnemo(path: str | Path) -> Imported:
@@ -84,22 +84,22 @@ def _edm_name(name: str) -> str:
 def _members(path: Path) -> tuple[dict[str, Any], bytes]:
     """Arguments and weights file of an ``.mdlus``; nothing is unpacked to disk, nothing compressed is accepted."""
     try:
+        size = require_regular(path)
         if tarfile.is_tarfile(path):
             with tarfile.open(path, "r:") as archive:
                 found = {Path(member.name).name: member for member in archive if member.isreg()}
-                handles = {name: archive.extractfile(found[name]) for name in ("args.json", "model.pt")}
-                arguments = (handles["args.json"] or io.BytesIO()).read(_LONGEST_JSON)
-                weights = (handles["model.pt"] or io.BytesIO()).read()
+                members = [found[name] for name in ("args.json", "model.pt")]
+                if any(member.sparse is not None or member.size > size for member in members):
+                    raise DataError(f"{path}: refused: a tar that unfolds to more than its size")
+                arguments, weights = ((archive.extractfile(member) or io.BytesIO()).read() for member in members)
         else:
             with zipfile.ZipFile(path) as zipped:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in zipped.infolist()):
+                entries = [zipped.getinfo(name) for name in ("args.json", "model.pt")]
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                     raise DataError(f"{path}: refused: physicsnemo does not compress, this zip is compressed")
-                arguments, weights = zipped.read("args.json")[:_LONGEST_JSON], zipped.read("model.pt")
-        values = json.loads(arguments)
+                arguments, weights = (zipped.read(entry) for entry in entries)
     except DataError:
         raise
-    except Exception as error:  # tarfile, zipfile and json have many
+    except Exception as error:  # tarfile and zipfile have many
         raise DataError(f"{path}: not a file of physicsnemo ({printable(str(error))})") from error
-    if type(values) is not dict:
-        raise DataError(f"{path}: args.json is no table of arguments")
-    return values, weights
+    return parse_json(arguments, f"{path}: args.json", dict), weights

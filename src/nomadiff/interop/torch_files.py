@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import DataError
+from nomadiff.files import require_regular
 from nomadiff.pickled_values import PlainValues
 from nomadiff.safe_pickle import Build, Built, PickleReader, Reference, Unfit, printable
 
@@ -266,7 +267,7 @@ def _read_zip(file: Path | io.BytesIO, size: int, where: str) -> Any:
 
 def _mapped(path: Path) -> memoryview:
     """The bytes of a file, read as they are needed; the map is closed when nothing looks at it any more."""
-    if path.stat().st_size == 0:
+    if require_regular(path) == 0:
         return memoryview(b"")
     with open(path, "rb") as handle:
         return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
@@ -290,9 +291,12 @@ def read_torch_file(file: str | Path | bytes, where: str | None = None) -> Any:
     else:
         path = Path(file)
         where = where or str(path)
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-        data = _mapped(path)
+        try:
+            data = _mapped(path)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if data[:4] == b"PK\x03\x04":
         try:
             return _read_zip(io.BytesIO(file) if isinstance(file, bytes) else Path(file), len(data), where)

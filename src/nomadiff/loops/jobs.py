@@ -18,6 +18,7 @@ from typing import Any
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import told_in_one_line
+from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
 
 __all__ = ["Key", "computed_with", "run_jobs"]
@@ -166,10 +167,10 @@ class _Journal:
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
         try:
-            entries = [json.loads(line) for line in content[:whole].splitlines()]
-            about = entries[0]["about"] if entries else self._about
+            entries = [parse_json(line, "line", dict) for line in content[:whole].splitlines()]
+            about = dict(entries[0]["about"]) if entries else self._about
             results = {tuple(entry["key"]): entry["result"] for entry in entries[1:]}
-        except (ValueError, LookupError, TypeError) as error:
+        except (DataError, ValueError, LookupError, TypeError) as error:
             raise DataError(f"{self._path} is damaged ({error}); delete it to begin again") from error
         if changed := sorted(
             key for key in about.keys() | self._about.keys() if about.get(key) != self._about.get(key)

@@ -85,7 +85,7 @@ class PlaneModel:
                 scheme = json.loads(file.metadata()["combination"])
                 networks = [file.get_tensor(f"network.{index}") for index in range(len(scheme))]
                 base = file.get_tensor("base")
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise DataError(f"{path}: no model of the two-dimensional world ({error})") from error
         combination = [(coefficient, weights, label) for (coefficient, label), weights in zip(scheme, networks)]
         return cls(learner, combination, base)

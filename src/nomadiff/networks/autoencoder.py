@@ -14,10 +14,27 @@ from nomadiff.data.hub import PREFIX
 from nomadiff.data.latents import LatentSpace
 from nomadiff.errors import DataError, UsageError
 from nomadiff.extras import install_command
+from nomadiff.files import read_json, require_regular
+from nomadiff.networks.config import check_settings
 
 __all__ = ["Autoencoder"]
 
 _TILED_FROM = 1024  # pixels a side from which an image is decoded in tiles
+
+
+def _plan(folder: Path, kind: Any) -> None:
+    """Make sure that an autoencoder is no larger than its files before it is built.
+
+    Raises:
+        NomadiffError: it is.
+    """
+    settings = read_json(folder / "config.json", dict)
+    check_settings(settings)
+    with torch.device("meta"):
+        needed = sum(value.numel() for value in kind.from_config(settings).parameters())
+    held = sum(require_regular(path) for path in folder.glob("*.safetensors"))
+    if needed > held:
+        raise DataError(f"{needed:,} parameters in {held:,} bytes of weights")
 
 
 class Autoencoder:
@@ -63,6 +80,8 @@ class Autoencoder:
         name = spec.removeprefix(PREFIX)
         folder = {"subfolder": "vae"} if (Path(name) / "vae").is_dir() else {}
         try:
+            if Path(name).is_dir():
+                _plan(Path(name) / folder.get("subfolder", ""), AutoencoderKL)
             vae = AutoencoderKL.from_pretrained(name, use_safetensors=True, torch_dtype=torch.float32, **folder)
             vae = vae.to(device).eval().requires_grad_(False)
         except Exception as error:  # files, network and settings fail in the ways of several libraries

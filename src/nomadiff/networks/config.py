@@ -10,7 +10,7 @@ from nomadiff.errors import UsageError
 from nomadiff.plain import from_plain, parse_json
 from nomadiff.safe_pickle import printable
 
-__all__ = ["NetworkConfig"]
+__all__ = ["NetworkConfig", "check_settings"]
 
 ARCHITECTURES = ("ddpmpp", "ncsnpp", "adm", "edm2", "unet2d")
 
@@ -157,13 +157,22 @@ class NetworkConfig:
 
 
 def _check_settings(text: str) -> None:
-    """Check that settings of diffusers are two tables of plain values of this world."""
+    """Check that settings of diffusers' model and scheduler are two tables of plain values of this world."""
     settings = parse_json(text, "network settings", dict)
     for part in ("unet", "scheduler"):
         if type(settings.get(part)) is not dict:
             raise UsageError(f"network settings hold no table '{part}'")
-        for name, value in settings[part].items():
-            _check_setting(str(name), value, _LARGEST_SETTING.get(name, _LARGEST_NUMBER))
+        check_settings(settings[part])
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Check that the settings of somebody's model are of a size that anybody trains, before it is built.
+
+    Raises:
+        UsageError: names the setting that is not.
+    """
+    for name, value in settings.items():
+        _check_setting(name, value, _LARGEST_SETTING.get(name, _LARGEST_NUMBER))
 
 
 def _check_setting(name: str, value: Any, largest: int) -> None:
