@@ -1,7 +1,7 @@
 """Every file of the hostile corpus is read, or refused in one line; nothing in it is run.
 
-Within the process, by the functions behind the commands: ``scripts/hostile_corpus.py`` runs the commands themselves, each
-in a process with limits.
+Within the process, by the functions behind the commands: ``scripts/hostile_corpus.py`` runs the commands themselves,
+each in a process with limits.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def read_vectors(path: str | Path) -> np.ndarray:
         raise DataError(f"{path}: no such file")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files make numpy raise half a dozen kinds
         raise DataError(f"{path}: cannot be read as a .npy array ({str(error)[:200]})") from error
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
         kind = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else "an archive"

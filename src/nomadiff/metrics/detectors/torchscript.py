@@ -111,9 +111,9 @@ class TorchScriptDetector:
         if not path.is_file():
             raise DataError(f"{path}: no such detector file")
         self.name = path.stem
-        self.sha256 = sha256_of_file(path)
         self.device = torch.device(device)
         self.network, self.options = load_script(path, self.device)
+        self.sha256 = sha256_of_file(path)  # after it was read: what is no TorchScript may be of any length
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 ``(N, C, H, W)`` to float32 ``(N, D)``.
