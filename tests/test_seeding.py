@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nomadiff.errors import UsageError
 from nomadiff.seeding import EDMNoise, SampleNoise, mixed_seed
 
 seeds = st.integers(0, 2**64 - 1)
@@ -91,3 +92,10 @@ def test_mixed_seeds_differ_for_different_tuples() -> None:
     assert mixed == [mixed_seed(*parts) for parts in tuples]
     bits = np.array([[value >> bit & 1 for bit in range(63)] for value in mixed])
     assert bits.mean(axis=0).min() > 0.35 and bits.mean(axis=0).max() < 0.65, "every bit of the seed is used"
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 64, -(1 << 70)])
+def test_what_is_no_seed_is_told(seed: int) -> None:
+    for call in (lambda: SampleNoise(seed, [0]), lambda: mixed_seed(1, seed)):
+        with pytest.raises(UsageError, match="a seed must be a whole number from 0"):
+            call()

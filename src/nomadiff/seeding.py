@@ -12,15 +12,34 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["EDMNoise", "SampleNoise", "mixed_seed"]
+from nomadiff.errors import UsageError
+
+__all__ = ["EDMNoise", "SampleNoise", "checked_seed", "mixed_seed"]
 
 
 def mixed_seed(*parts: int) -> int:
-    """Hash integers in [0, 2**64) into one 63-bit seed; different tuples, unrelated seeds (numpy's SeedSequence)."""
+    """Hash integers in [0, 2**64) into one 63-bit seed; different tuples, unrelated seeds (numpy's SeedSequence).
+
+    Raises:
+        UsageError: an integer outside that range.
+    """
+    for part in parts:
+        checked_seed(part)
     # SeedSequence pads with zeros and cuts large integers up: length and width are fixed, or (5,) would equal (5, 0)
     words = [len(parts), *(half for part in parts for half in (part & 0xFFFFFFFF, part >> 32))]
     high, low = np.random.SeedSequence(words).generate_state(2, dtype=np.uint32)
     return (int(high) << 31) ^ int(low)
+
+
+def checked_seed(seed: int, limit: int = 1 << 64) -> int:
+    """``seed`` itself, if it is one.
+
+    Raises:
+        UsageError: it is negative, or not below ``limit``.
+    """
+    if not 0 <= seed < limit:
+        raise UsageError(f"a seed must be a whole number from 0 to {limit - 1}, got {seed}")
+    return seed
 
 
 class SampleNoise:
@@ -31,10 +50,14 @@ class SampleNoise:
     Args:
         seed: seed of the whole sample set, 0 <= seed < 2**64.
         indices: index of each sample of this batch within the set.
+
+    Raises:
+        UsageError: no such seed.
     """
 
     def __init__(self, seed: int, indices: Sequence[int] | np.ndarray) -> None:
         # uint64 from the start: numpy makes a list of a large and a small integer floats, which merges large seeds
+        checked_seed(seed)
         keys = [np.array([seed, int(index)], dtype=np.uint64) for index in indices]
         self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
 
@@ -49,11 +72,17 @@ class SampleNoise:
         """Draw one integer in ``[0, high)`` from every stream: int64, shape ``(len(indices),)``."""
         return torch.tensor([int(stream.integers(high)) for stream in self._streams], dtype=torch.int64)
 
+    def churn(self, shape: Sequence[int], used: bool) -> torch.Tensor | None:
+        """Noise for one step of a churned solver; None, and nothing is drawn, where the step is not churned."""
+        return self.normal(shape) if used else None
+
 
 class EDMNoise:
     """Per-sample noise with NVIDIA EDM's seeds: sample ``k`` draws from a torch generator seeded ``seeds[k]``.
 
-    Use it in place of :class:`SampleNoise` to reproduce images published with EDM's CPU seeds.
+    Use it in place of :class:`SampleNoise` to reproduce images of unconditional models published with EDM's CPU seeds.
+    With churn EDM draws float64 noise at every step, whether it is used or not; so does this. Classes are drawn in
+    another way than EDM's, so with class labels the noise of churn is another.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -66,3 +95,9 @@ class EDMNoise:
     def integers(self, high: int) -> torch.Tensor:
         """Draw one integer in ``[0, high)`` from every stream: int64, shape ``(len(seeds),)``."""
         return torch.stack([torch.randint(high, (), generator=generator) for generator in self._generators])
+
+    def churn(self, shape: Sequence[int], used: bool) -> torch.Tensor:
+        """Noise for one step of a churned solver, drawn whether the step is churned or not: float64 on the CPU."""
+        return torch.stack(
+            [torch.randn(tuple(shape), generator=generator, dtype=torch.float64) for generator in self._generators]
+        )

@@ -1,5 +1,7 @@
 import errno
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -289,7 +291,7 @@ def test_every_verb_that_reads_images_can_leave_out_the_unreadable(verb, capsys)
         ["info", "{broken}"],
         ["train", "--real", "{broken}", "--method", "dm", "--out", "{new}", *SMALL, "--dry-run"],
         ["train", "--real", "{whole}", "--synthetic", "s={broken}", "--out", "{new}", *SMALL, "--dry-run"],
-        ["compare", "--real", "{whole}", "--synthetic", "s={broken}", "--reference", "{whole}", "--out", "{new}",
+        ["compare", "--real", "{whole}", "--synthetic", "s={broken}", "--reference", "{other}", "--out", "{new}",
          *SMALL, "--dry-run"],
         ["loop", "--real", "{broken}", "--reference", "{whole}", "--generations", "2", "--out", "{new}", *SMALL,
          "--detector", "digits", "--dry-run"],
@@ -300,12 +302,12 @@ def test_every_verb_that_reads_images_can_leave_out_the_unreadable(verb, capsys)
     ids=lambda words: words[0],
 )  # fmt: skip
 def test_one_broken_file_ends_nothing(folders, capsys, words):
-    for name, seed in (("broken", 5), ("whole", 6)):
+    for name, seed in (("broken", 5), ("whole", 6), ("other", 7)):
         write_images(folders / name, [images(48, seed)], 48, manifest={"kind": "real"})
     photos = sorted((folders / "broken").rglob("*.png"))
     photos[3].write_bytes(b"torn")
     photos[5].write_bytes(photos[5].read_bytes()[:-30])
-    places = {name: folders / name for name in ("broken", "whole", "new")}
+    places = {name: folders / name for name in ("broken", "whole", "other", "new")}
     words = [word.format(**places) for word in words]
     assert main(words) == 1
     said = capsys.readouterr().err
@@ -316,3 +318,11 @@ def test_one_broken_file_ends_nothing(folders, capsys, words):
         assert captured.err.count(f"  {photo.parent.name}/{photo.name} (") == 1
     if "train" in words:
         assert re.search(r"images: +real 46\n|images: +real 48, s 46\n", captured.out)
+
+
+@pytest.mark.parametrize("arguments", [["info", "IMAGES"], ["--help"], ["evaluate", "--help"]])
+def test_a_reader_that_ends_early_is_no_error(arguments, folders):
+    words = [str(folders / "photos") if word == "IMAGES" else word for word in arguments]
+    command = [sys.executable, "-m", "nomadiff", *words]
+    done = subprocess.run(["bash", "-c", '"$@" | true; echo ${PIPESTATUS[0]}', "-", *command], capture_output=True)
+    assert done.stdout.decode().strip() in ("0", "141") and done.stderr.decode() == ""

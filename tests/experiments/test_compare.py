@@ -7,11 +7,13 @@ import pytest
 from nomadiff.data.digits import read_digits
 from nomadiff.data.images import read_images
 from nomadiff.data.mix_spec import MixSpec
+from nomadiff.data.sources import ImageSource
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.experiments import arms as arms_module
 from nomadiff.experiments import judging
 from nomadiff.experiments.arms import Arm
 from nomadiff.experiments.compare import Comparison, compare
+from nomadiff.experiments.comparison import plan_comparison
 from nomadiff.experiments.demo import demo_comparison
 from nomadiff.files import read_json
 from nomadiff.methods.model import Model
@@ -151,8 +153,11 @@ def test_wrong_sizes_are_found_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(Arm, "run", lambda self: pytest.fail("trained"))
     with pytest.raises(UsageError, match="digits:reference.*8, 8.*16, 16"):
         mix = MixSpec(real="digits:pool", synthetic=("digits:close",), resolution=16)
+        opened = ImageSource.open
         monkeypatch.setattr(
-            "nomadiff.experiments.compare._reference", lambda c: MixSpec(real="digits:reference").open().sources[0]
+            ImageSource,
+            "open",
+            lambda spec, **o: opened(spec, **(o | {"resolution": None} if o["name"] == "reference" else o)),
         )
         compare(comparison(tmp_path, mix=mix))
     with pytest.raises(UsageError, match="at least one --synthetic"):
@@ -171,3 +176,13 @@ def test_demo_has_the_rows_it_promises(tmp_path):
     }
     assert {row["images_seen"] for row in table.rows} == {512}
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_reference_that_is_trained_on_is_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("nomadiff.experiments.compare.run_arms", lambda *args, **options: pytest.fail("trained"))
+    wrong = comparison(tmp_path, reference="digits:pool")
+    wrong = replace(wrong, mix=replace(wrong.mix, real_subset=None))
+    for call in (compare, plan_comparison):
+        with pytest.raises(UsageError, match="in the training set too"):
+            call(wrong)
+    assert "models:" in plan_comparison(replace(wrong, allow_train_as_reference=True))

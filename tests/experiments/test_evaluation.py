@@ -211,3 +211,38 @@ def test_latents_are_not_judged_as_images(tmp_path: Path, capsys) -> None:
     write_latents(path, [torch.zeros(8, 8, 4, 4)], 8, space=LatentSpace())
     assert main(command(str(path))) == 2
     assert "latents.zip holds latents where images are needed" in capsys.readouterr().err
+
+
+def test_training_images_in_the_reference_are_told(samples: str, tmp_path: Path, capsys) -> None:
+    pool, held_out = read_digits("digits:pool").images, read_digits("digits:reference").images
+    mixed, train = tmp_path / "mixed.zip", tmp_path / "train.zip"
+    write_images(train, [pool], len(pool), manifest={"kind": "real"})
+    write_images(mixed, [held_out[:150], pool[:30]], 180, manifest={"kind": "real"})
+    out = tmp_path / "metrics.json"
+    rows = evaluate(samples, "--train", str(train), "--reference", str(mixed), out=out)
+    assert rows["", "replication"]["value"] == 1.0, "the samples are training images"
+    assert read_json(out)["meta"]["reference_in_train"] == 30
+    assert "30 of 180 reference images are training images and were left out" in capsys.readouterr().err
+    for extra in ([], ["--dry-run"]):
+        wrong = command(samples, "--train", str(train), "--reference", str(train), "--out", str(out), *extra)
+        assert main(wrong) == 2
+        assert "--allow-train-as-reference" in capsys.readouterr().err
+    rows = evaluate(samples, "--train", str(train), "--reference", str(train), "--allow-train-as-reference", out=out)
+    assert ("", "replication") not in rows and ("", "fd_digits") in rows
+    assert "replication cannot be measured" in capsys.readouterr().err
+
+
+def test_training_vectors_among_the_real_ones_are_told(tmp_path: Path, capsys) -> None:
+    generator = np.random.default_rng(0)
+    train, real = (generator.normal(size=(100, 16)) for _ in range(2))
+    for name, array in {"train": train, "fake": train[:80] + 1e-6, "real": np.concatenate([real, train[:8]])}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    paths = {name: str(tmp_path / f"{name}.npy") for name in ("train", "fake", "real")}
+    out = tmp_path / "table.json"
+    arguments = ["metrics", paths["real"], paths["fake"], "--train", paths["train"], "--out", str(out)]
+    assert main(arguments) == 0
+    table = read_json(out)
+    assert table["meta"]["real_in_train"] == 8
+    assert {row["metric"]: row["value"] for row in table["rows"]}["replication"] == 1.0
+    assert "8 of 108 real vectors are training vectors" in capsys.readouterr().err
+    assert main(["metrics", paths["train"], *arguments[2:]]) == 2

@@ -439,3 +439,15 @@ def test_wrong_use_is_found_before_anything_is_written(base, bases, reference, t
         improve(bases / "casd", tmp_path / "out", QUICK, device="cpu")
     with pytest.raises(UsageError, match="no single network"):
         improve(tmp_path / "out", tmp_path / "again", QUICK, device="cpu")
+
+
+def test_a_reference_that_is_the_training_set_is_refused(base, tmp_path):
+    images = source("real", 0).images
+    with pytest.raises(UsageError, match=r"the set the model was trained on.*--allow-train-as-reference"):
+        improve(base, tmp_path / "out", QUICK, reference=ReferenceSet(images, detector="pixels"), device="cpu")
+    assert not (tmp_path / "out").exists()
+    allowed = ReferenceSet(images, detector="pixels", allow_train_as_reference=True)
+    assert improve(base, tmp_path / "out", QUICK, reference=allowed, device="cpu").gain is not None
+    with pytest.raises(UsageError, match="the set the model was trained on"):  # an improved model, another folder
+        again = Model.load(tmp_path / "out" / "base.safetensors", device="cpu")
+        improve(again, tmp_path / "again", QUICK, reference=ReferenceSet(images, detector="pixels"), device="cpu")

@@ -284,3 +284,11 @@ def test_wrong_use_is_found_before_anything_is_written(base, base_path, classifi
         shift(base, base_path, QUICK, classifier=classifier, device="cpu")
     with pytest.raises(UsageError, match="no single network"):
         shift(out, tmp_path / "again", QUICK, classifier=classifier, device="cpu")
+
+
+def test_a_reference_that_is_the_training_set_is_refused(base, classifier, tmp_path):
+    images = ImageSource.open("digits:pool", name="real", synthetic=False).first(200).images
+    seen = ReferenceSet(images, detector="pixels", classifier=classifier)
+    with pytest.raises(UsageError, match=r"the set the model was trained on.*--allow-train-as-reference"):
+        shift(base, tmp_path / "out", QUICK, classifier=classifier, reference=seen, device="cpu")
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,8 @@ import torch
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics import screening
+from nomadiff.metrics.arrays import metrics_of_arrays
+from nomadiff.metrics.manifold import prdc
 from nomadiff.metrics.neighbours import kth_distances, nearest_neighbours
 
 
@@ -61,3 +63,13 @@ def test_bad_input_is_told() -> None:
     ]:
         with pytest.raises(UsageError, match=words):
             nearest_neighbours(queries, among, k)
+
+
+@pytest.mark.parametrize("scale", [1e16, 1e30])
+def test_values_too_large_to_square_are_told(scale: float) -> None:
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * scale
+    for call in (lambda: nearest_neighbours(x, x), lambda: prdc(x, x), lambda: metrics_of_arrays(x.numpy(), x.numpy())):
+        with pytest.raises(UsageError, match="too large to square"):
+            call()
+    small = nearest_neighbours(x / scale, x / scale, 2)[0]
+    assert torch.equal(nearest_neighbours(x / scale * 1e12, x / scale * 1e12, 2)[0], small)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from nomadiff.errors import UsageError
+from nomadiff.errors import NomadiffWarning, UsageError
 from nomadiff.metrics.detectors import load_detector
-from nomadiff.metrics.replication import replication
+from nomadiff.metrics.replication import calibrate, replication
 from nomadiff.oracles import GaussianDenoiser, IdealDenoiser
 from nomadiff.sampling.sampler import draw, to_uint8
 
@@ -48,8 +52,81 @@ def test_the_ideal_denoiser_is_caught_and_a_gaussian_is_not() -> None:
 
 def test_held_out_copies_of_training_images_do_not_hide_a_copier() -> None:
     train = images(50, 0)
-    result = replication(train, train, torch.cat([train[:10], images(40, 1)]))
-    assert result["threshold"] == 0 and result["replication"] == 1.0
+    with pytest.warns(NomadiffWarning, match="10 of 50 held-out images are training images and were left out"):
+        result = replication(train, train, torch.cat([train[:10], images(40, 1)]))
+    assert result["threshold"] == replication(train, train, images(40, 1))["threshold"] > 0
+    assert result["replication"] == 1.0
+
+
+def photographs(count: int, seed: int) -> torch.Tensor:
+    """Random 3x16x16 images of coarse blocks: fresh ones are far from one another."""
+    coarse = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return (coarse.repeat_interleave(4, 2).repeat_interleave(4, 3) * 40 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def jittered(x: torch.Tensor, most: int) -> torch.Tensor:
+    noise = torch.randint(-most, most + 1, x.shape, generator=torch.Generator().manual_seed(9))
+    return (x.int() + noise).clamp(0, 255).to(torch.uint8)
+
+
+def as_jpeg(x: torch.Tensor, quality: int) -> torch.Tensor:
+    def saved(image: torch.Tensor) -> torch.Tensor:
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality, subsampling=0)
+        return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+
+    return torch.stack([saved(image) for image in x])
+
+
+@pytest.mark.parametrize(
+    ("exact", "near", "change"),
+    [
+        (12, 0, lambda x: x),
+        (0, 20, lambda x: jittered(x, 1)),
+        (0, 30, lambda x: jittered(x, 4)),
+        (0, 20, lambda x: as_jpeg(x, 90)),
+        (0, 20, lambda x: (x.int() + 3).clamp(0, 255).to(torch.uint8)),
+    ],
+)
+@pytest.mark.parametrize("doubled", [False, True])
+def test_training_images_in_the_reference_are_left_out_and_counted(exact, near, change, doubled) -> None:
+    train, held_out = photographs(200, 0), photographs(200, 1)
+    some = change(train[: exact + near])
+    mixed = torch.cat([held_out[len(some) :], some])
+    found = calibrate(torch.cat([train, train]) if doubled else train, mixed)
+    clean = calibrate(train, held_out[len(some) :])
+    assert (found.count, found.exact, found.near) == (200, exact, near)
+    assert found.threshold == clean.threshold and (clean.exact, clean.near, clean.sentence()) == (0, 0, "")
+    assert f"{exact + near} of 200 reference images are training images" in found.sentence()
+
+
+def test_a_reference_that_is_the_training_set_is_refused() -> None:
+    train, held_out = photographs(200, 0), photographs(200, 1)
+    for reference in (
+        train,
+        train[:60],
+        jittered(train, 2),
+        as_jpeg(train[:50], 95),
+        torch.cat([train, held_out[:99]]),
+    ):
+        with pytest.raises(UsageError, match=r"in the training set too.*--allow-train-as-reference"):
+            calibrate(train, reference)
+    allowed = calibrate(train, train, allow_train_as_reference=True)
+    assert allowed.threshold is None and "cannot be measured" in allowed.sentence()
+    found = calibrate(train, torch.cat([train, held_out[:99]]), allow_train_as_reference=True)
+    assert found.threshold == calibrate(train, held_out[:99]).threshold
+    with pytest.raises(UsageError, match="15 are left of 30 without those that are training images"):
+        calibrate(train, torch.cat([train[:15], held_out[:15]]))
+
+
+@pytest.mark.parametrize("dimension", [2, 8, 64])
+def test_vectors_are_copies_only_where_chance_does_not_make_them(dimension: int) -> None:
+    generator = torch.Generator().manual_seed(dimension)
+    train, fresh = (torch.randn(1000, dimension, generator=generator) for _ in range(2))
+    assert calibrate(train, fresh).sentence() == ""
+    nearly = train[:30] + 1e-5 * torch.randn(30, dimension, generator=generator)
+    found = calibrate(train, torch.cat([fresh, nearly, train[40:50]]))
+    assert found.exact == 10 and found.near >= 28  # in two dimensions a copy may have a second neighbour as near
 
 
 def test_any_feature_space() -> None:

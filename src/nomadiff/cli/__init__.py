@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -60,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with plain_output():
             app(words, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads the output has ended, as `| head` does: no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except NomadiffError as error:
         if debug:
             raise

@@ -27,6 +27,7 @@ def compare(
     classifier: str | None = None,
     classifier_weights: str | None = None,
     workers: int | None = None,
+    allow_train_as_reference: bool = False,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -55,6 +56,7 @@ def compare(
         classifier: Classifier for the class composition.
         classifier_weights: File or URL of the classifier's weights; checked by SHA-256.
         workers: Models trained side by side; by default one a CPU core.
+        allow_train_as_reference: Accept a reference that is the training set, or mostly.
         device: where to compute.
         dry_run: plan only.
     """
@@ -84,6 +86,7 @@ def compare(
         classifier=classifier,
         classifier_weights=classifier_weights,
         workers=workers,
+        allow_train_as_reference=allow_train_as_reference,
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),
     )

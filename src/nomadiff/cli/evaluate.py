@@ -33,6 +33,7 @@ def evaluate(
     resolution: int | None = None,
     allow_synthetic_as_real: bool = False,
     skip_unreadable: SkipUnreadable = False,
+    allow_train_as_reference: bool = False,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -67,6 +68,7 @@ def evaluate(
         resolution: Resize everything to this many pixels.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference or training set.
         skip_unreadable: leave files out.
+        allow_train_as_reference: Accept a reference that is the training set, or mostly.
         device: where to compute.
         dry_run: read and check the images only.
     """
@@ -97,6 +99,7 @@ def evaluate(
         resolution=resolution,
         allow_synthetic_as_real=allow_synthetic_as_real,
         skip_unreadable=skip_unreadable,
+        allow_train_as_reference=allow_train_as_reference,
         device=device,
         only_check=dry_run,
     )

@@ -54,6 +54,7 @@ def improve(
     seed: int = 0,
     allow_synthetic_as_real: bool = False,
     skip_unreadable: SkipUnreadable = False,
+    allow_train_as_reference: bool = False,
     vae: str | None = None,
     device: Device = None,
     dry_run: DryRun = False,
@@ -96,6 +97,7 @@ def improve(
         seed: Seed of everything.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference.
         skip_unreadable: leave files out.
+        allow_train_as_reference: Accept a reference that the model was trained on.
         vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
         device: where to compute.
         dry_run: plan only.
@@ -139,6 +141,7 @@ def improve(
         detector=detector,
         allow_synthetic_as_real=allow_synthetic_as_real,
         skip_unreadable=skip_unreadable,
+        allow_train_as_reference=allow_train_as_reference,
         vae=vae,
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),

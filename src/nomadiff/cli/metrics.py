@@ -21,6 +21,7 @@ def metrics(
     k: int = 5,
     convention: str = "prdc",
     interval: float = 0.95,
+    allow_train_as_reference: bool = False,
 ) -> None:
     """Score features of your own: distances, precision, recall, density, coverage, replication; intervals and floors.
 
@@ -36,6 +37,7 @@ def metrics(
         k: Neighbour of precision, recall, density and coverage.
         convention: prdc or kynkaanniemi.
         interval: Level of the intervals.
+        allow_train_as_reference: Accept real vectors that are the training vectors, or mostly.
     """
     from nomadiff.metrics.arrays import metrics_of_arrays, read_vectors
     from nomadiff.tables import check_table
@@ -48,6 +50,7 @@ def metrics(
         k=k,
         convention=convention,
         interval=interval,
+        allow_train_as_reference=allow_train_as_reference,
     )
     table.write(out)
     split = table.meta["floor_count"]

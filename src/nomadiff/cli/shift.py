@@ -30,6 +30,7 @@ def shift(
     seed: int = 0,
     allow_synthetic_as_real: bool = False,
     skip_unreadable: SkipUnreadable = False,
+    allow_train_as_reference: bool = False,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -58,6 +59,7 @@ def shift(
         learning_rate: Learning rate of the fine-tuning; the model's last one by default.
         count: Samples at every weight.
         seed: Seed of everything.
+        allow_train_as_reference: Accept a reference that the model was trained on.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference.
         skip_unreadable: leave files out.
         device: where to compute.
@@ -92,6 +94,7 @@ def shift(
         detector=detector,
         allow_synthetic_as_real=allow_synthetic_as_real,
         skip_unreadable=skip_unreadable,
+        allow_train_as_reference=allow_train_as_reference,
         device=device,
         command=shlex.join(["nomadiff", *sys.argv[1:]]),
     )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 
-from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.experiments.arms import run_arms
-from nomadiff.experiments.comparison import Comparison
+from nomadiff.experiments.comparison import Comparison, check_comparison
 from nomadiff.experiments.judging import judge
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Report
@@ -42,39 +41,9 @@ def compared(comparison: Comparison) -> tuple[Table, Report]:
     if not comparison.mix.synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     arms = comparison.arms()
-    reference = _reference(comparison)
-    for mix_spec in dict.fromkeys(
-        arm.mix for arm in arms
-    ):  # whatever is wrong is found before the first expensive step
-        mix = mix_spec.open()
-        if mix.latents is not None:
-            raise UsageError("compare trains on images and scores images; of latents train one model at a time")
-        _check_size(reference, mix.sources[0], comparison.reference)
-        for arm in arms:
-            if arm.mix == mix_spec:
-                arm.algorithm().recipe(mix)
+    reference = check_comparison(comparison)  # whatever is wrong is found before the first expensive step
     run_arms(arms, workers=comparison.workers or default_workers(comparison.device, len(arms)))
     return judge(comparison, arms, reference)
-
-
-def _reference(comparison: Comparison) -> ImageSource:
-    return ImageSource.open(
-        comparison.reference,
-        name="reference",
-        synthetic=False,
-        resolution=comparison.mix.resolution,
-        classes=comparison.mix.real_classes,
-        allow_synthetic_as_real=comparison.mix.allow_synthetic_as_real,
-        skip_unreadable=comparison.mix.skip_unreadable,
-    )
-
-
-def _check_size(reference: ImageSource, real: ImageSource, spec: str) -> None:
-    if reference.pixels.shape[1:] != real.images.shape[1:]:
-        raise UsageError(
-            f"reference {spec} has images of {tuple(reference.images.shape[1:])}, "
-            f"the real source of {tuple(real.images.shape[1:])} (channels, height, width); pass --resolution"
-        )
 
 
 def default_workers(device: str | None, arms: int) -> int:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.data.mix_spec import MixSpec
+from nomadiff.data.sources import ImageSource
+from nomadiff.errors import UsageError
 from nomadiff.experiments.arms import Arm, with_seed
 from nomadiff.methods.plan import plan_training
+from nomadiff.metrics.replication import calibrate
 
-__all__ = ["Comparison", "plan_comparison"]
+__all__ = ["Comparison", "check_comparison", "plan_comparison"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class Comparison:
         classifier: Classifier of the composition; by default the detector itself where it classifies.
         classifier_weights: Path or URL of the classifier's weights.
         similarity: Measure SSIM between samples and to the nearest training image too (CASD Table 3).
+        allow_train_as_reference: Accept a reference that is the training set, or mostly.
         workers: Arms trained side by side; the default is one a CPU core, and 1 on a GPU.
         device: Where to compute.
         title: Title of the report.
@@ -56,6 +60,7 @@ class Comparison:
     classifier: str | None = None
     classifier_weights: str | None = None
     similarity: bool = False
+    allow_train_as_reference: bool = False
     workers: int | None = None
     device: str | None = None
     title: str = "Does synthetic data help here?"
@@ -94,12 +99,51 @@ class Comparison:
         return arms
 
 
+def check_comparison(comparison: Comparison) -> ImageSource:
+    """Open everything a comparison reads and see whether it fits together; hands back the held-out reference.
+
+    Raises:
+        UsageError, DataError: something does not.
+    """
+    mix_spec = comparison.mix
+    reference = ImageSource.open(
+        comparison.reference,
+        name="reference",
+        synthetic=False,
+        resolution=mix_spec.resolution,
+        classes=mix_spec.real_classes,
+        allow_synthetic_as_real=mix_spec.allow_synthetic_as_real,
+        skip_unreadable=mix_spec.skip_unreadable,
+    )
+    arms = comparison.arms()
+    checked = set()
+    for spec in dict.fromkeys(arm.mix for arm in arms):
+        mix = spec.open()
+        if mix.latents is not None:
+            raise UsageError("compare trains on images and scores images; of latents train one model at a time")
+        real = mix.sources[0]
+        if reference.pixels.shape[1:] != real.images.shape[1:]:
+            raise UsageError(
+                f"reference {comparison.reference} has images of {tuple(reference.images.shape[1:])}, "
+                f"the real source of {tuple(real.images.shape[1:])} (channels, height, width); pass --resolution"
+            )
+        if real.content_hash not in checked:
+            allowed = comparison.allow_train_as_reference
+            calibrate(real.images, reference.images, allow_train_as_reference=allowed)
+            checked.add(real.content_hash)
+        for arm in arms:
+            if arm.mix == spec:
+                arm.algorithm().recipe(mix)
+    return reference
+
+
 def plan_comparison(comparison: Comparison) -> str:
     """What a comparison will train, from its images and recipes, without starting it: one fact a line.
 
     Raises:
         UsageError, DataError: as the comparison itself would.
     """
+    check_comparison(comparison)
     arms = comparison.arms()
     mix = arms[-1].mix.open()
     plan = plan_training(arms[-1].algorithm().recipe(mix), sources=mix.sources)

@@ -17,6 +17,7 @@ from nomadiff.metrics.groups import evaluate_groups, group_members
 from nomadiff.metrics.intervals import deal
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import EXTRAS, ReferenceSet
+from nomadiff.metrics.replication import calibrate
 from nomadiff.metrics.splits import fresh_count
 from nomadiff.metrics.statistics_files import holds_statistics
 from nomadiff.processes import join_processes
@@ -48,6 +49,7 @@ def evaluate_files(
     resolution: int | None = None,
     allow_synthetic_as_real: bool = False,
     skip_unreadable: bool = False,
+    allow_train_as_reference: bool = False,
     device: str | None = None,
     only_check: bool = False,
 ) -> Table:
@@ -71,6 +73,7 @@ def evaluate_files(
         resolution: resize everything to this many pixels.
         allow_synthetic_as_real: accept sets with a synthetic manifest as real.
         skip_unreadable: leave out images that cannot be read, and name them.
+        allow_train_as_reference: accept a reference that is the training set, or mostly.
         device: where the detector computes.
         only_check: read the images and load the detectors, score nothing: the table has no rows.
 
@@ -118,7 +121,12 @@ def evaluate_files(
         lpips(sets["samples"][:1], sets["samples"][:1])
     if only_check:
         counts: dict[str, Any] = {name: len(images) for name, images in sets.items()}
-        return Table(meta={"reference": reference, **counts, "detector": judge.name})
+        found: dict[str, Any] = {"reference": reference, **counts, "detector": judge.name}
+        if train is not None and not statistics:
+            allowed = allow_train_as_reference
+            overlap = calibrate(sets["train"], sets["reference"], allow_train_as_reference=allowed)
+            found["reference in train"] = overlap.exact + overlap.near
+        return Table(meta=found)
     cache = feature_cache()
     if processes.count > 1:
         for one in (judge, sorter):
@@ -131,7 +139,13 @@ def evaluate_files(
     if statistics:
         against = ReferenceSet.load(reference, **settings, device=place, cache=cache)
     else:
-        against = ReferenceSet(sets["reference"], **settings, device=place, cache=cache)
+        against = ReferenceSet(
+            sets["reference"],
+            **settings,
+            device=place,
+            cache=cache,
+            allow_train_as_reference=allow_train_as_reference,
+        )
     if by_class or groups is not None:  # a mistaken name is told before the work
         if against.classifier is None:
             raise UsageError("metrics by class or group need a classifier: give --classifier")

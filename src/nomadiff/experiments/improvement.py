@@ -46,6 +46,7 @@ def improve_files(
     detector: str = "pixels",
     allow_synthetic_as_real: bool = False,
     skip_unreadable: bool = False,
+    allow_train_as_reference: bool = False,
     vae: str | None = None,
     device: str | None = None,
     command: str = "",
@@ -61,6 +62,7 @@ def improve_files(
         detector: feature space of the metrics.
         allow_synthetic_as_real: accept a sample set as reference.
         skip_unreadable: leave out images that cannot be read, and name them.
+        allow_train_as_reference: accept a reference that the model was trained on.
         vae: autoencoder of a model of latents, if it is not where its recipe says.
         device: where to compute.
         command: the command line, for the report.
@@ -89,6 +91,7 @@ def improve_files(
             train=None if train is None else real(train, "train").pixels,
             detector=detector,
             device=processes.device,
+            allow_train_as_reference=allow_train_as_reference,
         )
     done = improve(base, out, improvement, reference=against, device=device, command=command)
     if processes.is_main and done.gain is not None:
@@ -148,6 +151,7 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
         notes=(
             "Weight and budget were chosen on other noise than the table shows.",
             "The interval holds for this base and reference; it does not know how another training run would differ.",
+            *([reference.overlap] if reference.overlap else []),
         ),
     )
 

@@ -70,13 +70,22 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     if comparison.classifier is not None:
         classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights, device=place)
     scored: list[_Scored] = []
-    held_out = ReferenceSet(reference.images, detector=detector, classifier=classifier, cache=feature_cache())
+    held_out = ReferenceSet(
+        reference.images,
+        detector=detector,
+        classifier=classifier,
+        cache=feature_cache(),
+        allow_train_as_reference=comparison.allow_train_as_reference,
+    )
     against = held_out
+    notes = list(comparison.notes)
     for seed in comparison.seeds:
         of_seed = [arm for arm in arms if arm.seed == seed]
         mixes = {mix: mix.open() for mix in dict.fromkeys(arm.mix for arm in of_seed)}
         train = mixes[of_seed[0].mix].sources[0].images
         against = held_out.with_train(train)
+        if against.overlap and against.overlap not in notes:
+            notes.append(against.overlap)
         for arm in of_seed:
             synthetic = mixes[arm.mix].sources[1:] or [source for mix in mixes.values() for source in mix.sources[1:]]
             extra = ("ssim",) if comparison.similarity else ()
@@ -112,7 +121,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         findings=found,
         command=comparison.command,
         versions=versions(),
-        notes=comparison.notes,
+        notes=tuple(notes),
         arms={method: _METHOD_SENTENCES[method] for method in comparison.methods},
         provenance=[_flat(source) for source in provenance.values()],
     )

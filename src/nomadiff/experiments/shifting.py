@@ -49,6 +49,7 @@ def shift_files(
     detector: str = "pixels",
     allow_synthetic_as_real: bool = False,
     skip_unreadable: bool = False,
+    allow_train_as_reference: bool = False,
     device: str | None = None,
     command: str = "",
 ) -> Shifted:
@@ -63,6 +64,7 @@ def shift_files(
         detector: feature space of the metrics.
         allow_synthetic_as_real: accept a sample set as reference.
         skip_unreadable: leave out images that cannot be read, and name them.
+        allow_train_as_reference: accept a reference that the model was trained on.
         device: where to compute.
         command: the command line, for the report.
 
@@ -88,7 +90,13 @@ def shift_files(
             allow_synthetic_as_real=allow_synthetic_as_real,
             skip_unreadable=skip_unreadable,
         )
-        against = ReferenceSet(real.pixels, detector=detector, classifier=judge, device=processes.device)
+        against = ReferenceSet(
+            real.pixels,
+            detector=detector,
+            classifier=judge,
+            device=processes.device,
+            allow_train_as_reference=allow_train_as_reference,
+        )
     done = shift(base, out, settings, classifier=judge, reference=against, device=device, command=command)
     if processes.is_main:
         shift_report(done, base, command=command).write(out / "report.html")

@@ -22,6 +22,7 @@ from nomadiff.methods.sims import fit_base
 from nomadiff.processes import join_processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.training.loss import training_levels
+from nomadiff.training.matching import require_match
 from nomadiff.training.presets import Preset
 
 __all__ = ["DiscriminatorGuided", "train_discriminator"]
@@ -102,9 +103,10 @@ def train_discriminator(base: Model, mix: SourceMix, path: Path, options: Fittin
         options: how it is trained.
 
     Raises:
-        UsageError: the base is guided and has no single network.
+        UsageError: the base is guided and has no single network, or the images are not what it draws.
         NomadiffError: the loss is not finite any more.
     """
+    require_match(base.config, mix)
     state = {name: value.cpu() for name, value in base.network.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mixed_seed(options.seed, 1))

@@ -15,6 +15,7 @@ from nomadiff.errors import UsageError
 from nomadiff.methods.fitting import Fitting, fit
 from nomadiff.methods.model import Model
 from nomadiff.training.loss import training_levels
+from nomadiff.training.matching import require_match
 from nomadiff.training.run_folder import RunFolder, images_seen_by, save_tensors
 
 __all__ = ["distil"]
@@ -37,7 +38,7 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
         The student: a plain model of one network, method "distilled".
 
     Raises:
-        UsageError: the model is not guided, its base has no single network, or class labels are missing or unknown.
+        UsageError: the model is not guided, its base has no single network, or the images are not what it draws.
         NomadiffError: the loss is not finite any more.
     """
     if model.guidance is None:
@@ -47,6 +48,7 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
     mix = SourceMix(images)
     if model.config.classes:
         mix = mix.with_class_names(model.config.vocabulary)
+    require_match(model.config, mix)
     folder = RunFolder(out)
     state = folder.path / "student-state.safetensors"
     if images_seen_by(folder.model_path) is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.auxiliary import budgets
 from nomadiff.methods.candidates import Candidates
@@ -16,10 +16,12 @@ from nomadiff.methods.fine_tuned_copy import FineTunedCopy
 from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
 from nomadiff.methods.own_samples import OwnSamples, own_count
+from nomadiff.methods.provenance import refuse_training_set
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
+from nomadiff.training.matching import require_match
 
 __all__ = ["Improved", "improve"]
 
@@ -82,7 +84,8 @@ def improve(
         The improved model, its scores, and the answer in a sentence.
 
     Raises:
-        UsageError: ``out`` holds something else, the model is no single network, or a setting is missing.
+        UsageError: ``out`` holds something else, ``synthetic`` is not what the model draws, the model is no single
+            network, a setting is missing, or the reference is the model's training set.
         NomadiffError: as training does.
         Interrupted: Ctrl-C or SIGTERM; what is done is kept.
     """
@@ -112,6 +115,10 @@ class _Task:
     ) -> None:
         self.improvement, self.reference, self.processes = improvement, reference, processes
         self.synthetic = synthetic
+        if reference is not None:
+            refuse_training_set(model, reference)
+        if synthetic is not None:
+            require_match(model.config, SourceMix(synthetic))
         count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
         seed = mixed_seed(improvement.seed, _OWN_SAMPLES) % (1 << 31)
         self.own = OwnSamples(model, out, count, seed)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from nomadiff.errors import DataError
+from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json
 from nomadiff.methods.model import Model
+from nomadiff.metrics.reference import ReferenceSet
 
-__all__ = ["SOURCES_NAME", "origins"]
+__all__ = ["SOURCES_NAME", "origins", "refuse_training_set"]
 
 SOURCES_NAME = "sources.json"
 
@@ -30,3 +31,20 @@ def origins(model: Model) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(source, dict) for source in found):
         raise DataError(f"{path}: not a list of sources")
     return found
+
+
+def refuse_training_set(model: Model, reference: ReferenceSet) -> None:
+    """Refuse a reference that is the model's training set, by the hash that its folder records.
+
+    A part of the training set has another hash: it is found where the training images themselves are given
+    (``ReferenceSet(train=...)``).
+
+    Raises:
+        UsageError: it is, and was not allowed when the reference was made.
+    """
+    trained_on = {source.get("content_hash") for source in origins(model)} - {None}
+    if reference.meta["reference_sha256"] in trained_on and not reference.allow_train_as_reference:
+        raise UsageError(
+            "the reference is the set the model was trained on: against it a model that copies looks perfect. Give "
+            "held-out real images, or pass --allow-train-as-reference"
+        )

@@ -19,6 +19,7 @@ from nomadiff.methods.fine_tuned_copy import FineTunedCopy
 from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.model import Model
 from nomadiff.methods.own_samples import own_count
+from nomadiff.methods.provenance import refuse_training_set
 from nomadiff.metrics.composition import share_interval
 from nomadiff.metrics.detectors import Classifier, classify, load_classifier
 from nomadiff.metrics.evaluate import ReferenceSet, distance_name
@@ -197,6 +198,7 @@ class _Task:
         self.groups = target_groups(settings.target, classifier.class_names)
         if reference is not None:
             _check_reference(reference, classifier, model)
+            refuse_training_set(model, reference)
         count = own_count(model, settings.synthetic_count)
         seed = mixed_seed(settings.seed, _OWN_SAMPLES) % (1 << 31)
         self.set = ComplementarySet(model, out, count, seed, self.groups, classifier)

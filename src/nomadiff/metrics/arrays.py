@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, NomadiffWarning, UsageError
 from nomadiff.metrics.frechet import (
     Statistics,
     frechet_distance,
@@ -19,7 +20,7 @@ from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_l
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.manifold import prdc, prdc_left_out
 from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
-from nomadiff.metrics.replication import replication_threshold
+from nomadiff.metrics.replication import calibrate
 from nomadiff.metrics.splits import draws, fresh_count, mean_scores
 from nomadiff.metrics.transport import sliced_wasserstein
 from nomadiff.tables import Table
@@ -58,6 +59,7 @@ def metrics_of_arrays(
     quantile: float = 0.05,
     projections: int = 200,
     interval: float = 0.95,
+    allow_train_as_reference: bool = False,
 ) -> Table:
     """All metrics of two sets of vectors.
 
@@ -69,6 +71,7 @@ def metrics_of_arrays(
         quantile: rate of replication that fresh real data scores.
         projections: directions of the sliced Wasserstein distance.
         interval: level of the intervals, see :mod:`~nomadiff.metrics.intervals`.
+        allow_train_as_reference: accept real vectors of which more than half are training vectors.
 
     Returns:
         Rows ``metric``, ``value``, ``low``, ``high`` and ``floor``: ``frechet_distance`` and its root
@@ -78,8 +81,13 @@ def metrics_of_arrays(
         fewer vectors distances come out larger, so a floor of halves is high. The meta says counts, settings and
         the hash of each array.
 
+    Warns:
+        NomadiffWarning: some of ``real`` are training vectors, or nearly; replication is calibrated without them, and
+            the meta says how many: ``real_in_train``, of them ``real_near_train`` only nearly.
+
     Raises:
-        UsageError: too few vectors, different dimensions, or a value that is not finite.
+        UsageError: too few vectors, different dimensions, a value that is not finite, or more than half of ``real`` are
+            training vectors.
     """
     arrays = {"real": real, "fake": fake, "train": train}
     given = {name: _vectors(array, name) for name, array in arrays.items() if array is not None}
@@ -101,11 +109,17 @@ def metrics_of_arrays(
         [sliced_wasserstein(x.numpy(), y[member != group].numpy(), projections) for group in range(GROUPS)]
     )
     row |= values
+    overlap = None
     if "train" in given:
-        threshold = replication_threshold(near["train"], near["real"], quantile=quantile)
-        copied = nearest_neighbours(near["fake"], near["train"])[1][:, 0] <= threshold
-        row["replication"] = float(copied.double().mean())
-        left_out["replication"] = means_left_out(copied, member)
+        overlap = calibrate(
+            near["train"], near["real"], quantile=quantile, allow_train_as_reference=allow_train_as_reference
+        )
+        if sentence := overlap.sentence("real vectors", "training vectors"):
+            warnings.warn(sentence, NomadiffWarning, stacklevel=2)
+        if overlap.threshold is not None:
+            copied = nearest_neighbours(near["fake"], near["train"])[1][:, 0] <= overlap.threshold
+            row["replication"] = float(copied.double().mean())
+            left_out["replication"] = means_left_out(copied, member)
     fresh = fresh_count(len(x), len(y))
     floor: dict[str, float] = {"replication": quantile}
     if fresh > k:
@@ -128,6 +142,7 @@ def metrics_of_arrays(
         "quantile": quantile,
         "projections": projections,
         "interval": interval,
+        **({} if overlap is None else {"real_in_train": overlap.exact + overlap.near, "real_near_train": overlap.near}),
     }
     return Table(rows, meta)
 

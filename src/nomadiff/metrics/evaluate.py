@@ -39,6 +39,7 @@ def evaluate(
     batch_size: int = 256,
     cache: str | Path | None = None,
     processes: Processes | None = None,
+    allow_train_as_reference: bool = False,
 ) -> dict[str, Any]:
     """Score ``samples`` against ``reference``. For many sample sets use one :class:`ReferenceSet`.
 
@@ -60,6 +61,7 @@ def evaluate(
         batch_size: images to a detector's batch.
         cache: folder where features are kept between runs.
         processes: share the detector's work out over these processes; all of them must call this.
+        allow_train_as_reference: accept a reference of which more than half is the training set.
 
     Returns:
         ``fd_<detector>`` (``fid`` for the verified original), ``precision``, ``recall``, ``density``, ``coverage``;
@@ -70,7 +72,7 @@ def evaluate(
         the ten that come closest to a training image.
 
     Raises:
-        UsageError: wrong kind or size of images, or too few of them.
+        UsageError: wrong kind or size of images, too few of them, or a reference that is mostly the training set.
         DataError: a weight file is absent or damaged.
     """
     against = ReferenceSet(
@@ -85,5 +87,6 @@ def evaluate(
         batch_size=batch_size,
         cache=cache,
         processes=processes,
+        allow_train_as_reference=allow_train_as_reference,
     )
     return against.evaluate(samples, interval=interval, extra=extra, lpips=lpips)

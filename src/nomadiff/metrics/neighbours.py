@@ -16,6 +16,7 @@ from nomadiff.progress import progress_bar
 
 __all__ = ["LONG", "as_points", "check_finite", "kth_distances", "nearest_neighbours"]
 
+LARGEST = 1e15  # of a coordinate: squared distances in 10^8 dimensions still fit float32
 LONG = 3e8  # pairs from which on the work takes seconds and shows a bar
 
 
@@ -23,13 +24,18 @@ def as_points(points: Tensor | np.ndarray, what: str = "points") -> Tensor:
     """Features or images as float32 points ``(N, D)``; uint8 images are flattened and scaled to [0, 1].
 
     Raises:
-        UsageError: there are none, or a value is not finite.
+        UsageError: there are none, or a value is not finite or above 1e15.
     """
     x = torch.as_tensor(points)
     if x.ndim < 2 or x.numel() == 0:
         raise UsageError(f"{what}: expected at least one point (N, D) or image (N, C, H, W), got {tuple(x.shape)}")
-    x = x.flatten(1).float() / 255 if x.dtype == torch.uint8 else x.flatten(1).float()
-    return check_finite(x, what)
+    if x.dtype == torch.uint8:
+        return x.flatten(1).float() / 255
+    x = check_finite(x.flatten(1).float(), what)
+    largest = float(torch.linalg.vector_norm(x, float("inf")))
+    if largest > LARGEST:
+        raise UsageError(f"{what}: values of {largest:.0e} are too large to square in float32; divide them all")
+    return x
 
 
 def check_finite(x: Tensor, what: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, NomadiffWarning, UsageError
 from nomadiff.metrics.composition import composition, total_variation
 from nomadiff.metrics.detectors import Classifier, Detector, extract_features, inception, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import images_sha256
@@ -26,7 +27,7 @@ from nomadiff.metrics.manifold import prdc, prdc_left_out, radii
 from nomadiff.metrics.mixture import shares_of_sources, told_apart
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
-from nomadiff.metrics.replication import replication_threshold
+from nomadiff.metrics.replication import calibrate
 from nomadiff.metrics.splits import draws, mean_scores
 from nomadiff.metrics.statistics_files import read_members, read_statistics, write_statistics
 from nomadiff.plain import parse_json
@@ -83,9 +84,19 @@ class ReferenceSet:
         cache: folder where features are kept between runs, see
             :func:`~nomadiff.metrics.detectors.extract_features`; nothing is kept by default.
         processes: share the detector's work out over these processes.
+        allow_train_as_reference: accept a reference of which more than half is the training set; without enough other
+            images replication is then not measured.
+
+    Attributes:
+        overlap: a sentence on how much of it is training images; empty if none is.
+
+    Warns:
+        NomadiffWarning: some of the reference are training images, or near-copies; replication is calibrated without
+            them, and ``meta`` says how many: ``reference_in_train``, of them ``reference_near_train`` only nearly.
 
     Raises:
-        UsageError: the images are not what the detector reads, or there are too few of them.
+        UsageError: the images are not what the detector reads, there are too few of them, or more than half of them are
+            training images.
     """
 
     def __init__(
@@ -102,9 +113,11 @@ class ReferenceSet:
         batch_size: int = 256,
         cache: str | Path | None = None,
         processes: Processes | None = None,
+        allow_train_as_reference: bool = False,
     ) -> None:
         check_images(images, "reference")
         self._settings(detector, classifier, k, convention, quantile, device, batch_size, cache, processes)
+        self.allow_train_as_reference = allow_train_as_reference
         self.images: Tensor | None = images
         self.features: Tensor | None = self._features(self.detector, images)
         self.statistics = Statistics.from_features(self.features)
@@ -135,8 +148,10 @@ class ReferenceSet:
             self.classifier = self.detector
         self.k, self.convention, self.quantile = k, convention, quantile
         self.batch_size, self.cache, self.processes = batch_size, cache, processes
+        self.allow_train_as_reference = False
         self.train: Tensor | None = None
         self.threshold: float | None = None
+        self.overlap = ""
         self._has_style: dict[str, bool] = {}  # of the sources asked for before, by their images' hash
         self.meta: dict[str, Any] = {
             "detector": self.detector.name,
@@ -152,7 +167,8 @@ class ReferenceSet:
         """The same reference for a generator trained on other images: only the replication threshold is computed.
 
         Raises:
-            UsageError: the images have another size, or this reference was loaded without images.
+            UsageError: the images have another size, this reference was loaded without images, or more than half of it
+                is training images.
         """
         other = copy.copy(self)
         other.meta = dict(self.meta)
@@ -164,8 +180,15 @@ class ReferenceSet:
             raise UsageError("replication needs the held-out images themselves, and this reference holds features only")
         check_images(train, "train", channels=self.images.shape[1])
         self.train = train
-        self.threshold = replication_threshold(train, self.images, quantile=self.quantile)
+        found = calibrate(
+            train, self.images, quantile=self.quantile, allow_train_as_reference=self.allow_train_as_reference
+        )
+        self.overlap = found.sentence()
+        if self.overlap:
+            warnings.warn(self.overlap, NomadiffWarning, stacklevel=3)
+        self.threshold = found.threshold
         self.meta |= {"train_count": len(train), "train_sha256": images_sha256(train), "quantile": self.quantile}
+        self.meta |= {"reference_in_train": found.exact + found.near, "reference_near_train": found.near}
 
     def evaluate(
         self,

@@ -58,7 +58,7 @@ def load_edm_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     name in nomadiff.
 
     Raises:
-        DataError: a weight is missing, unknown or of another shape; the message names it.
+        DataError: a weight is missing, unknown, of another shape or not finite; the message names it.
     """
     ours = {
         name.removeprefix("model.").removeprefix("unet."): value
@@ -84,6 +84,9 @@ def build_filled(build: Callable[[], Built], weights: Mapping[str, Tensor]) -> B
         planned = build().state_dict()
     if reason := _misfit(planned, weights):
         raise DataError(reason)
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            raise DataError(f"{name} is not finite (NaN or infinity): its training diverged, or the file is damaged")
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: leave no trace of it
         module = build()
     module.load_state_dict(weights)

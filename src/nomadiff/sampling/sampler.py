@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.denoiser import BoundDenoiser, Denoiser
-from nomadiff.errors import UsageError
+from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.plain import from_plain
 from nomadiff.sampling.noise_levels import karras_levels
 from nomadiff.sampling.solvers import SOLVERS, Churn
@@ -112,6 +112,9 @@ def draw(
 
     Yields:
         float32 ``(b, C, H, W)`` on ``device``, in the order of ``indices``.
+
+    Raises:
+        NomadiffError: a sample is not finite.
     """
     config = config or SamplerConfig()
     device = torch.device(device)
@@ -126,7 +129,13 @@ def draw(
         if class_weights:
             # labels stay on the host, where their range can be checked without waiting for the device
             bound = BoundDenoiser(denoiser, class_label=drawn_classes(noise, class_weights, len(chunk)))
-        yield solver(bound, x, levels, noise, config.churn).float()
+        drawn = solver(bound, x, levels, noise, config.churn).float()
+        if not bool(torch.isfinite(drawn).all()):
+            raise NomadiffError(
+                "what the model draws is not finite (NaN or infinity): its weights are damaged, or its guidance weight "
+                "is far too large"
+            )
+        yield drawn
 
 
 def drawn_classes(noise: Any, weights: Sequence[int], count: int) -> Tensor:

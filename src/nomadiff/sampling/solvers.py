@@ -28,6 +28,10 @@ class NoiseStream(Protocol):
         """Standard normal float32 noise on the CPU, one row a sample."""
         ...
 
+    def churn(self, shape: tuple[int, ...], used: bool) -> Tensor | None:
+        """The same for one churned step; may be None where it is not used."""
+        ...
+
 
 @dataclass(frozen=True)
 class Churn:
@@ -138,12 +142,15 @@ def _denoise(denoiser: Denoiser, x: Tensor, sigma: float) -> Tensor:
 def _churned(
     x: Tensor, sigma: float, steps: int, noise: NoiseStream | None, churn: Churn | None
 ) -> tuple[Tensor, float]:
-    gamma = churn.gamma(sigma, steps) if churn is not None else 0.0
-    if gamma == 0:
+    if churn is None or churn.amount <= 0:
         return x, sigma
     if noise is None:
         raise UsageError("churn adds noise and needs noise= (per-sample streams)")
-    assert churn is not None
+    gamma = churn.gamma(sigma, steps)
+    added = noise.churn(tuple(x.shape[1:]), gamma > 0)
+    if gamma == 0:
+        return x, sigma
+    assert added is not None
     raised = sigma * (1 + gamma)
     spread = (raised**2 - sigma**2) ** 0.5 * churn.noise
-    return x + spread * noise.normal(tuple(x.shape[1:])).to(x), raised
+    return x + spread * added.to(x), raised

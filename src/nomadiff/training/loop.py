@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nomadiff.data.latents import LatentSpace
 from nomadiff.data.sources import Batch, SourceMix
 from nomadiff.denoiser import EDMDenoiser, check_labels
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
@@ -31,6 +30,7 @@ from nomadiff.training.augment import Augment
 from nomadiff.training.config import RunConfig
 from nomadiff.training.ema import ModuleEMA
 from nomadiff.training.loss import edm_loss, training_levels, with_uncertainty
+from nomadiff.training.matching import require_match
 from nomadiff.training.phema import PowerEMA
 from nomadiff.training.probe import check_source_reaches_output, source_effect
 from nomadiff.training.run_folder import RunFolder, images_seen_by, load_tensors, save_tensors
@@ -64,7 +64,7 @@ def train(
         The averaged (EMA) denoiser, in evaluation mode on ``processes.device``.
 
     Raises:
-        UsageError: the batch does not divide among the processes, the data are of another latent space than the model,
+        UsageError: the batch does not divide among the processes, the data do not match the model's recipe,
             the folder holds another run, or one that cannot be continued; the processes do not share the folder, or
             were not started alike.
         NomadiffError: the loss is not finite any more, memory runs out, the network ignores its source label, or
@@ -73,7 +73,7 @@ def train(
     """
     if config.training.batch % processes.count:
         raise UsageError(f"batch {config.training.batch} does not divide among {processes.count} processes")
-    _require_equal_spaces(config.latents, mix.latents)
+    require_match(config, mix)
     if processes.is_main:
         with folder.lock():
             folder.begin(config, mix.provenance)
@@ -387,14 +387,6 @@ class _Training:
         if self.processes.count == 1:
             return bool(stopped)
         return bool(self.processes.total(torch.tensor(float(len(stopped)), device=self.processes.device)))
-
-
-def _require_equal_spaces(model: LatentSpace | None, data: LatentSpace | None) -> None:
-    if (model is None) != (data is None):
-        kinds = "latents, the model is one of images" if model is None else "images, the model is one of latents"
-        raise UsageError(f"the data are {kinds}")
-    if model is not None and data is not None and (difference := model.difference(data)):
-        raise UsageError(f"the data and the model's latents are of {difference}")
 
 
 def _crossed(every: int, before: int, after: int) -> bool:

@@ -1,0 +1,113 @@
+"""A model meets images it cannot be trained on: one check, before anything is drawn, written or trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nomadiff.data.latents import LatentSpace
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.methods.discriminator_guidance import train_discriminator
+from nomadiff.methods.distillation import distil
+from nomadiff.methods.dm import DM
+from nomadiff.methods.fitting import Fitting
+from nomadiff.methods.guided_model import GuidanceConfig
+from nomadiff.methods.improve import improve
+from nomadiff.methods.improvement import Improvement
+from nomadiff.methods.model import Model
+from nomadiff.networks.config import NetworkConfig
+from nomadiff.processes import join_processes
+from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.training.config import TrainingConfig
+from nomadiff.training.loop import train
+from nomadiff.training.presets import Preset
+from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
+
+PRESET = Preset(
+    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
+    TrainingConfig(budget=64, batch=16, warmup=0, snapshot_every=64),
+    SamplerConfig(steps=2),
+    0.5,
+    "test",
+)
+
+
+def source(channels: int = 1, side: int = 8, labels: torch.Tensor | None = None) -> ImageSource:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (30, channels, side, side), generator=generator, dtype=torch.uint8)
+    return ImageSource("made", images, labels, {"kind": "synthetic"})
+
+
+def latents() -> ImageSource:
+    return ImageSource("made", torch.zeros(30, 4, 8, 8), None, {}, LatentSpace())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")
+    DM(PRESET).fit(SourceMix(source()), path / "plain", device="cpu")
+    DM(PRESET, class_labels=True).fit(SourceMix(source(labels=torch.arange(30) % 3)), path / "classes", device="cpu")
+    return path
+
+
+WRONG = [
+    ("plain", source(side=16), "16x16 images, the model draws 8x8.*--resolution 8"),
+    ("plain", source(channels=3), "made: images are RGB, the model's are grey"),
+    ("plain", latents(), "the data are latents, the model is one of images"),
+    ("classes", source(), "made: has no class labels, and the model is one of 3 classes"),
+    ("classes", source(labels=torch.arange(30) % 4), "made: class label 3, and the model knows 0 to 2"),
+    ("classes", source(labels=torch.arange(30) % 3 - 1), "made: class label -1"),
+]
+
+
+@pytest.mark.parametrize(("base", "images", "told"), WRONG)
+def test_what_a_model_does_not_draw_is_refused_wherever_it_learns(base, images, told, root, tmp_path) -> None:
+    model = Model.load(root / base, device="cpu")
+    guided = Model.guided(GuidanceConfig("extrapolation", 1.0, "a", "b"), model, model, path=tmp_path / "guidance.json")
+    out, options = tmp_path / "out", Fitting(budget=16, batch=16)
+    calls = {
+        "improve": lambda: improve(model, out, Improvement(weight=1.0), synthetic=images, device="cpu"),
+        "distil": lambda: distil(guided, images, out, options),
+        "train": lambda: train(model.config, SourceMix(images), RunFolder(out), join_processes("cpu")),
+        "discriminator": lambda: train_discriminator(model, SourceMix(images), out / "d.safetensors", options),
+    }
+    for name, call in calls.items():
+        with pytest.raises(UsageError, match=told):
+            call()
+        assert not out.exists(), name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, root, tmp_path) -> None:
+    tensors, metadata = load_tensors(root / "plain" / "model.safetensors")
+    name = sorted(name for name in tensors if tensors[name].ndim > 1)[0]
+    tensors[name].flatten()[0] = value
+    save_tensors(tmp_path / "model.safetensors", tensors, metadata)
+    with pytest.raises(DataError, match=f"model.safetensors.*{name} is not finite"):
+        Model.load(tmp_path / "model.safetensors", device="cpu")
+
+
+def test_a_sigma_data_that_is_no_number_is_refused(root, tmp_path) -> None:
+    tensors, metadata = load_tensors(root / "plain" / "model.safetensors")
+    metadata["recipe"]["sigma_data"] = float("nan")
+    save_tensors(tmp_path / "model.safetensors", tensors, metadata)
+    with pytest.raises(DataError):
+        Model.load(tmp_path / "model.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize("weight", [1e308, -1e308, 1e38])
+def test_a_weight_that_overflows_draws_nothing(weight, root, tmp_path) -> None:
+    model = Model.load(root / "plain", device="cpu")
+    other = Model(replace_weights(model), model.config, model.path)
+    kind = GuidanceConfig("extrapolation", weight, "a", "b")
+    with pytest.raises(NomadiffError, match="not finite"):
+        Model.guided(kind, model, other, path=tmp_path / "guidance.json").sample(2)
+
+
+def replace_weights(model: Model):
+    denoiser = replace(model.config).build_denoiser()
+    denoiser.load_state_dict({name: value * 1.1 for name, value in model.network.state_dict().items()})
+    return denoiser.eval().requires_grad_(False)
