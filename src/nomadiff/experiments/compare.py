@@ -41,7 +41,7 @@ def compared(comparison: Comparison) -> tuple[Table, Report]:
     if not comparison.mix.synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     arms = comparison.arms()
-    reference = check_comparison(comparison)  # whatever is wrong is found before the first expensive step
+    reference, _ = check_comparison(comparison)  # whatever is wrong is found before the first expensive step
     run_arms(arms, workers=comparison.workers or default_workers(comparison.device, len(arms)))
     return judge(comparison, arms, reference)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.experiments.arms import Arm, with_seed
 from nomadiff.methods.plan import plan_training
@@ -99,8 +99,11 @@ class Comparison:
         return arms
 
 
-def check_comparison(comparison: Comparison) -> ImageSource:
-    """Open everything a comparison reads and see whether it fits together; hands back the held-out reference.
+def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
+    """Open everything a comparison reads and see whether it fits together.
+
+    Returns:
+        The held-out reference, and the mix of the last arm.
 
     Raises:
         UsageError, DataError: something does not.
@@ -117,6 +120,7 @@ def check_comparison(comparison: Comparison) -> ImageSource:
     )
     arms = comparison.arms()
     checked = set()
+    last: SourceMix | None = None
     for spec in dict.fromkeys(arm.mix for arm in arms):
         mix = spec.open()
         if mix.latents is not None:
@@ -134,7 +138,9 @@ def check_comparison(comparison: Comparison) -> ImageSource:
         for arm in arms:
             if arm.mix == spec:
                 arm.algorithm().recipe(mix)
-    return reference
+                last = mix if arm is arms[-1] else last
+    assert last is not None
+    return reference, last
 
 
 def plan_comparison(comparison: Comparison) -> str:
@@ -143,8 +149,7 @@ def plan_comparison(comparison: Comparison) -> str:
     Raises:
         UsageError, DataError: as the comparison itself would.
     """
-    check_comparison(comparison)
+    _, mix = check_comparison(comparison)
     arms = comparison.arms()
-    mix = arms[-1].mix.open()
     plan = plan_training(arms[-1].algorithm().recipe(mix), sources=mix.sources)
     return f"{plan}\nmodels:      {len(arms)} like this one ({arms[-1].out.name})"
