@@ -30,8 +30,6 @@ def verdict(
     from nomadiff.metrics.verdict import judge
     from nomadiff.tables import check_table, read_table
 
-    if out is not None:
-        check_table_path(out)
     if not studies:
         raise UsageError("verdict needs at least one folder of compare, or a metrics.json")
     if out is not None:
