@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nomadiff.errors import DataError
-from nomadiff.files import atomic_path
+from nomadiff.files import atomic_path, read_regular
 from nomadiff.metrics.frechet import Statistics
 from nomadiff.pickled_values import Array, PlainValues
 from nomadiff.safe_pickle import PickleReader, printable
@@ -129,7 +129,10 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any,
 
 def _read_pickle(path: Path, metric: str) -> dict[str, Any]:
     """``mu``, ``sigma`` and ``count`` of one metric of EDM2's pickle."""
-    data = path.read_bytes()
+    try:
+        data = read_regular(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     reader = PickleReader(data, str(path), PlainValues(str(path), len(data)).table())
     content = reader.read()
     if type(content) is not dict:

@@ -247,7 +247,11 @@ class RunFolder:
         """The lines of ``log.jsonl``; what is none (a torn last line after a kill while writing) is left out."""
         records = []
         if self.log_path.exists():
-            for line in read_regular(self.log_path).decode("utf-8", errors="replace").splitlines():
+            try:
+                text = read_regular(self.log_path).decode("utf-8", errors="replace")
+            except OSError as error:
+                raise DataError(f"{self.log_path}: cannot be read ({error.strerror or error})") from error
+            for line in text.splitlines():
                 with suppress(DataError):
                     record = parse_json(line, "line", dict)
                     if all(type(record.get(name)) in (int, float) for name in ("images_seen", "loss")):
