@@ -28,9 +28,9 @@ from filelock import FileLock, Timeout
 
 import nomadiff as nd
 from nomadiff.files import read_json, write_json
-from nomadiff.methods.model import Model
 from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.flops import flops_of
 from nomadiff.networks.presets import NETWORKS

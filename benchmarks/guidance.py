@@ -26,7 +26,7 @@ from nomadiff.guidance.label_guidance import SourceGuidance
 from nomadiff.guidance.merge import merged
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
 from nomadiff.guidance.shared_encoder import SharedEncoder, decoder_end
-from nomadiff.methods.cost import OperationCounter
+from nomadiff.models.cost import OperationCounter
 from nomadiff.networks.build import build_network
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.sampling.sampler import SamplerConfig, draw

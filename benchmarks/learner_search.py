@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nomadiff.experiments.sims_figure_5_text import PAPER
 from nomadiff.files import write_text
-from nomadiff.loops.grid import Cell, Grid
-from nomadiff.loops.learner import LearnerConfig
-from nomadiff.loops.network import Network
-from nomadiff.loops.plan import TrainingPlan
-from nomadiff.loops.schedule import STEPS
+from nomadiff.plane.grid import Cell, Grid
+from nomadiff.plane.learner import LearnerConfig
+from nomadiff.plane.network import Network
+from nomadiff.plane.schedule import STEPS
+from nomadiff.plane.training_plan import TrainingPlan
 from nomadiff.reports.markdown import interval, markdown_table
+from nomadiff.reproduce.sims_figure_5_text import PAPER
 from nomadiff.tables import Table
 
 NETWORKS = {

@@ -29,13 +29,13 @@ import torch
 from torch import nn
 
 from nomadiff.loops.algorithm import LoopData
-from nomadiff.loops.grid import Cell, Grid
-from nomadiff.loops.learner import PRESETS, Learner, LearnerConfig, learner_config
-from nomadiff.loops.network import LAYERS
-from nomadiff.loops.plan import TrainingPlan
-from nomadiff.loops.plane import plane_algorithm
-from nomadiff.loops.schedule import CLEAN, NOISE, STEP_NOISE, STEP_PREDICTION, STEP_SCALE, STEPS
-from nomadiff.loops.worlds import world
+from nomadiff.plane.algorithms import plane_algorithm
+from nomadiff.plane.grid import Cell, Grid
+from nomadiff.plane.learner import PRESETS, Learner, LearnerConfig, learner_config
+from nomadiff.plane.network import LAYERS
+from nomadiff.plane.schedule import CLEAN, NOISE, STEP_NOISE, STEP_PREDICTION, STEP_SCALE, STEPS
+from nomadiff.plane.training_plan import TrainingPlan
+from nomadiff.plane.worlds import world
 
 
 class PlainNetwork(nn.Module):
@@ -150,7 +150,7 @@ def scaling(runs: int) -> None:
 
 _GRID = """
 import sys
-from nomadiff.loops.grid import Cell, Grid
+from nomadiff.plane.grid import Cell, Grid
 if __name__ == "__main__":
     cells = tuple(Cell("P2", "sims", weight, n_s=125) for weight in (0.0, 1.0))
     Grid(cells, runs=60, generations=2, seed=7).run(sys.argv[1], processes=int(sys.argv[2]))

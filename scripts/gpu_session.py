@@ -341,9 +341,9 @@ def edm(session: Session, name: str) -> dict[str, Any]:
 def plane(session: Session) -> dict[str, Any]:
     """A SIMS generation of many loops of points together: base, own samples, auxiliary, samples."""
     from nomadiff.loops.algorithm import LoopData
-    from nomadiff.loops.learner import Learner, learner_config
-    from nomadiff.loops.plane import plane_algorithm
-    from nomadiff.loops.worlds import world
+    from nomadiff.plane.algorithms import plane_algorithm
+    from nomadiff.plane.learner import Learner, learner_config
+    from nomadiff.plane.worlds import world
 
     runs = 4 if session.toy else 1000
     config = learner_config("P2")

@@ -94,8 +94,8 @@ def main() -> int:
 
     for verb in ("train", "sample", "evaluate", "info", "import_", "metrics"):
         __import__(f"nomadiff.cli.{verb}")
-    from nomadiff.experiments import describe, evaluation  # noqa: F401
     from nomadiff.interop import importing  # noqa: F401
+    from nomadiff.workflows import evaluate  # noqa: F401
     from tests.hostile_corpus import make
 
     torch.set_num_threads(1)

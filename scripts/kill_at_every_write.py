@@ -241,11 +241,6 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    import nomadiff.experiments.image_loop
-    import nomadiff.experiments.improvement
-    import nomadiff.experiments.shifting
-    import nomadiff.interop.synthesis  # noqa: F401 - imported once for all forks
-
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary)).resolve()

@@ -17,12 +17,12 @@ import pytest
 
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import NomadiffError
-from nomadiff.experiments.describe import describe
 from nomadiff.interop.torch_files import read_torch_file
-from nomadiff.methods.model import Model
 from nomadiff.metrics.arrays import read_vectors
 from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.statistics_files import read_statistics
+from nomadiff.models.model import Model
+from nomadiff.workflows.info import describe
 
 
 def corpus() -> Any:

@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from nomadiff.data.sources import ImageSource, SourceMix
     from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
     from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
-    from nomadiff.experiments.compare import Comparison, compare
     from nomadiff.methods.casd import CASD
     from nomadiff.methods.dm import DM
-    from nomadiff.methods.model import Model
     from nomadiff.methods.sda import SDA
     from nomadiff.metrics.evaluate import ReferenceSet, evaluate
+    from nomadiff.models.model import Model
     from nomadiff.sampling.sampler import SamplerConfig
+    from nomadiff.workflows.compare import Comparison, compare
 
 _HOMES = {
     "nomadiff.data.mix_spec": ("MixSpec",),
     "nomadiff.data.sources": ("ImageSource", "SourceMix"),
     "nomadiff.denoiser": ("BoundDenoiser", "Denoiser", "EDMDenoiser"),
     "nomadiff.errors": ("DataError", "Interrupted", "NomadiffError", "UsageError"),
-    "nomadiff.experiments.compare": ("Comparison", "compare"),
+    "nomadiff.workflows.compare": ("Comparison", "compare"),
     "nomadiff.methods.casd": ("CASD",),
     "nomadiff.methods.dm": ("DM",),
-    "nomadiff.methods.model": ("Model",),
+    "nomadiff.models.model": ("Model",),
     "nomadiff.methods.sda": ("SDA",),
     "nomadiff.metrics.evaluate": ("ReferenceSet", "evaluate"),
     "nomadiff.sampling.sampler": ("SamplerConfig",),

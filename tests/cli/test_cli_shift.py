@@ -3,7 +3,7 @@
 import pytest
 
 from nomadiff.cli import main
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 
 SMALL = ["--preset", "digits", "--budget", "256", "--snapshot-every", "128", "--device", "cpu"]
 QUICK = ["--synthetic-count", "48", "--budget", "128", "--lr", "5e-4", "--count", "48", "--device", "cpu"]

@@ -11,7 +11,7 @@ from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import check_guidance
 from nomadiff.guidance.merge import merged
-from nomadiff.methods.improvement import Improvement
+from nomadiff.improve.settings import Improvement
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.edm2 import MPConv

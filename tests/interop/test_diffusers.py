@@ -10,11 +10,11 @@ import torch
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json, write_json
+from nomadiff.improve.improve import improve
+from nomadiff.improve.settings import Improvement
 from nomadiff.interop.export import export_model
 from nomadiff.interop.importing import import_model
-from nomadiff.methods.improve import improve
-from nomadiff.methods.improvement import Improvement
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 
 diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
 
@@ -107,7 +107,7 @@ def test_old_files_are_understood(tmp_path: Path) -> None:
 def test_any_model_becomes_a_pipeline(
     kind: str, lookalikes: Any, tiny_network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nomadiff.methods.guided_model import GuidanceConfig
+    from nomadiff.models.guided_model import GuidanceConfig
 
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     for name, seed in (("base", 0), ("aux", 1)):

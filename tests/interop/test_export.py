@@ -19,8 +19,8 @@ from nomadiff.files import read_json, write_json
 from nomadiff.interop.cards import LICENCE_TEXT
 from nomadiff.interop.export import export_model, push_to_hub
 from nomadiff.interop.importing import import_model
-from nomadiff.methods.guided_model import GuidanceConfig
-from nomadiff.methods.model import Model
+from nomadiff.models.guided_model import GuidanceConfig
+from nomadiff.models.model import Model
 from nomadiff.tables import Table
 
 Make = Callable[..., tuple[nn.Module, dict[str, Any]]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nomadiff.cli import main
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 
 
 def test_a_snapshot_becomes_a_model(

@@ -17,7 +17,7 @@ from nomadiff.files import sha256_of_file
 from nomadiff.interop import importing
 from nomadiff.interop.cards import CARDS
 from nomadiff.interop.importing import import_model
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.networks.build import build_network
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.training.phema import PowerEMA

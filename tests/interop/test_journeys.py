@@ -13,7 +13,7 @@ import torch
 from nomadiff.cli import main
 from nomadiff.data.sources import ImageSource
 from nomadiff.data.writing import write_images
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
 

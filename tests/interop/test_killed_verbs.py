@@ -22,7 +22,7 @@ from nomadiff.interop.generators import Drawn
 from nomadiff.interop.latents import encode_set
 from nomadiff.interop.synthesis import synthesize
 from nomadiff.methods.dm import DM
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import TrainingConfig
@@ -240,7 +240,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nomadiff.processes.join_processes", interrupted)
-    monkeypatch.setattr("nomadiff.experiments.evaluation.evaluate_files", interrupted)
+    monkeypatch.setattr("nomadiff.workflows.evaluate.evaluate_files", interrupted)
     for command in (["sample", "run", "--out", "s.zip"], ["evaluate", "s.zip", "--reference", "r", "--out", "m.json"]):
         assert main(command) == 130
         assert capsys.readouterr().err == "nomadiff: stopped\n"

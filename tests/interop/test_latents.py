@@ -20,21 +20,21 @@ from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.files import read_json
+from nomadiff.improve.distillation import distil
+from nomadiff.improve.own_samples import OwnSamples
 from nomadiff.interop import latents as encoding
 from nomadiff.interop.importing import import_model
 from nomadiff.interop.latents import encode_set
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided
-from nomadiff.methods.distillation import distil
 from nomadiff.methods.dm import DM
-from nomadiff.methods.fitting import Fitting
-from nomadiff.methods.model import Model
-from nomadiff.methods.own_samples import OwnSamples
+from nomadiff.models.model import Model
 from nomadiff.networks import autoencoder as decoding
 from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import TrainingConfig
+from nomadiff.training.fitting import Fitting
 from nomadiff.training.presets import Preset
 
 diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")

@@ -25,7 +25,7 @@ from nomadiff.errors import Interrupted, UsageError
 from nomadiff.interop.generators import Drawn, ModelGenerator
 from nomadiff.interop.importing import import_model
 from nomadiff.interop.synthesis import METADATA_NAME, synthesize
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.processes import Processes
 
 

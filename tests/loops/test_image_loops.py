@@ -12,18 +12,18 @@ import torch
 
 from nomadiff.cli import main
 from nomadiff.errors import Interrupted, UsageError
-from nomadiff.experiments.image_loop import ImageLoop, plan_image_loop, run_image_loop
 from nomadiff.files import read_json, sha256_of_file
+from nomadiff.improve.settings import Improvement
 from nomadiff.loops.algorithm import LoopData
 from nomadiff.loops.images import IMAGE_ALGORITHMS, ImageSIMS, ImageStandard
 from nomadiff.loops.loop import AutophagousLoop
 from nomadiff.loops.real_images import RealImages
-from nomadiff.methods.improvement import Improvement
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.tables import read_table
 from nomadiff.training.presets import preset_named
 from nomadiff.training.run_folder import RunFolder
+from nomadiff.workflows.loop import ImageLoop, plan_image_loop, run_image_loop
 
 TINY = {"budget": 32, "batch": 16, "warmup": 16, "snapshot_every": 16, "log_every": 16}
 DIGITS = replace(preset_named("digits"), sampler=SamplerConfig(steps=2))

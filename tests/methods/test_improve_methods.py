@@ -7,19 +7,19 @@ import torch
 
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.improve.distillation import distil
+from nomadiff.improve.settings import Improvement
 from nomadiff.methods.autoguidance import Autoguidance
-from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided, train_discriminator
-from nomadiff.methods.distillation import distil
 from nomadiff.methods.dm import DM
-from nomadiff.methods.fitting import Fitting, fit
-from nomadiff.methods.improvement import Improvement
-from nomadiff.methods.model import Model
 from nomadiff.methods.sims import SIMS, Neon
 from nomadiff.methods.source_guidance import SourceGuided, with_source_labels
+from nomadiff.models.discriminator import Discriminator
+from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import TrainingConfig
+from nomadiff.training.fitting import Fitting, fit
 from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder
 

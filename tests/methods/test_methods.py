@@ -6,8 +6,8 @@ import torch
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import DataError, UsageError
-from nomadiff.methods.model import Model
 from nomadiff.methods.registry import METHODS, method_named
+from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig

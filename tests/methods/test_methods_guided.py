@@ -13,14 +13,14 @@ from nomadiff.denoiser import BoundDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.guidance.shared_encoder import SharedEncoder
-from nomadiff.methods.auxiliary import AuxiliaryConfig
+from nomadiff.improve.auxiliary import AuxiliaryConfig
+from nomadiff.improve.settings import TRAIN_PARTS
 from nomadiff.methods.casd import CASD
-from nomadiff.methods.cost import sampling_cost
-from nomadiff.methods.discriminator import Discriminator
 from nomadiff.methods.dm import DM
-from nomadiff.methods.guided_model import KINDS, GuidanceConfig
-from nomadiff.methods.improvement import TRAIN_PARTS
-from nomadiff.methods.model import Model
+from nomadiff.models.cost import sampling_cost
+from nomadiff.models.discriminator import Discriminator
+from nomadiff.models.guided_model import KINDS, GuidanceConfig
+from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.flops import flops_of
 from nomadiff.sampling.sampler import SamplerConfig

@@ -14,8 +14,8 @@ import torch
 
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import DataError, NomadiffError, UsageError
-from nomadiff.methods.model import Model
 from nomadiff.methods.registry import METHODS
+from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig

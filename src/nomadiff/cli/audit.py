@@ -41,8 +41,8 @@ def audit(
         out: Where to write the table, if anywhere.
         device: where to compute.
     """
-    from nomadiff.experiments.auditing import audit_files
     from nomadiff.tables import check_table
+    from nomadiff.workflows.audit import audit_files
 
     if out is not None:
         check_table(out)

@@ -61,10 +61,10 @@ def compare(
         dry_run: plan only.
     """
     from nomadiff.errors import UsageError
-    from nomadiff.experiments.compare import Comparison
-    from nomadiff.experiments.compare import compare as run
-    from nomadiff.experiments.comparison import plan_comparison
     from nomadiff.files import check_output
+    from nomadiff.workflows.compare import Comparison
+    from nomadiff.workflows.compare import compare as run
+    from nomadiff.workflows.comparison import plan_comparison
 
     if options.seed is not None:
         raise UsageError("compare trains one set of models for each of --seeds; --seed is for train")

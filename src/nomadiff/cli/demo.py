@@ -35,9 +35,9 @@ def demo(
         device: where to compute.
         dry_run: plan only.
     """
-    from nomadiff.experiments.comparison import plan_comparison
-    from nomadiff.experiments.demo import demo_comparison, run_demo
     from nomadiff.files import check_output
+    from nomadiff.reproduce.demo import demo_comparison, run_demo
+    from nomadiff.workflows.comparison import plan_comparison
 
     if not dry_run:
         check_output(out, "folder")

@@ -72,9 +72,9 @@ def evaluate(
         device: where to compute.
         dry_run: read and check the images only.
     """
-    from nomadiff.experiments.evaluation import evaluate_files, parse_groups
     from nomadiff.files import check_output
     from nomadiff.tables import check_table
+    from nomadiff.workflows.evaluate import evaluate_files, parse_groups
 
     if not dry_run:
         check_table(out)

@@ -43,7 +43,7 @@ def export(
     from nomadiff.errors import UsageError
     from nomadiff.files import check_output
     from nomadiff.interop.export import export_model, push_to_hub
-    from nomadiff.methods.model import Model
+    from nomadiff.models.model import Model
     from nomadiff.tables import read_table
 
     if out is None and hub is None:

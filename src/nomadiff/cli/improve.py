@@ -102,10 +102,10 @@ def improve(
         device: where to compute.
         dry_run: plan only.
     """
-    from nomadiff.experiments.improvement import improve_files, plan_improvement
     from nomadiff.files import check_output
-    from nomadiff.methods.improvement import Improvement
+    from nomadiff.improve.settings import Improvement
     from nomadiff.processes import join_processes
+    from nomadiff.workflows.improve import improve_files, plan_improvement
 
     if not dry_run:
         check_output(out, "folder")

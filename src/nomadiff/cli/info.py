@@ -32,6 +32,6 @@ def info(
         accuracy_on: Labelled images to measure a classifying detector's accuracy on.
         skip_unreadable: leave files out.
     """
-    from nomadiff.experiments.describe import describe
+    from nomadiff.workflows.info import describe
 
     print(describe(path, weights=detector_weights, accuracy_on=accuracy_on, skip_unreadable=skip_unreadable))

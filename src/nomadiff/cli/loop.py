@@ -73,8 +73,8 @@ def loop(
         dry_run: plan only.
     """
     from nomadiff.errors import UsageError
-    from nomadiff.experiments.image_loop import ImageLoop, plan_image_loop, run_image_loop
     from nomadiff.files import check_output
+    from nomadiff.workflows.loop import ImageLoop, plan_image_loop, run_image_loop
 
     if options.seed is not None:
         raise UsageError("loop runs one loop for each of --seeds; --seed is for train")

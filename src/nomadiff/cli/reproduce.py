@@ -54,9 +54,9 @@ def reproduce(
         device: where to compute.
         dry_run: Say what it needs and costs.
     """
-    from nomadiff.experiments.recipes import describe_recipes
-    from nomadiff.experiments.recipes import reproduce as run
     from nomadiff.files import check_output
+    from nomadiff.reproduce.recipe import describe_recipes
+    from nomadiff.reproduce.recipe import reproduce as run
 
     if recipe is None:
         print(describe_recipes())

@@ -62,8 +62,8 @@ def sample(
     from nomadiff.data.part_folder import part_of
     from nomadiff.errors import UsageError
     from nomadiff.files import check_output
-    from nomadiff.methods.model import Model
-    from nomadiff.methods.plan import plan_sampling
+    from nomadiff.models.dry_run import plan_sampling
+    from nomadiff.models.model import Model
     from nomadiff.processes import join_processes
     from nomadiff.reports.grids import save_grid
 

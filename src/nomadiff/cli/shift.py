@@ -65,11 +65,11 @@ def shift(
         device: where to compute.
         dry_run: plan only.
     """
-    from nomadiff.experiments.shifting import plan_shift, shift_files
     from nomadiff.files import check_output
-    from nomadiff.methods.complement import parse_targets
-    from nomadiff.methods.shift import Shift
     from nomadiff.processes import join_processes
+    from nomadiff.shift.complement import parse_targets
+    from nomadiff.shift.shift import Shift
+    from nomadiff.workflows.shift import plan_shift, shift_files
 
     if not dry_run:
         check_output(out, "folder")

@@ -73,7 +73,7 @@ def synthesize(
     from nomadiff.interop.generators import ImageGenerator, ModelGenerator, PipelineGenerator, is_text_to_image
     from nomadiff.interop.prompts import SHIPPED, PromptGrid
     from nomadiff.interop.synthesis import synthesize as make
-    from nomadiff.methods.model import Model
+    from nomadiff.models.model import Model
     from nomadiff.processes import join_processes
 
     if not dry_run:

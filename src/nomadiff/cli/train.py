@@ -40,8 +40,8 @@ def train(
         dry_run: plan only.
     """
     from nomadiff.files import check_output
-    from nomadiff.methods.plan import plan_training
     from nomadiff.methods.registry import method_named
+    from nomadiff.models.dry_run import plan_training
     from nomadiff.processes import join_processes
 
     if not dry_run:

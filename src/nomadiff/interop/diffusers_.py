@@ -19,7 +19,7 @@ from nomadiff.extras import install_command
 from nomadiff.files import read_json
 from nomadiff.interop.imported import Imported
 from nomadiff.interop.weight_files import PATTERNS, read_weights, unwrapped
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.schedules import DDPMSteps, schedule_of
 from nomadiff.networks.unet2d import SIGMA_DATA

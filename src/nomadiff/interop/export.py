@@ -14,7 +14,7 @@ from nomadiff.files import atomic_folder, write_json, write_text
 from nomadiff.interop.diffusers_ import write_ddpm_pipeline
 from nomadiff.interop.model_card import check_metrics, model_card
 from nomadiff.interop.packing import pack_model
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.tables import Table
 
 __all__ = ["FORMS", "export_model", "push_to_hub"]
@@ -56,7 +56,7 @@ def export_model(
     with atomic_folder(out) as staging:
         if form == "safetensors":
             pack_model(model, staging)
-            usage = f'from nomadiff.methods.model import Model\n\nimages = Model.load("{name}").sample(8, seed=0)'
+            usage = f'from nomadiff.models.model import Model\n\nimages = Model.load("{name}").sample(8, seed=0)'
         else:
             usage = _write_pipeline(model, staging, name)
         write_text(staging / "README.md", model_card(model, title=name, usage=usage, metrics=metrics))

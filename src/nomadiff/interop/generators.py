@@ -16,7 +16,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.extras import install_command
 from nomadiff.interop.diffusers_ import HUB_PREFIX, is_pipeline
 from nomadiff.interop.prompts import PromptGrid
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.seeding import mixed_seed
 
 __all__ = ["Drawn", "ImageGenerator", "ModelGenerator", "PipelineGenerator", "is_text_to_image", "load_pipeline"]
@@ -66,7 +66,7 @@ class ModelGenerator:
     Args:
         model: the model.
         seed: seed of the set.
-        source, class_label, classes, sampler: as for :meth:`~nomadiff.methods.model.Model.sample_batches`.
+        source, class_label, classes, sampler: as for :meth:`~nomadiff.models.model.Model.sample_batches`.
         batch_size: images solved together; None chooses.
 
     Raises:

@@ -21,9 +21,9 @@ from nomadiff.interop.imported import Imported
 from nomadiff.interop.model_folder import write_model
 from nomadiff.interop.physicsnemo import SUFFIX, from_physicsnemo
 from nomadiff.interop.torch_files import read_torch_file
-from nomadiff.methods.foreign import bare_network, is_nomadiff
-from nomadiff.methods.model import Model
 from nomadiff.metrics.weights import verified
+from nomadiff.models.foreign import bare_network, is_nomadiff
+from nomadiff.models.model import Model
 from nomadiff.safe_pickle import printable
 
 __all__ = ["import_model"]

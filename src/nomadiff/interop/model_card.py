@@ -9,9 +9,9 @@ from torch import nn
 
 from nomadiff.data.labels import listed
 from nomadiff.errors import UsageError
-from nomadiff.methods.guided_model import KINDS
-from nomadiff.methods.model import Model
-from nomadiff.methods.provenance import origins
+from nomadiff.models.guided_model import KINDS
+from nomadiff.models.model import Model
+from nomadiff.models.provenance import origins
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 
@@ -31,7 +31,7 @@ def model_card(model: Model, *, title: str, usage: str, metrics: Sequence[Table]
         model: the model.
         title: its name.
         usage: Python lines that draw from it.
-        metrics: tables of :func:`nomadiff.experiments.evaluation.evaluate_files`, with what they are comparable by.
+        metrics: tables of :func:`nomadiff.workflows.evaluate.evaluate_files`, with what they are comparable by.
     """
     terms = licences(model)
     non_commercial = any("CC BY-NC-SA 4.0" in text for text in terms)

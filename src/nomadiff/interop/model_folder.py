@@ -13,7 +13,7 @@ from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.interop.imported import Imported
 from nomadiff.interop.weight_files import unwrapped
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.networks.build import load_edm_state
 from nomadiff.networks.unet2d import UNet2D
 from nomadiff.seeding import SampleNoise

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.files import write_json
-from nomadiff.methods.model import Model
-from nomadiff.methods.provenance import SOURCES_NAME, origins
+from nomadiff.models.model import Model
+from nomadiff.models.provenance import SOURCES_NAME, origins
 from nomadiff.training.run_folder import save_tensors, versions
 
 __all__ = ["pack_model"]

@@ -1,7 +1,7 @@
 """Image methods as algorithms of a loop: each turns one generation's images into a model that can be sampled and kept.
 
-The names are those of the two-dimensional world (:mod:`nomadiff.loops.plane`). The same seed gives every algorithm the
-same base model, so algorithms are compared on common random numbers.
+The names are those of the two-dimensional world (:mod:`nomadiff.plane.algorithms`). The same seed gives every algorithm
+the same base model, so algorithms are compared on common random numbers.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 
 from nomadiff.data.sources import ImageSource, SourceMix, union
 from nomadiff.errors import UsageError
+from nomadiff.improve.own_samples import OwnSamples
+from nomadiff.improve.settings import Improvement
 from nomadiff.loops.algorithm import LoopData, LoopModel
 from nomadiff.loops.seeds import derived
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
-from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.method import Method
-from nomadiff.methods.model import Model
-from nomadiff.methods.own_samples import OwnSamples
 from nomadiff.methods.sda import SDA
 from nomadiff.methods.sims import SIMS, Neon
 from nomadiff.methods.source_guidance import SourceGuided, with_source_labels
+from nomadiff.models.model import Model
 from nomadiff.processes import join_processes
 from nomadiff.training.loop import train
 from nomadiff.training.presets import Preset, preset_named

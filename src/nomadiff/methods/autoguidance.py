@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from nomadiff.data.sources import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import Interval
-from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig
 from nomadiff.methods.method import Method
-from nomadiff.methods.model import Model
 from nomadiff.methods.sims import fit_base
+from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
+from nomadiff.models.model import Model
 from nomadiff.training.presets import Preset
 
 __all__ = ["Autoguidance"]

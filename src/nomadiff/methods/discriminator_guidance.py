@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from nomadiff.data.sources import SourceMix, union
 from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import Interval
-from nomadiff.methods.discriminator import Discriminator
-from nomadiff.methods.fitting import Fitting, fit
-from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig
+from nomadiff.improve.own_samples import OwnSamples
 from nomadiff.methods.method import Method
-from nomadiff.methods.model import Model
-from nomadiff.methods.own_samples import OwnSamples
 from nomadiff.methods.sims import fit_base
+from nomadiff.models.discriminator import Discriminator
+from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
+from nomadiff.models.model import Model
 from nomadiff.processes import join_processes
 from nomadiff.seeding import mixed_seed
+from nomadiff.training.fitting import Fitting, fit
 from nomadiff.training.loss import training_levels
 from nomadiff.training.matching import require_match
 from nomadiff.training.presets import Preset

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from nomadiff.data.sources import SourceMix
 from nomadiff.errors import UsageError
-from nomadiff.methods.model import Model
+from nomadiff.models.model import Model
 from nomadiff.processes import join_processes
 from nomadiff.training.config import RunConfig, TrainingConfig
 from nomadiff.training.loop import train

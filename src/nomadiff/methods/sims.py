@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nomadiff.data.sources import SourceMix
+from nomadiff.improve.improve import improve
+from nomadiff.improve.settings import Improvement
 from nomadiff.methods.dm import DM
-from nomadiff.methods.improve import improve
-from nomadiff.methods.improvement import Improvement
 from nomadiff.methods.method import Method
-from nomadiff.methods.model import Model
 from nomadiff.methods.sda import SDA
 from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.models.model import Model
 from nomadiff.training.presets import Preset
 
 __all__ = ["SIMS", "Neon", "fit_base"]
@@ -23,7 +23,7 @@ class SIMS(Method):
     """Self-improving diffusion models with synthetic data (Alemohammad et al. 2024, Algorithm 1).
 
     The base is trained on all images as if they were real (in a self-consuming loop some are not, and SIMS is what
-    keeps that from doing harm); then :func:`~nomadiff.methods.improve.improve` does the rest.
+    keeps that from doing harm); then :func:`~nomadiff.improve.improve.improve` does the rest.
 
     Args:
         preset, class_labels, **training: as for every method: the base's.
@@ -53,7 +53,7 @@ class SIMS(Method):
         """Train the base in ``out/base`` and improve it; continue what is half done.
 
         Raises:
-            UsageError, NomadiffError, Interrupted: see :func:`~nomadiff.methods.improve.improve`.
+            UsageError, NomadiffError, Interrupted: see :func:`~nomadiff.improve.improve.improve`.
         """
         base = fit_base(self, mix, Path(out) / "base", device=device, description=description)
         settings = self.improvement_of(base)

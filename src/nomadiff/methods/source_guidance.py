@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.sources import SourceMix, union
-from nomadiff.methods.auxiliary import auxiliary_config
-from nomadiff.methods.guided_model import GUIDANCE_NAME, GuidanceConfig
-from nomadiff.methods.improvement import Improvement
-from nomadiff.methods.model import Model
-from nomadiff.methods.own_samples import OwnSamples
+from nomadiff.improve.auxiliary import auxiliary_config
+from nomadiff.improve.own_samples import OwnSamples
+from nomadiff.improve.settings import Improvement
 from nomadiff.methods.sims import SIMS, fit_base
+from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
+from nomadiff.models.model import Model
 from nomadiff.processes import join_processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.training.config import RunConfig

@@ -1,0 +1,85 @@
+"""Distillation of a guided model: its quality at the cost of one network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.denoiser import EDMDenoiser
+from nomadiff.errors import UsageError
+from nomadiff.models.model import Model
+from nomadiff.training.fitting import Fitting, fit
+from nomadiff.training.loss import training_levels
+from nomadiff.training.matching import require_match
+from nomadiff.training.run_folder import RunFolder, images_seen_by, save_tensors
+
+__all__ = ["distil"]
+
+
+def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting) -> Model:
+    """Teach one network what a guided model computes at every noise level.
+
+    The student starts at the base's weights and minimises ``lambda(sigma) |D_student(x) - D_guided(x)|^2`` over the
+    noise levels of training, EDM's loss with the guided estimate in the place of the clean image. The target carries no
+    noise of its own, so a short training suffices.
+
+    Args:
+        model: a guided model whose base is a single network.
+        images: what noise is added to: real images or the model's own. For a class-conditional model with labels.
+        out: run folder of the student; a finished one is only read.
+        options: how it is trained.
+
+    Returns:
+        The student: a plain model of one network, method "distilled".
+
+    Raises:
+        UsageError: the model is not guided, its base has no single network, or the images are not what it draws.
+        NomadiffError: the loss is not finite any more.
+    """
+    if model.guidance is None:
+        raise UsageError("only a guided model can be distilled; this one is a single network already")
+    base = model.parts[0]
+    assert isinstance(base, Model)
+    mix = SourceMix(images)
+    if model.config.classes:
+        mix = mix.with_class_names(model.config.vocabulary)
+    require_match(model.config, mix)
+    folder = RunFolder(out)
+    state = folder.path / "student-state.safetensors"
+    if images_seen_by(folder.model_path) is not None:
+        state.unlink(missing_ok=True)  # of a process that was killed once the model was written
+        return Model.load(folder.path, device=model.device)
+    config = replace(base.config, method="distilled")
+    with torch.random.fork_rng(devices=[]):
+        student = config.build_denoiser()
+    student.load_state_dict(base.network.state_dict())
+    student.to(model.device)
+    teacher = model.sampling_denoiser()
+    training = config.training
+    source: dict[str, Any] = {"source": 0} if config.sources else {}
+
+    def loss(images_seen: int, generator: torch.Generator) -> Tensor:
+        batch = mix.batch(images_seen, options.batch, options.seed)
+        clean = mix.clean(batch.images.to(model.device), generator)
+        sigma = training_levels(len(clean), training.p_mean, training.p_std, generator)
+        level = sigma.reshape(-1, 1, 1, 1)
+        noisy = clean + level * torch.randn(clean.shape, generator=generator, device=model.device)
+        condition: dict[str, Any] = {}
+        if config.classes:
+            assert batch.labels is not None
+            condition["class_label"] = batch.labels  # on the host, where its range is checked without waiting
+        with torch.no_grad():
+            target = teacher(noisy, sigma, **condition)
+        weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
+        return (weight * (student(noisy, sigma, **source, **condition) - target) ** 2).mean()
+
+    trained: EDMDenoiser = fit(student, loss, options, state, device=model.device, description="distil")
+    metadata = {"recipe": config.to_dict(), "images_seen": options.budget, "teacher_sha256": model.sha256}
+    save_tensors(folder.model_path, trained.state_dict(), metadata)
+    state.unlink(missing_ok=True)
+    return Model.load(folder.path, device=model.device)

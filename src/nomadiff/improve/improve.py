@@ -1,0 +1,210 @@
+"""``improve``: a model made better by its own samples, without new data (SIMS Algorithm 1; Neon)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.errors import UsageError
+from nomadiff.improve.auxiliary import budgets
+from nomadiff.improve.candidates import Candidates
+from nomadiff.improve.fine_tuned_copy import FineTunedCopy
+from nomadiff.improve.own_samples import OwnSamples, own_count
+from nomadiff.improve.settings import Improvement
+from nomadiff.improve.weight_search import Chooser, Gain
+from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.models.model import Model
+from nomadiff.models.provenance import refuse_training_set
+from nomadiff.processes import Processes, join_processes
+from nomadiff.seeding import mixed_seed
+from nomadiff.tables import Table
+from nomadiff.training.matching import require_match
+
+__all__ = ["Improved", "improve"]
+
+_BESIDE = ("precision", "recall", "coverage")
+_OWN_SAMPLES = 2  # keeps the noise of the internal set apart from that of training and scoring
+
+
+@dataclass(frozen=True)
+class Improved:
+    """What came of an improvement.
+
+    Attributes:
+        model: the model to use: the guided one, or the base (weight 0) where no gain was found.
+        candidate: the guided model of the best weight and budget, whether it is used or not.
+        table: every score: ``space``, ``weight`` (0 is the base), ``budget`` (images of fine-tuning), ``seed``,
+            ``noise`` ("search" or "fresh"), one field a metric, ``nfe``, ``gflop`` and ``seconds_per_image``.
+        sentence: the answer in words.
+        gain: gain of the best candidate over the base on fresh noise; None when nothing was scored.
+        candidates: the other models it could have become.
+    """
+
+    model: Model
+    candidate: Model
+    table: Table
+    sentence: str
+    gain: Gain | None
+    candidates: Candidates
+
+
+def improve(
+    model: Model | str | Path,
+    out: str | Path,
+    improvement: Improvement | None = None,
+    *,
+    reference: ReferenceSet | None = None,
+    synthetic: ImageSource | None = None,
+    device: str | None = None,
+    command: str = "",
+) -> Improved:
+    """Improve a model by its own samples; continue if ``out`` holds the same improvement half done.
+
+    The model draws an internal set of samples; a copy is fine-tuned on it, with snapshots on the way; weight and budget
+    are chosen by their score (if they are not given); what is sampled is the extrapolation away from the copy. With
+    the auxiliary at hand, another ``space``, ``weight``, ``interval`` or metric costs only its scores: call again.
+
+    ``out`` becomes a model (``guidance.json``) with a copy of the base, the run folder ``auxiliary/`` and
+    ``improve.json``, the table of all scores.
+
+    Args:
+        model: the base: a single network (for a CASD model its real source is improved), or where it is stored.
+        out: folder of the improvement.
+        improvement: settings.
+        reference: what to choose by, best real images held out from training. Needed unless a weight is given; without
+            it nothing is scored.
+        synthetic: another model's samples to fine-tune on in the place of its own (Neon's cross-model setting).
+        device: "cpu", "cuda", ...; None takes a GPU if there is one.
+        command: the command line, recorded in the table.
+
+    Returns:
+        The improved model, its scores, and the answer in a sentence.
+
+    Raises:
+        UsageError: ``out`` holds something else, ``synthetic`` is not what the model draws, the model is no single
+            network, a setting is missing, or the reference is the model's training set.
+        NomadiffError: as training does.
+        Interrupted: Ctrl-C or SIGTERM; what is done is kept.
+    """
+    improvement = improvement or Improvement()
+    if improvement.weight is None and reference is None:
+        raise UsageError("choosing a weight needs --reference (held-out real images); or pass --weight, such as 1")
+    processes = join_processes(device)
+    if not isinstance(model, Model):
+        model = Model.load(model, device=processes.device)
+    task = _Task(model, Path(out), improvement, reference, synthetic, processes, command)
+    with task.copy.held():
+        return task.run()
+
+
+class _Task:
+    """One improvement in one process."""
+
+    def __init__(
+        self,
+        model: Model,
+        out: Path,
+        improvement: Improvement,
+        reference: ReferenceSet | None,
+        synthetic: ImageSource | None,
+        processes: Processes,
+        command: str,
+    ) -> None:
+        self.improvement, self.reference, self.processes = improvement, reference, processes
+        self.synthetic = synthetic
+        if reference is not None:
+            refuse_training_set(model, reference)
+        if synthetic is not None:
+            require_match(model.config, SourceMix(synthetic))
+        count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
+        seed = mixed_seed(improvement.seed, _OWN_SAMPLES) % (1 << 31)
+        self.own = OwnSamples(model, out, count, seed)
+        depends: dict[str, Any] = {"synthetic_count": count}
+        if synthetic is not None:
+            depends["synthetic"] = synthetic.content_hash
+        self.copy = FineTunedCopy(
+            model,
+            out,
+            improvement,
+            processes,
+            table="improve.json",
+            noun="improvement",
+            depends=depends,
+            command=command,
+        )
+        self.table = self.copy.table
+
+    def run(self) -> Improved:
+        """Do what is not done yet."""
+        self.copy.claim(self._scoring())
+        finished = self.copy.is_trained
+        keep = self.improvement.keep_synthetic and self.synthetic is None
+        if self.synthetic is None and (not finished or (keep and not self.own.archive.exists())):
+            self.own.draw(self.processes)
+        if not finished:
+            self.copy.train(self.own.open() if self.synthetic is None else self.synthetic)
+        if self.processes.is_main:
+            self.own.drop(keep=keep)
+        self.processes.barrier()
+        self.candidates = self.copy.candidates()
+        return self._choose()
+
+    def _choose(self) -> Improved:
+        if self.reference is None:
+            assert self.improvement.weight is not None
+            final = budgets(self.copy.config, self.improvement.snapshots)[-1]
+            sentence = f"weight {self.improvement.weight:g} as asked; nothing was scored (no --reference)"
+            return self._finish(final, self.improvement.weight, sentence)
+        chooser = Chooser(self.improvement, self.reference, self._candidate, self.table, self.copy.save, self.processes)
+        budget, weight = chooser.search(budgets(self.copy.config, self.improvement.snapshots))
+        gain = chooser.confirm(budget, weight)
+        beside = _beside(self.table.rows, self.improvement.space, budget, weight, chooser.metric)
+        sentence = _sentence(gain, chooser.metric, budget, weight, self.improvement.weight is not None) + beside
+        self.table.meta["best"] = {"budget": budget, "weight": weight, "metric": chooser.metric, **asdict(gain)}
+        return self._finish(budget, weight, sentence, gain)
+
+    def _finish(self, budget: int, weight: float, sentence: str, gain: Gain | None = None) -> Improved:
+        use = gain is None or gain.is_sure or self.improvement.weight is not None
+        model = self.candidates.make(budget, weight if use else 0.0, self.improvement.space, self.improvement.interval)
+        candidate = self.candidates.make(budget, weight, self.improvement.space, self.improvement.interval)
+        self.copy.finish(model, sentence)
+        return Improved(model, candidate, self.table, sentence, gain, self.candidates)
+
+    def _candidate(self, budget: int, weight: float) -> Model:
+        if weight == 0:
+            return self.candidates.base
+        return self.candidates.make(budget, weight, self.improvement.space, self.improvement.interval)
+
+    def _scoring(self) -> dict[str, Any] | None:
+        """What scores depend on beside candidate and seed; None where nothing is scored."""
+        if self.reference is None:
+            return None
+        interval = self.improvement.interval
+        return {**self.reference.meta, "count": self.improvement.count, "interval": interval}
+
+
+def _sentence(gain: Gain, metric: str, budget: int, weight: float, asked: bool) -> str:
+    how = f"weight {weight:g} after {budget:,} images"
+    change = f"{gain.mean:+.1%} gain in {metric} (95 % interval {gain.low:+.1%} to {gain.high:+.1%}, fresh noise)"
+    if gain.is_sure:
+        return f"{how}: {change}"
+    if asked:
+        return f"{how}, as asked: {change}; the interval includes no gain: keep the base model"
+    return f"no sure gain: keep the base model (the best candidate, {how}: {change}); this model draws as the base"
+
+
+def _beside(rows: list[dict[str, Any]], space: str, budget: int, weight: float, metric: str) -> str:
+    """What became of the other metrics: a distance that falls at the price of recall is no gain to everyone."""
+    means = []
+    for candidate in ((0, 0.0), (budget, weight)):
+        fresh = [
+            row
+            for row in rows
+            if row["noise"] == "fresh" and row["space"] == space and (row["budget"], row["weight"]) == candidate
+        ]
+        means.append({name: fmean(row[name] for row in fresh) for name in _BESIDE if all(name in row for row in fresh)})
+    changes = [f"{name} {means[0][name]:.2f} -> {means[1][name]:.2f}" for name in means[0] if name != metric]
+    return f"; {', '.join(changes)}" if changes else ""

@@ -1,0 +1,135 @@
+"""The internal synthetic set of SIMS: drawn shard by shard, so that an interrupted drawing goes on where it was."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nomadiff.data.images import ImageSet, read_images
+from nomadiff.data.latents import write_latents
+from nomadiff.data.sources import ImageSource
+from nomadiff.data.writing import write_images
+from nomadiff.errors import UsageError
+from nomadiff.files import remove_leftovers
+from nomadiff.models.model import Model
+from nomadiff.models.provenance import origins
+from nomadiff.processes import Processes
+from nomadiff.progress import progress_bar
+
+__all__ = ["OwnSamples", "own_count"]
+
+
+class OwnSamples:
+    """``count`` samples of a model, kept in ``folder/own`` while they are needed.
+
+    Samples depend on (seed, index) and shards have fixed borders, so the set is the same however often it is
+    interrupted.
+
+    Those of a model of latents stay latents: they are what its copy learns from.
+
+    Args:
+        model: the model to draw from; of a CASD model the real source is drawn.
+        folder: where to keep them.
+        count: how many.
+        seed: seed of the set.
+        shard: samples to a file; by default as many as are comfortably drawn at once.
+    """
+
+    def __init__(self, model: Model, folder: Path, count: int, seed: int, *, shard: int | None = None) -> None:
+        self.model, self.count, self.seed = model, count, seed
+        self.path = folder / "own"
+        self.archive = folder / "own.zip"
+        self._size = shard or model.comfortable_batch
+        self._space = model.config.latents
+
+    def draw(self, processes: Processes) -> None:
+        """Draw the shards that are missing. The images are shared out among the processes, the main one writes."""
+        starts = [start for start in range(0, self.count, self._size) if not self._shard(start).exists()]
+        processes.barrier()  # every process has looked before the main one writes
+        if processes.is_main:
+            remove_leftovers(self.path)
+        done = self.count - sum(self._length(start) for start in starts)
+        with progress_bar("own samples", total=self.count, done=done, show=processes.is_main) as advance:
+            for start in starts:
+                count = self._length(start)
+                batches = self.model.sample_batches(
+                    count,
+                    self.seed,
+                    first=start,
+                    batch_size=self._size,
+                    processes=processes,
+                    decode=self._space is None,
+                )
+                images = torch.cat(list(batches))
+                if processes.is_main:
+                    indices = range(start, start + count)
+                    labels = self.model.drawn_classes(indices, self.seed)
+                    self._write(self._shard(start), [images], count, labels, self._manifest(first=start))
+                advance(count)
+        processes.barrier()
+
+    def open(self) -> ImageSource:
+        """Read them as a source called "own".
+
+        Raises:
+            DataError: a shard is damaged.
+        """
+        parts = list(self.shards())
+        labels = [part.labels for part in parts if part.labels is not None]
+        provenance = {"kind": "synthetic", "spec": "own samples", "manifest": self._manifest()}
+        images = torch.cat([part.images for part in parts])
+        names = self.model.class_names
+        return ImageSource("own", images, torch.cat(labels) if labels else None, provenance, self._space, names)
+
+    def shards(self) -> Iterator[ImageSet]:
+        """The shards in order, one in memory at a time.
+
+        Raises:
+            DataError: a shard is damaged.
+        """
+        yield from (read_images(self._shard(start), latents=True) for start in range(0, self.count, self._size))
+
+    def drop(self, *, keep: bool) -> None:
+        """Delete the shards; with ``keep`` the set is written to ``own.zip`` first."""
+        if not self.path.exists():
+            return
+        if keep and not self.archive.exists():
+            labels = self.model.drawn_classes(range(self.count), self.seed)
+            images = (shard.images for shard in self.shards())
+            self._write(self.archive, images, self.count, labels, self._manifest())
+        shutil.rmtree(self.path)
+
+    def _shard(self, start: int) -> Path:
+        return self.path / f"{start:09d}.{'npz' if self._space is None else 'zip'}"
+
+    def _length(self, start: int) -> int:
+        return min(self._size, self.count - start)
+
+    def _write(self, path: Path, images: Iterable[Tensor], count: int, labels: Tensor | None, manifest: dict) -> None:
+        names = self.model.class_names
+        if self._space is None:
+            write_images(path, images, count, labels=labels, class_names=names, manifest=manifest)
+        else:  # in half precision, as every set of latents is held
+            halves = (batch.half() for batch in images)
+            write_latents(path, halves, count, space=self._space, labels=labels, class_names=names, manifest=manifest)
+
+    def _manifest(self, **more: int) -> dict:
+        return {**self.model.manifest(self.count, self.seed), **more}
+
+
+def own_count(model: Model, asked: int | None) -> int:
+    """How many own samples to draw: as many as asked, or as many as the model had real images.
+
+    Raises:
+        UsageError: nothing is asked, and no run folder around the model says how many real images it had.
+    """
+    if asked is not None:
+        return asked
+    count = next((source.get("count") for source in origins(model) if source.get("label") == 0), None)
+    if count is not None:
+        return count
+    raise UsageError(f"{model.path} does not say how many real images it was trained on: pass --synthetic-count")

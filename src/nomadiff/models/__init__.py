@@ -1,0 +1,1 @@
+"""Trained models: a denoiser, what is known of it, and how to draw from it."""

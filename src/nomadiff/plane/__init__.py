@@ -1,0 +1,1 @@
+"""Everything two-dimensional: points in the plane, small networks, kernels and grids of loops."""

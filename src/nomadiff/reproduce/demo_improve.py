@@ -1,0 +1,87 @@
+"""The demo's second act: a model that was trained for a short time improves itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nomadiff.models.model import Model
+from nomadiff.reports.page import Figure, Finding, GridPanel
+from nomadiff.reports.plots import metric_lines
+from nomadiff.reproduce.sims_settings import DIGITS_SHORT, Subject, improved, run_seeds
+
+__all__ = ["SecondAct", "second_act"]
+
+_SUBJECT = Subject(
+    "short",
+    replace(DIGITS_SHORT, weight=None, synthetic_count=1000, count=400, evaluations=3, confirmations=6),
+    400,
+    steps_budget=38_400,
+)
+_SHOWN = 64
+
+
+@dataclass(frozen=True)
+class SecondAct:
+    """What the second act adds to the demo's report.
+
+    Attributes:
+        rows: one row a model and set of samples: ``method`` ("base", "sims"), ``source`` (""), ``seed``,
+            ``images_seen``, ``weight``, ``noise``, the metrics, ``nfe``, ``gflop`` and ``seconds_per_image``.
+        findings: the tool's own conclusion for each seed.
+        figures: the distance against the weight.
+        grids: the first seed's base and improved model, drawn from the same noise.
+    """
+
+    rows: list[dict[str, Any]]
+    findings: list[Finding]
+    figures: list[Figure]
+    grids: list[GridPanel]
+
+
+def second_act(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int | None = None) -> SecondAct:
+    """Train bases for 300 steps on the digits pool and let ``improve`` do what it does; about 50 s on two cores.
+
+    Interrupted and called again, it goes on.
+
+    Args:
+        out: a folder of its own.
+        seeds: one base for each.
+        workers: seeds side by side; None takes one a core.
+    """
+    table = run_seeds("demo-improve", _improve, (_SUBJECT,), seeds, out, processes=workers, device="cpu")
+    rows = [row for row in table.rows if "sentence" not in row]
+    findings = [
+        Finding(f"Self-improvement, seed {row['seed']}: {row['sentence']}.", "good" if row["improves"] else "neutral")
+        for row in table.rows
+        if "sentence" in row
+    ]
+    bowl = [{**row, "name": f"seed {row['seed']}"} for row in rows if row["noise"] == "search"]
+    svg = metric_lines(bowl, "weight", "fd_digits", by="name", label="fd_digits", x_label="guidance weight")
+    caption = "Weight 0 is the base; all points of a seed share their noise."
+    folder = out / "runs" / f"{_SUBJECT.name}-seed{seeds[0]}"
+    base = Model.load(folder / "base", device="cpu")
+    better = Model.load(folder / "improved", device="cpu")
+    return SecondAct(
+        rows=[{**row, "method": "sims" if row["weight"] else "base", "source": ""} for row in rows],
+        findings=findings,
+        figures=[Figure("A model improves itself: distance against weight", svg, caption)],
+        grids=[
+            GridPanel("base", "300 steps on 1,000 digits", base.sample(_SHOWN), 8, method="base"),
+            GridPanel("sims", f"weight {_weight(better):g}", better.sample(_SHOWN), 8, method="sims"),
+        ],
+    )
+
+
+def _weight(model: Model) -> float:
+    return 0.0 if model.guidance is None else model.guidance.weight
+
+
+def _improve(subject: Subject, folder: Path, seed: int, data: Path | None, device: str | None) -> list[dict[str, Any]]:
+    base = subject.base(folder, seed, data, device)
+    done = improved(subject, folder / "improved", seed, base=base, reference=subject.judge(data, device), device=device)
+    rows = [{**row, "set": row["seed"], "seed": seed, "images_seen": subject.steps_budget} for row in done.table.rows]
+    assert done.gain is not None
+    return [*rows, {"seed": seed, "sentence": done.sentence, "improves": done.gain.is_sure}]

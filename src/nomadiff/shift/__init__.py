@@ -1,0 +1,1 @@
+"""Moving the composition of what a model draws to a target."""

@@ -1,0 +1,155 @@
+"""What is compared with what: the design of CASD's section 4 as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nomadiff.data.mix_spec import MixSpec
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.errors import UsageError
+from nomadiff.metrics.replication import calibrate
+from nomadiff.models.dry_run import plan_training
+from nomadiff.workflows.arms import Arm, with_seed
+
+__all__ = ["Comparison", "check_comparison", "plan_comparison"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared with what.
+
+    Attributes:
+        mix: Real and synthetic images. ``{seed}`` in a subset is replaced by each seed.
+        reference: Held-out real images to judge by: a path, as for the mix.
+        out: Folder for runs, metrics and report.
+        methods: Methods to compare.
+        preset: Network and training of every arm.
+        seeds: One set of arms is trained for each.
+        changes: Training options that differ from the preset's, the same for every arm.
+        together: Train on all synthetic sources at once (labels 1..K) instead of one at a time.
+        class_labels: Condition on class labels too.
+        count: Samples of every arm.
+        detector: Feature space of the distance, precision, recall, density and coverage.
+        detector_weights: Path or URL of the detector's weights, if not its own.
+        classifier: Classifier of the composition; by default the detector itself where it classifies.
+        classifier_weights: Path or URL of the classifier's weights.
+        similarity: Measure SSIM between samples and to the nearest training image too (CASD Table 3).
+        allow_train_as_reference: Accept a reference that is the training set, or mostly.
+        workers: Arms trained side by side; the default is one a CPU core, and 1 on a GPU.
+        device: Where to compute.
+        title: Title of the report.
+        command: The command line, printed in the report.
+        notes: Honest limits, printed in the report.
+    """
+
+    mix: MixSpec
+    reference: str
+    out: Path
+    methods: tuple[str, ...] = ("dm", "sda", "casd")
+    preset: str = "cifar10"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    together: bool = False
+    class_labels: bool = False
+    count: int = 1000
+    detector: str = "pixels"
+    detector_weights: str | None = None
+    classifier: str | None = None
+    classifier_weights: str | None = None
+    similarity: bool = False
+    allow_train_as_reference: bool = False
+    workers: int | None = None
+    device: str | None = None
+    title: str = "Does synthetic data help here?"
+    command: str = ""
+    notes: tuple[str, ...] = ()
+
+    def arms(self) -> list[Arm]:
+        """Every model to train: for each seed, DM once and the other methods for each synthetic source."""
+        named = self.mix.named_synthetic()
+        if self.together:
+            groups = {"+".join(name for name, _ in named): self.mix.synthetic}
+        else:
+            groups = {name: (argument,) for (name, _), argument in zip(named, self.mix.synthetic)}
+        arms = []
+        for seed in self.seeds:
+            for method in self.methods:
+                for source, synthetic in ({"": ()} if method == "dm" else groups).items():
+                    mix = replace(with_seed(self.mix, seed), synthetic=synthetic)
+                    if method == "dm":
+                        mix = replace(mix, real_fraction=None, source_weights=None)
+                    name = f"{method}-{source}" if source else method
+                    arms.append(
+                        Arm(
+                            method=method,
+                            source=source,
+                            seed=seed,
+                            mix=mix,
+                            out=self.out / "runs" / f"{name}-seed{seed}",
+                            preset=self.preset,
+                            count=self.count,
+                            changes=self.changes,
+                            class_labels=self.class_labels,
+                            device=self.device,
+                        )
+                    )
+        return arms
+
+
+def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
+    """Open everything a comparison reads and see whether it fits together.
+
+    Returns:
+        The held-out reference, and the mix of the last arm.
+
+    Raises:
+        UsageError, DataError: something does not.
+    """
+    mix_spec = comparison.mix
+    reference = ImageSource.open(
+        comparison.reference,
+        name="reference",
+        synthetic=False,
+        resolution=mix_spec.resolution,
+        classes=mix_spec.real_classes,
+        allow_synthetic_as_real=mix_spec.allow_synthetic_as_real,
+        skip_unreadable=mix_spec.skip_unreadable,
+    )
+    arms = comparison.arms()
+    checked = set()
+    last: SourceMix | None = None
+    for spec in dict.fromkeys(arm.mix for arm in arms):
+        mix = spec.open()
+        if mix.latents is not None:
+            raise UsageError("compare trains on images and scores images; of latents train one model at a time")
+        real = mix.sources[0]
+        if reference.pixels.shape[1:] != real.images.shape[1:]:
+            raise UsageError(
+                f"reference {comparison.reference} has images of {tuple(reference.images.shape[1:])}, "
+                f"the real source of {tuple(real.images.shape[1:])} (channels, height, width); pass --resolution"
+            )
+        if real.content_hash not in checked:
+            allowed = comparison.allow_train_as_reference
+            calibrate(real.images, reference.images, allow_train_as_reference=allowed)
+            checked.add(real.content_hash)
+        for arm in arms:
+            if arm.mix == spec:
+                arm.algorithm().recipe(mix)
+                last = mix if arm is arms[-1] else last
+    assert last is not None
+    return reference, last
+
+
+def plan_comparison(comparison: Comparison) -> str:
+    """What a comparison will train, from its images and recipes, without starting it: one fact a line.
+
+    Raises:
+        UsageError, DataError: as the comparison itself would.
+    """
+    _, mix = check_comparison(comparison)
+    arms = comparison.arms()
+    plan = plan_training(arms[-1].algorithm().recipe(mix), sources=mix.sources)
+    return f"{plan}\nmodels:      {len(arms)} like this one ({arms[-1].out.name})"

@@ -1,0 +1,209 @@
+"""``improve`` from files to report: what ``nomadiff improve`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nomadiff.data.sources import ImageSource
+from nomadiff.improve.auxiliary import auxiliary_config, budgets, default_share
+from nomadiff.improve.improve import Improved, improve
+from nomadiff.improve.own_samples import own_count
+from nomadiff.improve.settings import Improvement
+from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import distance_in
+from nomadiff.models.cost import sampling_cost
+from nomadiff.models.dry_run import gpu_hours, three_digits
+from nomadiff.models.model import Model
+from nomadiff.networks.flops import flops_of
+from nomadiff.processes import join_processes
+from nomadiff.reports.page import Figure, Finding, GridPanel, Report
+from nomadiff.reports.plots import metric_lines
+from nomadiff.reports.summary import MetricInfo
+from nomadiff.tables import Table
+from nomadiff.training.run_folder import versions
+from nomadiff.workflows.judging import metric_infos
+
+__all__ = ["COST_METRICS", "by_precision", "improve_files", "improvement_report", "plan_improvement"]
+
+_SHOWN = 64
+
+COST_METRICS = [
+    MetricInfo("nfe", "NFE", "lower", None, "Network evaluations for one image."),
+    MetricInfo("gflop", "GFLOP", "lower", None, "Operations for one image, in 10^9."),
+    MetricInfo("mparams", "Mparams", "lower", None, "Parameters in memory, in 10^6."),
+    MetricInfo("seconds_per_image", "seconds", "lower", None, "Wall clock for one image, on the machine as it was."),
+]
+"""What a sample costs, for reports."""
+
+
+def improve_files(
+    model: str | Path,
+    out: Path,
+    improvement: Improvement,
+    *,
+    reference: str | None = None,
+    train: str | None = None,
+    detector: str = "pixels",
+    allow_synthetic_as_real: bool = False,
+    skip_unreadable: bool = False,
+    allow_train_as_reference: bool = False,
+    vae: str | None = None,
+    device: str | None = None,
+    command: str = "",
+) -> Improved:
+    """Improve a stored model and write ``report.html`` beside the result.
+
+    Args:
+        model: the base, anything :meth:`~nomadiff.models.model.Model.load` loads.
+        out: folder of the improvement.
+        improvement: settings.
+        reference: held-out real images to choose by.
+        train: the real images the base was trained on, for replication.
+        detector: feature space of the metrics.
+        allow_synthetic_as_real: accept a sample set as reference.
+        skip_unreadable: leave out images that cannot be read, and name them.
+        allow_train_as_reference: accept a reference that the model was trained on.
+        vae: autoencoder of a model of latents, if it is not where its recipe says.
+        device: where to compute.
+        command: the command line, for the report.
+
+    Raises:
+        UsageError, DataError: found before anything is drawn or trained.
+        NomadiffError, Interrupted: as :func:`~nomadiff.improve.improve.improve`.
+    """
+    processes = join_processes(device)
+    base = Model.load(model, vae=vae, device=processes.device)
+
+    def real(spec: str, name: str) -> ImageSource:
+        return ImageSource.open(
+            spec,
+            name=name,
+            synthetic=False,
+            resolution=base.image_shape[1],
+            allow_synthetic_as_real=allow_synthetic_as_real,
+            skip_unreadable=skip_unreadable,
+        )
+
+    against = None
+    if reference is not None:
+        against = ReferenceSet(
+            real(reference, "reference").pixels,
+            train=None if train is None else real(train, "train").pixels,
+            detector=detector,
+            device=processes.device,
+            allow_train_as_reference=allow_train_as_reference,
+        )
+    done = improve(base, out, improvement, reference=against, device=device, command=command)
+    if processes.is_main and done.gain is not None:
+        assert against is not None
+        improvement_report(done, base, against, command=command).write(out / "report.html")
+    processes.barrier()
+    return done
+
+
+def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, command: str = "") -> Report:
+    """The report of an improvement whose candidates were scored: answer, bowl, samples, costs.
+
+    Args:
+        done: the improvement.
+        base: the model it began with.
+        reference: what it was scored against.
+        command: the command line.
+    """
+    metric = done.table.meta["best"]["metric"]
+    name = done.candidate.config.method
+    rows = [row for row in done.table.rows if row["space"] == ("function" if name == "sims" else "parameters")]
+    search = [row for row in rows if row["noise"] == "search"]
+    zero = next(row for row in search if row["weight"] == 0)
+    bowls = [row for row in search if row["weight"] != 0]
+    bowls += [{**zero, "budget": budget} for budget in dict.fromkeys(row["budget"] for row in bowls)]
+    svg = metric_lines(bowls, "weight", metric, by="budget", label=metric, x_label="guidance weight (0 is the base)")
+    best = done.table.meta["best"]
+    compared = ((0, 0.0), (best["budget"], best["weight"]))
+    fresh = [
+        {**row, "method": name if row["weight"] else "base", "source": "", "images_seen": row["budget"]}
+        for row in rows
+        if row["noise"] == "fresh" and (row["budget"], row["weight"]) in compared
+    ]
+    assert done.gain is not None
+    count = done.table.meta["evaluation"]["count"]
+    distance = distance_in(done.table.fields)
+    grids = [
+        GridPanel("base", "", base.sample(_SHOWN), 8, method="base"),
+        GridPanel(name, f"weight {done.table.meta['best']['weight']:g}", done.candidate.sample(_SHOWN), method=name),
+    ]
+    if reference.images is not None:
+        grids.insert(0, GridPanel("real", "held out", reference.images[:_SHOWN], 8, method="real"))
+    return Report(
+        title="Did the model improve itself?",
+        subtitle=f"{name} on {base.path}; {len(fresh) // 2} sets of {count:,} samples of each model, fresh noise",
+        table=Table(fresh, done.table.meta),
+        metrics=[*metric_infos(distance, {}), *COST_METRICS],
+        grids=grids,
+        findings=[Finding(done.sentence, "good" if done.gain.is_sure else "neutral")],
+        figures=[Figure(f"{metric} against weight", svg, "One line a budget (images of fine-tuning), search noise.")],
+        arms={
+            "base": f"The model as it was; {_cost_text(base)}.",
+            name: f"{_WHAT[name]}; {_cost_text(done.candidate)}.",
+        },
+        command=command,
+        versions=versions(),
+        notes=(
+            "Weight and budget were chosen on other noise than the table shows.",
+            "The interval holds for this base and reference; it does not know how another training run would differ.",
+            *([reference.overlap] if reference.overlap else []),
+        ),
+    )
+
+
+_WHAT = {
+    "sims": "SIMS: extrapolated away from a copy fine-tuned on own samples",
+    "neon": "Neon: the parameters extrapolated away from a copy fine-tuned on own samples",
+}
+
+
+def _cost_text(model: Model) -> str:
+    cost = sampling_cost(model)
+    return f"NFE {cost.nfe:g}, {cost.gflop:,.3g} GFLOP an image"
+
+
+def plan_improvement(model: str | Path, improvement: Improvement, *, scored: bool) -> str:
+    """What an improvement will do and cost, one fact a line; nothing is started.
+
+    Args:
+        model: the base.
+        improvement: settings.
+        scored: whether there is a reference.
+
+    Raises:
+        UsageError: nobody says how many own samples to draw.
+    """
+    base = Model.load(model, device="cpu")
+    config = auxiliary_config(base.config, improvement)
+    forward = flops_of(config.network, config.sources + config.classes)
+    options, nfe = config.training, base.config.sampler.nfe
+    own = own_count(base, improvement.synthetic_count)
+    tried = len(budgets(config, improvement.snapshots)) * (improvement.evaluations if improvement.weight is None else 1)
+    guided = 2 if improvement.space == "function" else 1
+    sets = tried * guided + 1 + improvement.confirmations * (1 + guided) if scored else 0
+    training = 3 * forward * options.budget
+    drawing = own * nfe * forward
+    scoring = sets * improvement.count * nfe * forward
+    share = "" if improvement.budget else f" ({default_share(base.config):.0%} of the base's, SIMS' for its kind)"
+    operations = {
+        "own samples": f"{own:,}, {three_digits(drawing / 1e15)} PFLOP",
+        "fine-tuning": f"{options.budget / 1e6:g} Mi{share} at learning rate {options.learning_rate:g}, "
+        f"{three_digits(training / 1e15)} PFLOP; {improvement.train_part} of the network",
+        "scoring": f"{three_digits(scoring / 1e15)} PFLOP: {tried} candidates, then "
+        f"{improvement.confirmations} sets of fresh noise, {improvement.count:,} samples each"
+        if scored
+        else "none (no --reference)",
+        "GPU hours": gpu_hours(by_precision(training, options.precision, drawing + scoring)),
+        "result": f"NFE {base.nfe() * guided:g} without an interval",
+    }
+    return "\n".join(f"{name + ':':<13}{text}" for name, text in operations.items())
+
+
+def by_precision(training: float, precision: str, drawing: float) -> dict[str, float]:
+    """Operations by precision: samples are drawn in fp32."""
+    return {precision: training, "fp32": drawing + (training if precision == "fp32" else 0)}

@@ -1,0 +1,164 @@
+"""What a file is, in a few lines: ``nomadiff info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from nomadiff.data.labels import is_number, listed
+from nomadiff.data.sources import ImageSource
+from nomadiff.errors import DataError, UsageError
+from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
+from nomadiff.metrics.detectors.loading import DETECTORS
+from nomadiff.metrics.reference import distance_name
+from nomadiff.models.dry_run import class_lines
+from nomadiff.models.foreign import foreign
+from nomadiff.models.guided_model import GUIDANCE_NAME
+from nomadiff.models.model import Model
+from nomadiff.networks.flops import flops_of, parameters_of
+from nomadiff.processes import join_processes
+from nomadiff.training.run_folder import RunFolder
+
+__all__ = ["describe"]
+
+
+def describe(
+    path: str, *, weights: str | None = None, accuracy_on: str | None = None, skip_unreadable: bool = False
+) -> str:
+    """Describe a run folder, a model file, a set of images or a detector, one fact a line.
+
+    Args:
+        path: run folder, safetensors file, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens, or one of
+            :data:`~nomadiff.metrics.detectors.loading.DETECTORS`, unless there is a file of that name.
+        weights: path or URL of the detector's weights.
+        accuracy_on: labelled images; of a detector that classifies its accuracy on them is told.
+        skip_unreadable: leave out images that cannot be read, and name them.
+
+    Raises:
+        DataError: it is none of them, or damaged.
+        UsageError: an option does not belong to what is described.
+    """
+    place = Path(path)
+    if path in DETECTORS and not place.exists():
+        return _describe_detector(path, weights, accuracy_on, skip_unreadable)
+    if weights is not None or accuracy_on is not None:
+        raise UsageError(f"{path} is no detector ({', '.join(DETECTORS)}): it has no weights or accuracy to ask for")
+    if (reason := foreign(place, images=False)) is not None:
+        raise DataError(reason)
+    if (place / "config.json").is_file():
+        return _describe_run(RunFolder(place))
+    if place.suffix == ".safetensors" or (place / GUIDANCE_NAME).is_file():
+        return _describe_model(Model.load(place, device="cpu"))
+    return _describe_images(path, skip_unreadable)
+
+
+def _describe_run(folder: RunFolder) -> str:
+    config = folder.config()
+    log = folder.read_log()
+    seen = int(log[-1]["images_seen"]) if log else 0
+    end = config.training.steps * config.training.batch
+    lines = [
+        f"run:         {folder.path}",
+        f"method:      {config.method}",
+        f"trained:     {seen:,} of {end:,} images" + ("" if folder.model_path.exists() else " (unfinished)")
+        if log or not folder.model_path.exists()
+        else "trained:     elsewhere",
+        f"snapshots:   {', '.join(f'{images:,}' for images in folder.snapshots()) or 'none'}",
+    ]
+    if log:
+        lines.append(f"loss:        {log[-1]['loss']:.4g} (last)")
+        effects = [record["source_effect"] for record in log if type(record.get("source_effect")) is float]
+        if effects:
+            lines.append(f"source:      its label moves the estimate by {effects[-1]:.2%}")
+    for source in folder.read_sources():
+        count = source.get("count")
+        known = f"{count:,}" if type(count) is int and count else "unknown number"  # an imported model may not know
+        lines.append(f"images:      {source['name']}: {known} from {source.get('spec')} ({source.get('kind')})")
+    if folder.model_path.exists():
+        lines.append(_describe_model(Model.load(folder.path, device="cpu")))
+    return "\n".join(lines)
+
+
+def _describe_model(model: Model) -> str:
+    config = model.config
+    network = config.network
+    with torch.device("meta"):
+        parameters = parameters_of(config.build_denoiser())
+    flops = flops_of(network, config.sources + config.classes)
+    names = ", ".join(f"{index} = {name}" for index, name in enumerate(config.source_names))
+    labels = f"sources {names}" if config.sources else "no sources"
+    lines = [
+        f"network:     {network.architecture}, {parameters / 1e6:,.2f} M parameters, {flops / 1e9:,.3g} GFLOP an image",
+        f"images of:   {' x '.join(map(str, model.image_shape))}",
+        f"labels:      {labels}" + (f"; {config.classes} classes" if config.classes else ""),
+        *(f"classes:     {line}" for line in class_lines(config)),
+        f"sampler:     {config.sampler.solver}, {config.sampler.steps} steps (NFE {config.sampler.nfe} unguided)",
+        f"sha256:      {model.sha256}",
+    ]
+    if config.latents is not None:
+        lines.insert(2, f"latents:     {' x '.join(map(str, model.shape))}, of {config.latents.vae}")
+    if model.guidance is not None:
+        lines.insert(0, f"guidance:    {model.guidance.kind}, weight {model.guidance.weight:g}")
+    return "\n".join(lines)
+
+
+def _describe_detector(name: str, weights: str | None, accuracy_on: str | None, skip_unreadable: bool) -> str:
+    detector = load_detector(name, weights=weights, device=join_processes().device)
+    width = "as many as the image has values" if detector.dimension is None else f"{detector.dimension:,}"
+    lines = [
+        f"detector:    {detector.name}, version {detector.version}",
+        f"features:    {width}",
+        f"distance:    {distance_name(detector)}",
+        f"sha256:      {detector.sha256 or 'no weights'}",
+    ]
+    classifier = detector if isinstance(detector, Classifier) else None
+    if classifier is not None:
+        lines.append(f"classes:     {', '.join(classifier.class_names)}")
+    if accuracy_on is not None:
+        if classifier is None:
+            raise UsageError(f"detector {name} has no classes: there is no accuracy to measure")
+        images = ImageSource.open(accuracy_on, name="images", synthetic=True, skip_unreadable=skip_unreadable)
+        if images.labels is None:
+            why = f" ({images.unlabelled})" if images.unlabelled else ""
+            raise UsageError(f"{accuracy_on}: these images have no labels to measure the accuracy by{why}")
+        names = classifier.class_names
+        if images.class_names is None and not all(map(is_number, names)):  # numbers count the detector's classes
+            names = tuple(str(number) for number in range(len(names)))
+        if unknown := [each for each in images.class_counts if each not in names]:
+            told = f"the images are of {listed(unknown)}, detector {name} knows {listed(names)}"
+            raise UsageError(f"{accuracy_on}: {told}")
+        share = accuracy(classifier, images.pixels, images.labels_among(names))
+        lines.append(f"accuracy:    {share:.2%} of {len(images):,} images ({accuracy_on})")
+    return "\n".join(lines)
+
+
+def _describe_images(path: str, skip_unreadable: bool) -> str:
+    try:
+        source = ImageSource.open(path, name="images", synthetic=True, skip_unreadable=skip_unreadable)
+    except DataError as error:
+        raise DataError(f"{error} (neither a run folder, a model file nor a set of images)") from error
+    manifest = source.provenance.get("manifest")
+    size = f"{len(source):,} of {source.channels} x {source.resolution} x {source.resolution}"
+    if source.latents is None:
+        means = source.images.float().mean((0, 2, 3)) / 255
+        what = [f"images:      {size}", f"mean:        {', '.join(f'{value:.4f}' for value in means)} of 1"]
+    else:
+        what = [f"latents:     {size}", f"of:          {source.latents.vae}"]
+    lines = [
+        *what,
+        f"classes:     {_classes(source)}",
+        f"content:     sha256 {source.content_hash}",
+    ]
+    if manifest:
+        keys = ("generator", "source", "seed", "nfe", "model_sha256")
+        lines.append(f"made by:     {', '.join(f'{key} {manifest[key]}' for key in keys if key in manifest)}")
+    else:
+        lines.append("made by:     no manifest: taken for real images")
+    return "\n".join(lines)
+
+
+def _classes(source: ImageSource) -> str:
+    if source.labels is None:
+        return "none" + (f" ({source.unlabelled})" if source.unlabelled else "")
+    return f"{len(source.class_counts)} ({listed(f'{name}: {count:,}' for name, count in source.class_counts.items())})"

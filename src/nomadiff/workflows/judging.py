@@ -1,0 +1,253 @@
+"""From arms to answers: their samples scored, one tidy table, one report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from nomadiff.data.images import read_images
+from nomadiff.data.sources import ImageSource
+from nomadiff.errors import UsageError
+from nomadiff.metrics.detectors import load_classifier, load_detector
+from nomadiff.metrics.detectors.features import feature_cache
+from nomadiff.metrics.neighbours import nearest_neighbours
+from nomadiff.metrics.reference import ReferenceSet, distance_name
+from nomadiff.metrics.verdict import judge as judge_arms
+from nomadiff.processes import join_processes
+from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, Report
+from nomadiff.reports.plots import Curve
+from nomadiff.reports.summary import MetricInfo
+from nomadiff.tables import Table
+from nomadiff.training.run_folder import RunFolder, versions
+from nomadiff.workflows.arms import Arm
+from nomadiff.workflows.comparison import Comparison
+
+__all__ = ["judge", "metric_infos"]
+
+_TOLD = ("distance", "replication")  # what the first lines of a report name; verdict.json has the rest
+
+_METHOD_SENTENCES = {
+    "dm": "Diffusion model trained on the real images only.",
+    "sda": "Trained on real and synthetic images together, without telling them apart.",
+    "casd": "Trained on all images with a source label, sampled with the label fixed to real.",
+}
+
+
+@dataclass
+class _Scored:
+    """One arm's samples and what they scored."""
+
+    arm: Arm
+    samples: torch.Tensor
+    train: torch.Tensor
+    metrics: dict[str, Any]
+    shares: dict[str, float] | None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        training = self.arm.algorithm().training
+        named = {"method": self.arm.method, "source": self.arm.source, "seed": self.arm.seed}
+        return {**named, "images_seen": training.steps * training.batch, **self.metrics}
+
+
+def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -> tuple[Table, Report]:
+    """Score the samples of every arm; write the tables ``metrics``, ``composition`` and ``verdict``.
+
+    Args:
+        comparison: what was compared.
+        arms: its arms, trained and sampled.
+        reference: held-out real images.
+
+    Returns:
+        The table, one row an arm and seed, and the report on it, not yet written.
+    """
+    place = join_processes(comparison.device).device
+    detector = load_detector(comparison.detector, weights=comparison.detector_weights, device=place)
+    classifier = None
+    if comparison.classifier is not None:
+        classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights, device=place)
+    scored: list[_Scored] = []
+    held_out = ReferenceSet(
+        reference.images,
+        detector=detector,
+        classifier=classifier,
+        cache=feature_cache(),
+        allow_train_as_reference=comparison.allow_train_as_reference,
+    )
+    against = held_out
+    notes = list(comparison.notes)
+    for seed in comparison.seeds:
+        of_seed = [arm for arm in arms if arm.seed == seed]
+        mixes = {mix: mix.open() for mix in dict.fromkeys(arm.mix for arm in of_seed)}
+        train = mixes[of_seed[0].mix].sources[0].images
+        against = held_out.with_train(train)
+        if against.overlap and against.overlap not in notes:
+            notes.append(against.overlap)
+        for arm in of_seed:
+            synthetic = mixes[arm.mix].sources[1:] or [source for mix in mixes.values() for source in mix.sources[1:]]
+            extra = ("ssim",) if comparison.similarity else ()
+            scored.append(_score(arm, against, train, [source.images for source in synthetic], extra))
+    conditions = {key: value for key, value in against.meta.items() if not key.startswith("train_sha")}
+    evaluation = {"count": comparison.count, **conditions}
+    meta = {"command": comparison.command, "versions": versions(), "evaluation": evaluation}
+    table = Table([each.row for each in scored], meta)
+    table.write(comparison.out / "metrics.json")
+    real = None if against.composition is None else _named(against, against.composition)
+    if real is not None:
+        _composition_table(scored, real, meta).write(comparison.out / "composition.json")
+    found, verdict = _findings(table.rows)
+    if verdict is not None:
+        verdict.write(comparison.out / "verdict.json")
+    runs = [RunFolder(each.arm.out) for each in scored]
+    provenance = {source["name"]: source for run in runs for source in run.read_sources()}
+    shown = [each for each in scored if each.arm.seed == comparison.seeds[0]]
+    report = Report(
+        title=comparison.title,
+        subtitle=_subtitle(comparison, len(train), len(reference)),
+        table=table,
+        metrics=metric_infos(distance_name(detector), _floor(against, comparison)),
+        grids=[
+            GridPanel("real", "held out", reference.images[:64], 8, method="real"),
+            *(GridPanel(e.arm.method, "", e.samples[:64], 8, e.arm.source, e.arm.method) for e in shown),
+        ],
+        neighbours=[_neighbours(each) for each in shown],
+        compositions=[] if real is None else [Composition("real", real), *_compositions(shown)],
+        curves=[
+            Curve(each.arm.method, run.read_log(), each.arm.source, each.arm.seed) for each, run in zip(scored, runs)
+        ],
+        findings=found,
+        command=comparison.command,
+        versions=versions(),
+        notes=tuple(notes),
+        arms={method: _METHOD_SENTENCES[method] for method in comparison.methods},
+        provenance=[_flat(source) for source in provenance.values()],
+    )
+    return table, report
+
+
+def _score(
+    arm: Arm, against: ReferenceSet, train: torch.Tensor, synthetic: Sequence[torch.Tensor], extra: Sequence[str]
+) -> _Scored:
+    """Score one arm; ``style`` is the mean over ``synthetic``, its own sources or, for real-only training, all."""
+    samples = read_images(arm.samples_path).images
+    metrics = against.evaluate(samples, extra=extra)
+    shares = metrics.pop("composition")
+    metrics.pop("meta")
+    styles = [style for images in synthetic if (style := _style(against, samples, images)) is not None]
+    if styles:
+        metrics["style"] = sum(styles) / len(styles)
+    return _Scored(arm, samples, train, metrics, None if shares is None else _named(against, shares))
+
+
+def _style(against: ReferenceSet, samples: torch.Tensor, synthetic: torch.Tensor) -> float | None:
+    """How much of a source's style shows in samples; None where that cannot be said."""
+    try:
+        return against.style(samples, synthetic)
+    except UsageError:
+        return None
+
+
+def _composition_table(scored: Sequence[_Scored], real: Mapping[str, float], meta: dict[str, Any]) -> Table:
+    """One row an arm, seed and class."""
+    rows = []
+    for each in scored:
+        named = {"method": each.arm.method, "source": each.arm.source, "seed": each.arm.seed}
+        rows += [{**named, "class": name, "share": share} for name, share in (each.shares or {}).items()]
+    rows += [{"method": "real", "source": "", "seed": None, "class": name, "share": real[name]} for name in real]
+    return Table(rows, meta)
+
+
+def _compositions(shown: Sequence[_Scored]) -> list[Composition]:
+    return [Composition(each.arm.method, each.shares, each.arm.source) for each in shown if each.shares is not None]
+
+
+def _floor(against: ReferenceSet, comparison: Comparison) -> dict[str, float]:
+    """What fresh real data scores; nothing where the reference is too small to tell."""
+    try:
+        return against.floor(count=comparison.count, extra=("ssim",) if comparison.similarity else ())
+    except UsageError:
+        return {}
+
+
+def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table | None]:
+    """The verdict on the arms as sentences and as a table; nothing without a real-only arm to compare with."""
+    try:
+        verdict = judge_arms(rows)
+    except UsageError:
+        return [], None
+    result = [Finding(verdict.recommendation)]
+    for arm in dict.fromkeys((each.method, each.source) for each in verdict.statements if each.source):
+        harmless, useful = verdict.find("no harm", *arm), verdict.find("utility", *arm)
+        tone: Literal["good", "bad", "neutral"] = "bad" if harmless.answer == "no" else "neutral"
+        if harmless.answer == useful.answer == "yes":
+            tone = "good"
+        told = [item.sentence() for item in (*harmless.evidence, *useful.evidence) if item.role in _TOLD]
+        answers = f"{arm[0].upper()} with “{arm[1]}”: harmless {harmless.answer}, useful {useful.answer}."
+        against = f" Against real-only training: {'; '.join(dict.fromkeys(told))}." if told else ""
+        result.append(Finding(answers + against, tone))
+    return result, verdict.table()
+
+
+def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]:
+    """The metrics of the journey in the order a report shows them.
+
+    Args:
+        distance: name of the Frechet distance, such as ``fd_digits``.
+        floors: what fresh real data scores, by metric.
+    """
+    described = [
+        (distance, distance, "lower", "Frechet distance to held-out real images in the detector's feature space."),
+        ("precision", "precision", "higher", "Share of samples that lie among the real images."),
+        ("recall", "recall", "higher", "Share of real images that lie among the samples."),
+        ("density", "density", "higher", "How deep among the real images the samples lie."),
+        ("coverage", "coverage", "higher", "Share of real images with a sample next to them."),
+        (
+            "replication",
+            "replication",
+            "lower",
+            "Share of samples closer to a training image than 95 % of held-out real images are.",
+        ),
+        (
+            "ssim_nearest",
+            "SSIM to training",
+            "lower",
+            "Structural similarity of samples to their nearest training image.",
+        ),
+        ("ssim_pairs", "SSIM of pairs", "lower", "Structural similarity of samples to one another."),
+        ("composition_tv", "composition", "lower", "Total variation distance between class shares."),
+    ]
+    return [
+        MetricInfo(field, label, "lower" if better == "lower" else "higher", floors.get(field), text)
+        for field, label, better, text in described
+    ]
+
+
+def _neighbours(scored: _Scored) -> Neighbours:
+    shown = scored.samples[:12]
+    index, distance = nearest_neighbours(shown, scored.train)
+    method, source = scored.arm.method, scored.arm.source
+    rate = scored.metrics.get("replication")
+    sentence = "" if rate is None else f"{rate:.0%} of its samples replicate a training image."
+    title = f"{method}, {source}" if source else method
+    return Neighbours(title, shown, scored.train[index[:, 0]], distance[:, 0].tolist(), sentence, method)
+
+
+def _named(against: ReferenceSet, shares: Sequence[float]) -> dict[str, float]:
+    assert against.classifier is not None
+    return dict(zip(against.classifier.class_names, shares))
+
+
+def _subtitle(comparison: Comparison, train: int, reference: int) -> str:
+    sources = ", ".join(name for name, _ in comparison.mix.named_synthetic())
+    return (
+        f"{train:,} real images, synthetic sources: {sources}; {len(comparison.seeds)} seed(s), "
+        f"{comparison.count:,} samples an arm, judged by {reference:,} held-out real images."
+    )
+
+
+def _flat(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance record without its nested parts, for a table."""
+    return {key: value for key, value in source.items() if isinstance(value, str | int | float)}

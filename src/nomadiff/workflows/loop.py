@@ -1,0 +1,388 @@
+"""Self-consuming loops of images, from files to report: what ``nomadiff loop`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.errors import UsageError
+from nomadiff.loops.images import ImageAlgorithm, image_algorithm
+from nomadiff.loops.loop import KINDS, AutophagousLoop
+from nomadiff.loops.madness import Madness, madness
+from nomadiff.loops.real_images import RealImages
+from nomadiff.methods.dm import DM
+from nomadiff.metrics.detectors import load_detector
+from nomadiff.metrics.evaluate import ReferenceSet, distance_name
+from nomadiff.models.dry_run import plan_training
+from nomadiff.processes import join_processes
+from nomadiff.reports.numbers import cell_text
+from nomadiff.reports.page import Figure, Finding, GridPanel, Report
+from nomadiff.reports.plots import metric_lines
+from nomadiff.tables import Table
+from nomadiff.training.run_folder import RunFolder, versions
+from nomadiff.workflows.judging import metric_infos
+
+__all__ = ["ImageLoop", "plan_image_loop", "run_image_loop"]
+
+_METRICS = ("precision", "recall", "density", "coverage")
+_SHOWN = 64
+_VERDICTS: dict[str, Literal["good", "bad", "neutral"]] = {"prevented": "good", "mitigated": "neutral", "MAD": "bad"}
+_SENTENCES = {
+    "standard": "Standard training: everything is taken for real.",
+    "sims": "SIMS: steered away from a copy fine-tuned on the model's own samples.",
+    "neon": "Neon: SIMS' extrapolation in parameter space.",
+    "source-guidance": "A copy that knows its own samples as source 1, steered from them to the real.",
+    "casd": "CASD with the model's own samples as source 1, sampled as real.",
+    "casd-provenance": "CASD told which images earlier generations made, sampled as real.",
+    "real-only": "Trained on the real images alone: knows what is synthetic and leaves it out.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLoop:
+    """Loops to run: every algorithm once for every seed, all on the same real images of that seed.
+
+    Attributes:
+        real: real images: a folder, zip, npz or npy file, a hub data set, or ``digits:pool``.
+        reference: held-out real images to judge by.
+        out: folder for loops, metrics and report.
+        algorithms: names in :data:`~nomadiff.loops.images.IMAGE_ALGORITHMS`.
+        kind: one of :data:`~nomadiff.loops.loop.KINDS`; hyphens do for spaces.
+        generations: how many, at least 2.
+        real_count: real images in a training set, drawn anew for every seed; None takes all there are, in a fresh data
+            loop an equal part for every generation.
+        synthetic_count: images each generation makes for its successors; None makes as many as there are real ones.
+        preset: network and training.
+        changes: training options that differ from the preset's.
+        weight: guidance weight of the algorithms that have one.
+        warm_start: train every generation from its predecessor's weights.
+        seeds: one loop of each algorithm is run for each.
+        count: samples every generation is judged by.
+        detector: feature space of the distance, precision, recall, density and coverage.
+        detector_weights: path or URL of the detector's weights.
+        resolution: crop and resize the images to this many pixels.
+        allow_synthetic_as_real: accept a sample set with a manifest as real.
+        skip_unreadable: leave out images that cannot be read, and name them.
+        device: where to compute.
+        command: the command line, printed in the report.
+    """
+
+    real: str
+    reference: str
+    out: Path
+    algorithms: tuple[str, ...] = ("standard", "sims")
+    kind: str = "synthetic augmentation"
+    generations: int = 5
+    real_count: int | None = None
+    synthetic_count: int | None = None
+    preset: str = "cifar10"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    weight: float | None = None
+    warm_start: bool = False
+    seeds: tuple[int, ...] = (0, 1, 2)
+    count: int = 1000
+    detector: str = "pixels"
+    detector_weights: str | None = None
+    resolution: int | None = None
+    allow_synthetic_as_real: bool = False
+    skip_unreadable: bool = False
+    device: str | None = None
+    command: str = ""
+
+
+class _Setting:
+    """An :class:`ImageLoop` with its images open and everything about it checked.
+
+    Raises:
+        UsageError, DataError: whatever is wrong with it, before anything is trained.
+    """
+
+    def __init__(self, loop: ImageLoop) -> None:
+        self.loop = loop
+        self.kind = loop.kind.replace("-", " ")
+        if self.kind not in KINDS:
+            raise UsageError(f"no loop is called '{loop.kind}': choose one of {', '.join(map(_hyphened, KINDS))}")
+        if loop.generations < 2:
+            raise UsageError(f"a loop that can go MAD needs at least two generations, got {loop.generations}")
+        if not loop.algorithms or not loop.seeds or len(set(loop.seeds)) < len(loop.seeds):
+            raise UsageError("a loop needs an algorithm and seeds that differ")
+        kinds = {name: image_algorithm(name) for name in dict.fromkeys(loop.algorithms)}
+        for name, algorithm in kinds.items():
+            if algorithm.needs_real and self.kind == "fully synthetic":
+                raise UsageError(f"{name} has nothing real to learn from in a fully synthetic loop")
+        if loop.weight is not None and not any(algorithm.guided for algorithm in kinds.values()):
+            raise UsageError(f"{', '.join(kinds)}: no guidance to give the weight {loop.weight:g} to")
+        self.algorithms = {name: self._made(algorithm) for name, algorithm in kinds.items()}
+        processes = join_processes(loop.device)
+        if processes.count > 1:
+            raise UsageError("a loop runs in one process; for several GPUs start one loop for each, with its own --out")
+        self.real = self._open(loop.real, "real")
+        self.held_out = self._open(loop.reference, "reference")
+        fresh = self.kind == "fresh data"
+        self.real_count = loop.real_count or max(1, len(self.real) // (loop.generations if fresh else 1))
+        self.synthetic_count = self.real_count if loop.synthetic_count is None else loop.synthetic_count
+        self.draws = {seed: self._real_images(seed, fresh) for seed in loop.seeds}
+        self.mix = SourceMix(self.real)
+        self.recipe = DM(loop.preset, **_without_seed(loop.changes)).recipe(self.mix)
+        self.reference_set  # noqa: B018 - says now if the detector cannot read these images
+
+    def _made(self, algorithm: type[ImageAlgorithm]) -> ImageAlgorithm:
+        loop = self.loop
+        weight = loop.weight if algorithm.guided else None
+        return algorithm(loop.preset, weight=weight, device=loop.device, **_without_seed(loop.changes))
+
+    def _open(self, spec: str, name: str) -> ImageSource:
+        loop = self.loop
+        return ImageSource.open(
+            spec,
+            name=name,
+            synthetic=False,
+            resolution=loop.resolution,
+            allow_synthetic_as_real=loop.allow_synthetic_as_real,
+            skip_unreadable=loop.skip_unreadable,
+        )
+
+    def _real_images(self, seed: int, fresh: bool) -> RealImages:
+        loop = self.loop
+        return RealImages(
+            self.real.pixels,
+            seed=seed,
+            count=self.real_count,
+            generations=loop.generations,
+            fresh=fresh,
+            name=loop.real,
+        )
+
+    @cached_property
+    def reference_set(self) -> ReferenceSet:
+        """What generations are judged by."""
+        loop = self.loop
+        detector = load_detector(
+            loop.detector, weights=loop.detector_weights, device=join_processes(loop.device).device
+        )
+        if self.held_out.images.shape[1:] != self.real.images.shape[1:]:
+            raise UsageError(
+                f"reference {loop.reference} has images of {tuple(self.held_out.images.shape[1:])}, the real set of "
+                f"{tuple(self.real.images.shape[1:])} (channels, height, width); pass --resolution"
+            )
+        return ReferenceSet(self.held_out.pixels, detector=detector)
+
+    @property
+    def distance(self) -> str:
+        """Name of the distance to the real distribution."""
+        return distance_name(self.reference_set.detector)
+
+    def place(self, algorithm: str, seed: int) -> Path:
+        """Folder of one loop."""
+        return self.loop.out / "loops" / f"{algorithm}-seed{seed}"
+
+    def _first_base(self, name: str, seed: int) -> RunFolder:
+        """The network that an algorithm's first generation begins with."""
+        return RunFolder(self.place(name, seed) / "generation-0001" / "model" / self.algorithms[name].base_folder)
+
+    def _share_first_base(self, name: str, seed: int) -> None:
+        """Take the first generation's base from the first algorithm: same images and same seed, the same network."""
+        mine = self._first_base(name, seed)
+        first = self._first_base(next(iter(self.algorithms)), seed)
+        if first.model_path.exists() and not mine.model_path.exists():
+            first.copy_to(mine.path)
+
+    def run(self, name: str, seed: int) -> list[dict[str, Any]]:
+        """One loop, or what is not done of it."""
+        loop, algorithm = self.loop, self.algorithms[name]
+        self._share_first_base(name, seed)
+        return AutophagousLoop(
+            algorithm,
+            self.kind,
+            real=self.draws[seed],
+            real_count=self.real_count,
+            synthetic_count=self.synthetic_count,
+            distances=_measures(self.reference_set),
+            evaluation_count=loop.count,
+            warm_start=loop.warm_start,
+            description={
+                "algorithm": name,
+                "weight": algorithm.improvement.weight,
+                "preset": loop.preset,
+                "changes": _without_seed(loop.changes),
+                "real_sha256": self.real.content_hash,
+                "reference": self.reference_set.meta,
+            },
+        ).run(loop.generations, seed, self.place(name, seed))
+
+
+def run_image_loop(loop: ImageLoop) -> Table:
+    """Run the loops and write ``metrics``, ``madness`` (JSON and CSV each) and ``report.html``.
+
+    Interrupted, the same call goes on with the generation and stage it had reached; with more generations it prolongs
+    finished loops.
+
+    Returns:
+        One row a generation, algorithm and seed: ``method`` (the algorithm), ``kind``, ``seed``, ``generation``,
+        ``real`` and ``synthetic`` (images in the training set), the metrics, and ``ratio``, the distance divided by the
+        algorithm's mean first distance. ``meta["madness"]`` holds the verdict on each curve, in words.
+
+    Raises:
+        UsageError, DataError: something is wrong with the images or options; found before training starts.
+        NomadiffError, Interrupted: as training does.
+    """
+    setting = _Setting(loop)
+    curves: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in setting.algorithms}
+    for seed in loop.seeds:  # seed by seed: an interrupted study has all algorithms of the seeds it has
+        for name in curves:
+            curves[name].append(setting.run(name, seed))
+    distance = setting.distance
+    meta = {"command": loop.command, "versions": versions(), "kind": setting.kind}
+    meta["evaluation"] = {"count": loop.count, **setting.reference_set.meta}
+    table, verdicts = Table(meta=meta), Table(meta=meta)
+    sentences = {}
+    for name, runs in curves.items():
+        values = np.array([[row[distance] for row in run] for run in runs])
+        judged = madness(values)
+        sentences[name] = _sentence(judged, distance, values)
+        verdicts.rows.append({"method": name, "runs": len(runs), "generations": values.shape[1], **asdict(judged)})
+        if len(runs) == 1:  # one run has no spread to take an interval from
+            verdicts.rows[-1] |= {"ratio_low": None, "ratio_high": None, "certain": False}
+        for seed, run in zip(loop.seeds, runs):
+            keys = {"method": name, "kind": setting.kind, "source": "", "seed": seed}
+            table.rows += [{**keys, **row, "ratio": row[distance] / judged.g1_mean} for row in run]
+    table.meta = {**meta, "madness": sentences}
+    verdicts.write(loop.out / "madness.json")
+    table.write(loop.out / "metrics.json")
+    _report(setting, table, verdicts).write(loop.out / "report.html")
+    return table
+
+
+def plan_image_loop(loop: ImageLoop) -> str:
+    """What the loops will train, one fact a line; nothing is started.
+
+    Raises:
+        UsageError, DataError: as the loops themselves would.
+    """
+    setting = _Setting(loop)
+    generations, each = loop.generations, len(loop.seeds)
+    trainings = {"standard": "1 network", "real-only": "1 network", "casd-provenance": "1 network"}
+    trainings |= {"casd": "2 networks and its own samples"}
+    lines = [plan_training(setting.recipe, sources=[setting.real, setting.held_out])]
+    lines.append(
+        f"loop:        {setting.kind}, {setting.real_count:,} real images, {setting.synthetic_count:,} of each "
+        f"generation, {'from the predecessor' if loop.warm_start else 'from scratch'}"
+    )
+    for name in setting.algorithms:
+        what = trainings.get(name, "1 network, its own samples and a fine-tuning")
+        lines.append(f"{name + ':':<12} {generations * each} generations ({each} loops of {generations}), each {what}")
+    return "\n".join(lines)
+
+
+def _measures(reference: ReferenceSet) -> dict[str, Callable[[np.ndarray], float]]:
+    """The metrics as the loop asks for them, one by one; features are extracted once for all of them."""
+    last: list[tuple[np.ndarray, dict[str, Any]]] = []
+
+    def scores(samples: np.ndarray) -> dict[str, Any]:
+        if not last or last[0][0] is not samples:
+            last[:] = [(samples, reference.evaluate(torch.from_numpy(samples)))]
+        return last[0][1]
+
+    names = (distance_name(reference.detector), *_METRICS)
+    return {name: lambda samples, name=name: scores(samples)[name] for name in names}  # type: ignore[misc]
+
+
+def _sentence(judged: Madness, distance: str, values: np.ndarray) -> str:
+    """The verdict on a curve in words, ratio and absolute distances side by side."""
+    runs, generations = values.shape
+    if runs == 1:
+        spread = "1 run, so no interval"
+    else:
+        spread = f"5-95 % {judged.ratio_low:.3g} to {judged.ratio_high:.3g} over {runs} runs"
+    verdict = judged.verdict if judged.certain and runs > 1 else f"{judged.verdict}, uncertain"
+    if generations < 8:  # madness needs four converged generations to see a rise
+        verdict += "; too few generations to tell MAD from mitigated" if judged.verdict == "mitigated" else ""
+    return (
+        f"MADness ratio {judged.ratio:.3g} ({spread}): {verdict}. {distance} {cell_text(judged.g1_mean)} at generation "
+        f"1, {cell_text(judged.g_inf_mean)} in the end (medians {cell_text(judged.g1_median)} and "
+        f"{cell_text(judged.g_inf_median)})"
+    )
+
+
+def _report(setting: _Setting, table: Table, verdicts: Table) -> Report:
+    loop, distance = setting.loop, setting.distance
+    floor = setting.reference_set.floor() if len(setting.held_out) >= 4 * setting.reference_set.k else {}
+    axis: dict[str, Any] = {"x": "generation", "by": "method", "x_label": "generation"}
+    figures = [
+        Figure(
+            f"{distance} over generations",
+            metric_lines(table.rows, metric=distance, label=distance, floor=floor.get(distance), **axis),
+            "Mean over seeds, band of one standard deviation. The line is fresh real data.",
+        ),
+        Figure(
+            "MADness ratio",
+            metric_lines(table.rows, metric="ratio", label="E[dist(Gt)] / E[dist(G1)]", floor=None, **axis),
+            "The same distances, each divided by its algorithm's own first: a method that is bad from the start has a "
+            "fine ratio.",
+        ),
+        Figure("recall over generations", metric_lines(table.rows, metric="recall", label="recall", **axis), ""),
+    ]
+    seed, last = loop.seeds[0], loop.generations
+    grids = [GridPanel("real", "held out", setting.held_out.images[:_SHOWN], 8, method="real")]
+    for name in setting.algorithms:
+        for generation in dict.fromkeys((1, last)):
+            images = _samples(setting, name, seed, generation)
+            grids.append(GridPanel(name, f"generation {generation}, seed {seed}", images, 8, method=name))
+    notes = [f"Each generation starts {'from its predecessor' if loop.warm_start else 'from scratch'}."]
+    if last < 8:
+        notes.append(f"{last} generations cannot tell a curve that still rises from one at rest (8 are needed).")
+    if len(loop.seeds) < 5:
+        notes.append(f"{len(loop.seeds)} seed(s): intervals from so few runs are narrower than the truth.")
+    return Report(
+        title="Does this loop go MAD?",
+        subtitle=f"{setting.kind}: {setting.real_count:,} real images, {setting.synthetic_count:,} of each generation; "
+        f"{loop.count:,} samples judged by {len(setting.held_out):,} held-out images",
+        table=table,
+        metrics=metric_infos(distance, floor),
+        by=("method", "generation"),
+        grids=grids,
+        figures=figures,
+        findings=[
+            Finding(
+                f"{row['method']}: {table.meta['madness'][row['method']]}",
+                _VERDICTS[row["verdict"]] if row["certain"] else "neutral",
+            )
+            for row in verdicts.rows
+        ],
+        arms={name: _SENTENCES[name] for name in setting.algorithms},
+        command=loop.command,
+        versions=versions(),
+        notes=notes,
+        provenance=[{"name": s.name, **{k: _flat(v) for k, v in s.provenance.items()}} for s in _shown(setting)],
+    )
+
+
+def _shown(setting: _Setting) -> Sequence[ImageSource]:
+    return setting.real, setting.held_out
+
+
+def _samples(setting: _Setting, name: str, seed: int, generation: int) -> Tensor:
+    """Images of one generation, from the same noise for all of them."""
+    model = setting.algorithms[name].load(setting.place(name, seed) / f"generation-{generation:04d}" / "model")
+    return torch.from_numpy(model.sample(_SHOWN, 0))
+
+
+def _flat(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float)) or value is None else json.dumps(value)
+
+
+def _without_seed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if name != "seed"}
+
+
+def _hyphened(kind: str) -> str:
+    return kind.replace(" ", "-")

@@ -1,0 +1,105 @@
+import importlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nomadiff.data.writing import write_images
+from nomadiff.errors import DataError, UsageError
+from nomadiff.reproduce.recipe import RECIPES, describe_recipes, reproduce
+from nomadiff.reproduce.study import SCALES, run_study
+from nomadiff.tables import read_table
+
+CASD = [name for name in RECIPES if name.startswith("casd")]
+ROWS = {
+    "casd-table-1": {"dataset": {"digits"}, "method": {"dm", "sda", "casd"}, "source": {"", "close", "style"}},
+    "casd-figure-2": {"m": {0, 50}, "method": {"dm", "sda", "casd"}},
+    "casd-table-2": {"case": {0, 1, 2, 3}, "method": {"dm", "sda", "casd"}},
+    "casd-figure-3": {"case": {0, 1, 2, 3}},
+    "casd-table-3": {"method": {"dm", "casd"}, "source": {"", "close", "style"}},
+}
+
+
+@pytest.mark.parametrize("name", CASD)
+def test_smoke(name, tmp_path):
+    written = reproduce(name, tmp_path, scale="smoke", seeds=(0,))
+    assert "report.html" in written and (tmp_path / "summary.md").read_text() in written
+    table = read_table(tmp_path / "table.json")
+    for field, values in ROWS[name].items():
+        assert {row[field] for row in table.rows} == values
+    assert all(row["fd_digits"] > 0 for row in table.rows)
+    if name == "casd-figure-3":
+        shares = read_table(tmp_path / "composition.json").rows
+        # the real images are of classes 0-7 only: so is the reference they are judged by
+        assert not any(row["share"] > 0.05 for row in shares if row["method"] == "real" and row["class"] in "89")
+    if name == "casd-table-3":
+        assert all("ssim_nearest" in row for row in table.rows)
+
+
+@pytest.mark.parametrize("name", CASD)
+def test_paper_scale_says_what_it_needs(name, tmp_path):
+    plan = reproduce(name, tmp_path / "out", scale="paper", dry_run=True)
+    assert "missing" in plan
+    assert "hours on an A100" in plan
+    with pytest.raises(DataError, match=r"needs .*\.zip"):
+        reproduce(name, tmp_path / "out", scale="paper")
+    assert not (tmp_path / "out").exists()
+
+
+MAKES_ITS_OWN = ("casd-table-1", "casd-figure-2")
+
+
+@pytest.mark.parametrize("name", CASD)
+def test_medium_scale_on_images_from_files(name, tmp_path):
+    """Photographs, images of real generators, a generator of the study's own; here noise and trainings of a moment."""
+    plan = reproduce(name, tmp_path / "out", scale="medium", dry_run=True)
+    assert "missing" in plan and "on one CPU core" in plan and ("1 generators" in plan) == (name in MAKES_ITS_OWN)
+    with pytest.raises(DataError, match=r"needs .*\.zip"):
+        reproduce(name, tmp_path / "out", scale="medium")
+    module = importlib.import_module(f"nomadiff.reproduce.{name.replace('-', '_')}")
+    study = shortened(module.study("medium", tmp_path, (0,)))
+    for index, file in enumerate(study.files):
+        generator = torch.Generator().manual_seed(index)
+        images = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
+        kind = "synthetic" if file.name.startswith("sd") else "real"
+        write_images(tmp_path / file.name, [images], 60, labels=torch.arange(60) % 10, manifest={"kind": kind})
+    run_study(study, tmp_path / "out", data=tmp_path)
+    table = read_table(tmp_path / "out" / "table.json")
+    assert {row["method"] for row in table.rows} == {"dm", "sda", "casd"}
+    assert all(row["fd_pixels"] > 0 for row in table.rows)
+
+
+def shortened(study):
+    """The study with networks, data and samples of a moment."""
+    short = {"preset": "digits", "changes": {"budget": 32, "batch": 16, "warmup": 0}, "count": 20}
+
+    def few(mix):
+        synthetic, real = mix.synthetic_subset and "first:20", mix.real_subset and "first:20"
+        return replace(mix, synthetic_subset=synthetic, real_subset="each:2" if mix.real_classes else real)
+
+    cells = [
+        replace(
+            cell,
+            comparison=replace(cell.comparison, **short, mix=few(cell.comparison.mix), detector="pixels", workers=1),
+        )
+        for cell in study.cells
+    ]
+    return replace(study, cells=cells, generators=[replace(arm, **short) for arm in study.generators])
+
+
+def test_every_recipe_is_described():
+    text = describe_recipes()
+    assert all(name in text for name in RECIPES)
+    assert SCALES == ("smoke", "small", "medium", "paper")
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="casd-table-1"):
+        reproduce("casd-table-4", tmp_path)
+    with pytest.raises(UsageError, match="smoke, small, medium, paper"):
+        reproduce("casd-table-1", tmp_path, scale="big")
+    with pytest.raises(UsageError, match="generations"):
+        reproduce("casd-table-1", tmp_path, scale="smoke", generations=3)
+    for recipe in ("casd-table-1", "sims-figure-5"):
+        with pytest.raises(UsageError, match="unknown device 'spoon'"):
+            reproduce(recipe, tmp_path, scale="smoke", device="spoon")

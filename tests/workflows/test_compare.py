@@ -1,0 +1,188 @@
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nomadiff.data.digits import read_digits
+from nomadiff.data.images import read_images
+from nomadiff.data.mix_spec import MixSpec
+from nomadiff.data.sources import ImageSource
+from nomadiff.errors import Interrupted, UsageError
+from nomadiff.files import read_json
+from nomadiff.metrics.detectors.digits import DigitsDetector
+from nomadiff.models.model import Model
+from nomadiff.reproduce.demo import demo_comparison
+from nomadiff.workflows import arms as arms_module
+from nomadiff.workflows import judging
+from nomadiff.workflows.arms import Arm
+from nomadiff.workflows.compare import Comparison, compare
+from nomadiff.workflows.comparison import plan_comparison
+
+
+def comparison(out, **changes):
+    base = Comparison(
+        mix=MixSpec(
+            real="digits:pool",
+            synthetic=("close=digits:close", "style=digits:style"),
+            real_subset="random:30:{seed}",
+            real_fraction=0.3,
+        ),
+        reference="digits:reference",
+        out=Path(out),
+        preset="digits",
+        seeds=(0, 1),
+        changes={"budget": 512, "batch": 64, "warmup": 64},
+        count=60,
+        detector="digits",
+        workers=1,
+        device="cpu",
+    )
+    return replace(base, **changes)
+
+
+def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
+    compare(comparison(tmp_path))
+    content = read_json(tmp_path / "metrics.json")
+    rows = content["rows"]
+    assert [(row["method"], row["source"]) for row in rows if row["seed"] == 0] == [
+        *(("dm", ""), ("sda", "close"), ("sda", "style"), ("casd", "close"), ("casd", "style"))
+    ]
+    assert len(rows) == 10
+    metrics = ("fd_digits", "precision", "recall", "density", "coverage", "replication", "composition_tv")
+    assert all(isinstance(row[name], float) for row in rows for name in metrics)
+    assert all(row["images_seen"] == 512 for row in rows)
+    assert content["meta"]["evaluation"]["detector"] == "digits"
+    shares = read_json(tmp_path / "composition.json")["rows"]
+    per_arm = sum(row["share"] for row in shares if (row["method"], row["source"], row["seed"]) == ("casd", "style", 1))
+    assert per_arm == pytest.approx(1)
+    answers = {(row["principle"], row["method"], row["source"]) for row in read_json(tmp_path / "verdict.json")["rows"]}
+    assert ("no harm", "casd", "style") in answers
+    page = (tmp_path / "report.html").read_text()
+    assert "casd" in page
+    assert "fd_digits" in page
+    # each seed draws its own real images, and arms of one seed share them
+    data = {path.name: read_json(path / "sources.json")[0]["content_hash"] for path in (tmp_path / "runs").iterdir()}
+    assert data["dm-seed0"] == data["casd-close-seed0"] != data["dm-seed1"]
+
+    # again: nothing is trained or drawn a second time
+    monkeypatch.setattr(arms_module.Model, "write_samples", lambda *a, **k: pytest.fail("drew again"))
+    monkeypatch.setattr("nomadiff.training.loop._Training._step", lambda *a: pytest.fail("trained again"))
+    again = compare(comparison(tmp_path))
+    assert again.rows == rows
+
+
+def test_an_arm_killed_while_it_draws_goes_on_or_draws_anew_when_it_was_prolonged(tmp_path, monkeypatch):
+    mix = MixSpec(real="digits:pool", synthetic=(), real_subset="random:30")
+    small = {"budget": 128, "batch": 64, "warmup": 64}
+
+    def arm(name, **changes):
+        return Arm("dm", "", 0, mix, tmp_path / name, "digits", 12, changes={**small, **changes}, device="cpu")
+
+    batches = Model.sample_batches
+
+    def stopping(self, count, seed=0, **options):
+        for number, batch in enumerate(batches(self, count, seed, **{**options, "batch_size": 4})):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    for name in ("same", "longer"):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(Model, "sample_batches", stopping)
+            arm(name).run()
+        assert (tmp_path / name / "samples.zip.part" / "job.json").exists()
+    arm("same").run()
+    arm("longer", budget=256).run()
+    arm("whole", budget=256).run()
+    assert (tmp_path / "longer" / "samples.zip").read_bytes() == (tmp_path / "whole" / "samples.zip").read_bytes()
+    assert len(read_images(tmp_path / "same" / "samples.zip").images) == 12
+
+
+def test_every_set_of_images_passes_the_detector_once(tmp_path, monkeypatch):
+    seen = Counter()
+
+    class Counting(DigitsDetector):
+        def __call__(self, images):
+            seen.update(image.numpy().tobytes() for image in images)
+            return super().__call__(images)
+
+    monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(judging, "load_detector", lambda *a, **k: Counting())
+    compare(comparison(tmp_path / "study", methods=("dm", "sda")))
+    reference = read_digits("digits:reference").images
+    assert {seen[image.numpy().tobytes()] for image in reference} == {1}
+    drawn = read_images(tmp_path / "study" / "runs" / "dm-seed0" / "samples.zip").images
+    assert {seen[image.numpy().tobytes()] for image in drawn} == {1}
+
+
+def test_arms_in_processes_equal_arms_in_turn(tmp_path):
+    """The number of processes must not matter: one thread each, the same bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    options = {
+        "seeds": (3,),
+        "methods": ("dm", "casd"),
+        "mix": MixSpec(real="digits:pool", synthetic=("digits:close",)),
+    }
+    try:
+        alone = compare(comparison(tmp_path / "a", workers=1, **options))
+    finally:
+        torch.set_num_threads(threads)
+    together = compare(comparison(tmp_path / "b", workers=2, **options))
+    assert alone.rows == together.rows
+
+
+def test_together_trains_one_model_on_all_sources(tmp_path):
+    arms = comparison(tmp_path, together=True, seeds=(0,)).arms()
+    assert [(arm.method, arm.source) for arm in arms] == [("dm", ""), ("sda", "close+style"), ("casd", "close+style")]
+    recipe = arms[-1].algorithm().recipe(arms[-1].mix.open())
+    assert recipe.sources == 3
+    assert recipe.shares == pytest.approx((0.3, 0.35, 0.35))
+
+
+def test_failing_arm_is_reported_and_the_others_stop(tmp_path):
+    bad = comparison(tmp_path, seeds=(0,), workers=2, changes={"budget": 512, "learning_rate": 1e30, "warmup": 0})
+    with pytest.raises(Exception, match="not finite"):
+        compare(bad)
+
+
+def test_wrong_sizes_are_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(Arm, "run", lambda self: pytest.fail("trained"))
+    with pytest.raises(UsageError, match="digits:reference.*8, 8.*16, 16"):
+        mix = MixSpec(real="digits:pool", synthetic=("digits:close",), resolution=16)
+        opened = ImageSource.open
+        monkeypatch.setattr(
+            ImageSource,
+            "open",
+            lambda spec, **o: opened(spec, **(o | {"resolution": None} if o["name"] == "reference" else o)),
+        )
+        compare(comparison(tmp_path, mix=mix))
+    with pytest.raises(UsageError, match="at least one --synthetic"):
+        compare(comparison(tmp_path, mix=MixSpec(real="digits:pool")))
+
+
+def test_similarity_of_small_images(tmp_path):
+    table = compare(comparison(tmp_path, seeds=(0,), methods=("dm",), similarity=True))
+    assert -1 <= table.rows[0]["ssim_pairs"] < table.rows[0]["ssim_nearest"] <= 1
+
+
+def test_demo_has_the_rows_it_promises(tmp_path):
+    table = compare(replace(demo_comparison(tmp_path, seeds=(7,), budget=512, workers=1), count=60))
+    assert {(row["method"], row["source"]) for row in table.rows} == {
+        *(("dm", ""), ("sda", "close"), ("sda", "style"), ("casd", "close"), ("casd", "style"))
+    }
+    assert {row["images_seen"] for row in table.rows} == {512}
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_reference_that_is_trained_on_is_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("nomadiff.workflows.compare.run_arms", lambda *args, **options: pytest.fail("trained"))
+    wrong = comparison(tmp_path, reference="digits:pool")
+    wrong = replace(wrong, mix=replace(wrong.mix, real_subset=None))
+    for call in (compare, plan_comparison):
+        with pytest.raises(UsageError, match="in the training set too"):
+            call(wrong)
+    assert "models:" in plan_comparison(replace(wrong, allow_train_as_reference=True))
