@@ -17,6 +17,7 @@ from nomadiff.data.part_folder import part_folder
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.data.writing import write_images
 from nomadiff.errors import Interrupted, UsageError
+from nomadiff.files import write_json
 from nomadiff.interop import latents as encoding
 from nomadiff.interop.generators import Drawn
 from nomadiff.interop.latents import encode_set
@@ -47,7 +48,7 @@ def _model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 class Squares:
     """A generator of squares whose colour is their index."""
 
-    batch_size = 4
+    batch_size, class_names = 4, None
 
     def draw(self, indices: Sequence[int]) -> list[Drawn]:
         return [Drawn(np.full((8, 8, 3), i, np.uint8), {"seed": 7, "index": i}, i % 3) for i in indices]
@@ -138,10 +139,7 @@ def test_killed_before_every_change_and_continued(verb: Verb, name: str, tmp_pat
         place = tmp_path / f"{change}"
         if not killed_before(change, lambda out: verb(out / name), place):
             break
-        try:
-            verb(place / name)
-        except UsageError as error:  # the set was whole and said so
-            assert "exists already" in str(error)
+        verb(place / name)  # also where the set was whole and only the working folder was left to delete
         assert contents(place / name) == expected, f"killed before change {change}"
         assert {entry.name for entry in place.iterdir()} == {name}
         change += 1
@@ -164,6 +162,39 @@ def test_two_at_once_and_another_job(verb: Verb, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         verb(out)
     assert not (tmp_path / "set.zip.part").exists()
+
+
+def test_another_job_is_not_told_that_it_is_done(model: Model, tmp_path: Path) -> None:
+    """Killed while it deleted the working folder, and continued with another seed."""
+    out, places = tmp_path / "set.zip", [tmp_path / f"{change}" for change in range(1, 60)]
+    for change, place in enumerate(places, 1):
+        if not killed_before(change, lambda path: model.write_samples(path / out.name, 10, 3, batch_size=4), place):
+            break
+    killed = [place / out.name for place in places if (place / out.name).exists()]
+    assert len(killed) > 5
+    for set_ in killed[:-1]:
+        before = set_.read_bytes()
+        with pytest.raises(UsageError, match="exists already|another job half done|not a job of nomadiff"):
+            model.write_samples(set_, 10, 4, batch_size=4)
+        assert set_.read_bytes() == before
+
+
+def test_a_whole_that_was_not_moved_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing(Squares):
+        def draw(self, indices: Sequence[int]) -> list[Drawn]:
+            raise AssertionError(indices)
+
+    def no_note(path: Path, value: Any) -> None:
+        if path.name.startswith("."):
+            raise InterruptedError
+        write_json(path, value)
+
+    for name in ("set", "set.zip"):
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr("nomadiff.data.part_folder.write_json", no_note)
+            synthesize(Squares(), tmp_path / name, 10)
+        synthesize(Nothing(), tmp_path / name, 10)
+        assert contents(tmp_path / name)
 
 
 def test_what_was_put_in_the_place_of_a_set_is_left_alone(model: Model, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def sample(
     """
     from dataclasses import replace
 
-    from nomadiff.data.part_folder import part_of
+    from nomadiff.data.part_folder import is_begun
     from nomadiff.errors import UsageError
     from nomadiff.files import check_output
     from nomadiff.models.dry_run import plan_sampling
@@ -80,7 +80,7 @@ def sample(
     if dry_run:
         print(plan_sampling(loaded.config, sampler, count))
         return
-    if grid is not None and grid.exists() and not part_of(out).exists():
+    if grid is not None and grid.exists() and not is_begun(out):
         raise UsageError(f"{grid}: exists already; refusing to overwrite (choose another --grid or remove it)")
     loaded.write_samples(
         out,

@@ -20,16 +20,24 @@ from nomadiff.data.writing import refuse_existing
 from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.files import read_json, told_in_one_line, write_json
 
-__all__ = ["JOB_NAME", "LOCK_NAME", "deliver", "is_delivered", "part_folder", "part_of"]
+__all__ = ["JOB_NAME", "LOCK_NAME", "deliver", "discard", "is_begun", "is_delivered", "is_made", "part_folder", "part_of"]
 
 JOB_NAME = "job.json"
 LOCK_NAME = ".lock"
-_DELIVERED = "delivered.json"
 
 
 def part_of(out: Path) -> Path:
     """Where the work on ``out`` goes on."""
     return out.with_name(f"{out.name}.part")
+
+
+def _note_of(out: Path) -> Path:
+    """What says that ``out`` is whole and from which job, until the working folder is gone.
+
+    A folder cannot be deleted in one step, this file can: killed at any moment, the same command either works on, or
+    finds the note and ends as if it had not been killed.
+    """
+    return out.with_name(f".{out.name}.part")
 
 
 @contextmanager
@@ -44,10 +52,10 @@ def part_folder(out: Path, recipe: dict[str, Any]) -> Iterator[Path]:
         UsageError: ``out`` is taken, another process works on it, or the folder holds another job or something else.
         Interrupted: Ctrl-C; what is done is kept.
     """
-    part = part_of(out)
-    if not part.exists():
-        refuse_existing(out)
+    part, recipe = part_of(out), json.loads(json.dumps(recipe))
     with told_in_one_line(part):
+        if not is_begun(out):
+            refuse_existing(out)
         part.mkdir(parents=True, exist_ok=True)
     lock = FileLock(part / LOCK_NAME)
     try:
@@ -57,11 +65,12 @@ def part_folder(out: Path, recipe: dict[str, Any]) -> Iterator[Path]:
     except OSError as error:
         raise DataError(f"{part}: cannot be locked ({error.strerror or error})") from error
     try:
-        _claim(part, recipe)
-        if not is_delivered(out):
+        if not is_delivered(out) or read_json(_note_of(out), dict).get("job") != recipe:
+            _claim(part, recipe)
+            _note_of(out).unlink(missing_ok=True)
             refuse_existing(out)  # once more: while we waited for nobody, another process may have finished it
         yield part
-        _remove(part)
+        discard(out)
     except BaseException as error:
         begun = _holds_work(part)
         if not begun:
@@ -86,31 +95,55 @@ def deliver(out: Path, write: Callable[[Path], None]) -> None:
     """
     if is_delivered(out):
         return
-    part = part_of(out)
-    made = part / f"whole{out.suffix}"
+    made = _made(out)
     if not made.exists():
         write(made)
     refuse_existing(out)
     # before the move: if this process is killed after it, the next one must know that what lies there is its own
-    write_json(part / _DELIVERED, _identity(made))
+    write_json(_note_of(out), {"job": read_json(part_of(out) / JOB_NAME), "identity": _identity(made)})
     with told_in_one_line(out):
         if out.is_dir():
             out.rmdir()  # empty, or refused above
         made.replace(out)
 
 
+def is_begun(out: Path) -> bool:
+    """Whether a killed process left work on ``out``, or the end of it, to this one."""
+    return part_of(out).exists() or _note_of(out).exists()
+
+
+def is_made(out: Path) -> bool:
+    """Whether nothing is left to be computed: the whole lies in the working folder or was delivered."""
+    return _made(out).exists() or is_delivered(out)
+
+
 def is_delivered(out: Path) -> bool:
-    """Whether ``out`` is what a killed process made from this working folder, not anybody's file."""
-    told = part_of(out) / _DELIVERED
+    """Whether ``out`` is what a killed process made in this working folder, not anybody's file."""
+    note = _note_of(out)
     try:
-        return told.exists() and read_json(told) == _identity(out)
+        return note.exists() and read_json(note, dict).get("identity") == _identity(out)
     except OSError:
         return False
 
 
+def discard(out: Path) -> None:
+    """Delete the working folder, what says whose the work is after the work, and last that ``out`` is whole."""
+    part = part_of(out)
+    for entry in part.iterdir() if part.exists() else ():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name not in (JOB_NAME, LOCK_NAME):
+            entry.unlink(missing_ok=True)
+    _tidy(part)
+    _note_of(out).unlink(missing_ok=True)
+
+
+def _made(out: Path) -> Path:
+    return part_of(out) / f"whole{out.suffix}"
+
+
 def _claim(part: Path, recipe: dict[str, Any]) -> None:
     """Write down what the folder is for, or make sure that it is for that."""
-    recipe = json.loads(json.dumps(recipe))
     path = part / JOB_NAME
     if path.exists():
         found = read_json(path)
@@ -130,22 +163,12 @@ def _claim(part: Path, recipe: dict[str, Any]) -> None:
 
 
 def _holds_work(part: Path) -> bool:
-    return any(entry.name not in (JOB_NAME, _DELIVERED) and not entry.name.startswith(".") for entry in part.iterdir())
-
-
-def _remove(part: Path) -> None:
-    """Delete the folder; what says that the work was delivered goes after the work itself, in case of a kill."""
-    for entry in part.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        elif entry.name not in (JOB_NAME, _DELIVERED, LOCK_NAME):
-            entry.unlink(missing_ok=True)
-    _tidy(part)
+    return any(entry.name != JOB_NAME and not entry.name.startswith(".") for entry in part.iterdir())
 
 
 def _tidy(part: Path) -> None:
     """Delete a folder without work."""
-    for name in (_DELIVERED, JOB_NAME, LOCK_NAME):
+    for name in (JOB_NAME, LOCK_NAME):
         (part / name).unlink(missing_ok=True)
     with suppress(OSError):  # somebody's own files
         part.rmdir()

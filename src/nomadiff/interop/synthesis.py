@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from nomadiff.data.decoding import fit_square
 from nomadiff.data.labels import LABELS_NAME, labels_json
 from nomadiff.data.manifest import MANIFEST_NAME
-from nomadiff.data.part_folder import deliver, is_delivered, part_folder, part_of
+from nomadiff.data.part_folder import deliver, is_made, part_folder, part_of
 from nomadiff.data.writing import store_entry
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.files import atomic_path, remove_leftovers, write_text
@@ -103,7 +103,7 @@ class _Job:
 
     def draw(self) -> None:
         """Draw what is missing of this process' share."""
-        if is_delivered(self.out):
+        if is_made(self.out):
             return
         share = -(-len(self.indices) // self.count)
         mine = self.indices[self.rank * share : (self.rank + 1) * share]

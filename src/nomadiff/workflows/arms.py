@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.part_folder import JOB_NAME, part_of
+from nomadiff.data.part_folder import JOB_NAME, discard, part_of
 from nomadiff.errors import Interrupted
 from nomadiff.files import read_json
 from nomadiff.methods.method import Method
@@ -76,12 +75,12 @@ class Arm:
 
         part = part_of(self.samples_path)
         if (part / JOB_NAME).exists() and of_another_model(read_json(part / JOB_NAME)):
-            shutil.rmtree(part)  # half drawn when the arm was killed, and prolonged since
+            discard(self.samples_path)  # half drawn when the arm was killed, and prolonged since
         if of_another_model(read_manifest(self.samples_path) if self.samples_path.exists() else None):
             self.samples_path.unlink(missing_ok=True)
             model.write_samples(self.samples_path, self.count, self.seed)
-        elif part.exists():
-            shutil.rmtree(part)
+        else:
+            discard(self.samples_path)
 
     def model(self) -> Model:
         """The trained model."""
