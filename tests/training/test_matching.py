@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,18 @@ def test_what_a_model_does_not_draw_is_refused_wherever_it_learns(base, images, 
         with pytest.raises(UsageError, match=told):
             call()
         assert not out.exists(), name
+
+
+@pytest.mark.parametrize("labels", [(0, 2, 5), (7, 7, 1000)])
+def test_numbers_with_gaps_are_classes_like_others(labels, tmp_path) -> None:
+    numbered = source(labels=torch.tensor(labels).repeat(10))
+    model = DM(PRESET, class_labels=True).fit(SourceMix(numbered), tmp_path / "run", device="cpu")
+    assert model.config.vocabulary == tuple(map(str, sorted(set(labels))))
+    own = replace(numbered, labels=torch.tensor(labels[-1:]).repeat(30))
+    train_discriminator(model, SourceMix(own), tmp_path / "d.safetensors", Fitting(budget=16, batch=16))
+    unknown = replace(own, labels=torch.tensor([1]).repeat(30))  # within the model's numbers of places
+    with pytest.raises(UsageError, match="have the class.* 1, the model knows"):
+        improve(model, tmp_path / "out", Improvement(weight=1.0), synthetic=unknown, device="cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -20,7 +20,17 @@ from nomadiff.data.writing import refuse_existing
 from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.files import read_json, told_in_one_line, write_json
 
-__all__ = ["JOB_NAME", "LOCK_NAME", "deliver", "discard", "is_begun", "is_delivered", "is_made", "part_folder", "part_of"]
+__all__ = [
+    "JOB_NAME",
+    "LOCK_NAME",
+    "deliver",
+    "discard",
+    "is_begun",
+    "is_delivered",
+    "is_made",
+    "part_folder",
+    "part_of",
+]
 
 JOB_NAME = "job.json"
 LOCK_NAME = ".lock"

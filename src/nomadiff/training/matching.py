@@ -18,7 +18,7 @@ def require_match(config: RunConfig, mix: SourceMix) -> None:
 
     Raises:
         UsageError: another size, other channels or another latent space; no class labels for a class-conditional
-            model, or more of them than it knows; more sources than it has labels for.
+            model, or a class that it does not know; more sources than it has labels for.
     """
     names = " and ".join(mix.names)
     model, data = config.latents, mix.latents
@@ -39,12 +39,5 @@ def require_match(config: RunConfig, mix: SourceMix) -> None:
         raise UsageError(f"{names}: images are {theirs}, the model's are {ours}; convert them")
     if config.sources and len(mix.sources) > config.sources:
         raise UsageError(f"{len(mix.sources)} sources for a model with labels for {config.sources}")
-    if not config.classes:
-        return
-    for source in mix.sources:
-        if source.labels is None:
-            raise UsageError(f"{source.name}: has no class labels, and the model is one of {config.classes} classes")
-        low, high = int(source.labels.min()), int(source.labels.max())
-        if low < 0 or high >= config.classes:
-            wrong = low if low < 0 else high
-            raise UsageError(f"{source.name}: class label {wrong}, and the model knows 0 to {config.classes - 1}")
+    if config.classes:
+        mix.with_class_names(config.vocabulary)  # by name: numbers of a set with gaps are not the model's
