@@ -45,6 +45,7 @@ def verbs(given: Path) -> dict[str, str]:
         f"{own}",
         "shift": f"shift {model} --target 0=0.5 --weight 1 --weight 2 {own}",
         "sample": f"sample {model} {draw} out.zip",
+        "sample-npz": f"sample {model} {draw} out.npz",
         "sample-folder": f"sample {model} {draw} out",
         "evaluate": f"evaluate {samples} {reference} --save-reference reference.npz --device cpu --out out.json",
         "synthesize": f"synthesize --from {model} {draw} out.zip",
@@ -200,6 +201,7 @@ def check(name: str, command: list[str], folder: Path, every: int) -> bool:
     if status:
         print(f"{name}: the unbroken run fails: {said}", flush=True)
         return False
+    print(f"{name}: {writes} writes in {time.monotonic() - started:.1f} s", flush=True)
     whole, failed = contents(folder / f"{name}-whole"), 0
     points = range(1, writes + 1, every)
     for number in points:
@@ -240,6 +242,11 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
+
+    import nomadiff.interop.synthesis
+    import nomadiff.workflows.improve
+    import nomadiff.workflows.loop
+    import nomadiff.workflows.shift  # noqa: F401 - imported once for all forks
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:

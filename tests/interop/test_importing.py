@@ -306,8 +306,9 @@ def test_post_hoc_averages(lookalikes: Any, tiny_network: Make, tmp_path: Path) 
         import_model(folder, tmp_path / "none", std=0.05, at=10)
     with pytest.raises(UsageError, match="--std"):
         import_model(folder, tmp_path / "none")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no EDM2 snapshots"):
-        import_model(tmp_path / "model", tmp_path / "none", std=0.05)
+        import_model(tmp_path / "empty", tmp_path / "none", std=0.05)
 
 
 def test_snapshots_of_two_networks_are_not_mixed(lookalikes: Any, tiny_network: Make, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from nomadiff.data.writing import write_images
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.files import write_json
 from nomadiff.interop import latents as encoding
+from nomadiff.interop.export import export_model
 from nomadiff.interop.generators import Drawn
+from nomadiff.interop.importing import import_model
 from nomadiff.interop.latents import encode_set
 from nomadiff.interop.synthesis import synthesize
 from nomadiff.methods.dm import DM
@@ -142,6 +144,34 @@ def test_killed_before_every_change_and_continued(verb: Verb, name: str, tmp_pat
         verb(place / name)  # also where the set was whole and only the working folder was left to delete
         assert contents(place / name) == expected, f"killed before change {change}"
         assert {entry.name for entry in place.iterdir()} == {name}
+        change += 1
+    assert change > 8
+
+
+@pytest.mark.parametrize("verb", ["import", "export", "export for diffusers"])
+def test_a_model_folder_is_whole_or_absent(
+    verb: str, model: Model, lookalikes: Any, tiny_network: Any, tmp_path: Path
+) -> None:
+    """Of verbs that take no time worth keeping: killed at any moment, the same command is not refused."""
+    if verb == "import":
+        network, arguments = tiny_network("adm", 3)
+        snapshot = tmp_path / "snapshot.pkl"
+        snapshot.write_bytes(lookalikes.pickle(lookalikes.edm(network, **arguments)))
+    elif verb == "export for diffusers":
+        pytest.importorskip("diffusers")
+
+    def make(place: Path) -> None:
+        if verb == "import":
+            import_model(snapshot, place / "model")
+        else:
+            export_model(model, place / "model", form="safetensors" if verb == "export" else "diffusers")
+
+    make(tmp_path / "whole")
+    expected, change = contents(tmp_path / "whole" / "model"), 1
+    while killed_before(change, make, place := tmp_path / f"{change}"):
+        if not (place / "model").exists():
+            make(place)
+        assert contents(place / "model") == expected, f"killed before change {change}"
         change += 1
     assert change > 8
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from nomadiff.data.writing import refuse_existing
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import DataError, UsageError
+from nomadiff.files import atomic_folder
 from nomadiff.interop.imported import Imported
 from nomadiff.interop.weight_files import unwrapped
 from nomadiff.models.model import Model
@@ -53,8 +53,8 @@ def write_model(
         UsageError: ``out`` is taken, or ``source_names`` are not one for each label.
         DataError: the weights do not fit, or the self-check fails; nothing is left in ``out``.
     """
-    folder = RunFolder(out)
-    refuse_existing(folder.path)
+    out = Path(out)
+    refuse_existing(out)
     labels = imported.classes
     if source_names and len(source_names) != labels:
         raise UsageError(f"the network has {labels} labels, but {len(source_names)} sources are named")
@@ -76,27 +76,26 @@ def write_model(
     )
     denoiser = _filled(config, imported)
     check_denoiser(denoiser, config)
-    try:
-        facts = {**provenance, **imported.facts, "training": sorted(imported.training)}
-        sources = [
-            {
-                "label": label,
-                "name": name,
-                "share": share,
-                "kind": "imported",
-                "spec": provenance.get("file") or provenance.get("url"),
-                "count": imported.images if label == 0 else None,
-                "imported": facts,
-            }
-            for label, (name, share) in enumerate(zip(config.source_names, config.shares))
-        ]
+    facts = {**provenance, **imported.facts, "training": sorted(imported.training)}
+    sources = [
+        {
+            "label": label,
+            "name": name,
+            "share": share,
+            "kind": "imported",
+            "spec": provenance.get("file") or provenance.get("url"),
+            "count": imported.images if label == 0 else None,
+            "imported": facts,
+        }
+        for label, (name, share) in enumerate(zip(config.source_names, config.shares))
+    ]
+    metadata = {"recipe": config.to_dict(), "images_seen": imported.training.get("budget"), "imported": facts}
+    with atomic_folder(out) as staging:
+        folder = RunFolder(staging)
         folder.begin(config, sources)
-        metadata = {"recipe": config.to_dict(), "images_seen": imported.training.get("budget"), "imported": facts}
         save_tensors(folder.model_path, denoiser.state_dict(), metadata)
-        return Model.load(folder.path, device="cpu")
-    except BaseException:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        raise
+        Model.load(staging, device="cpu")  # what cannot be loaded gets no name
+    return Model.load(out, device="cpu")
 
 
 def _filled(config: RunConfig, imported: Imported) -> EDMDenoiser:
