@@ -88,7 +88,7 @@ def test_same_command_again_is_done_at_once(folders, capsys):
         (["train", "--real", "digits:pool", "--out", "y", "--preset", "digits", "--device", "abacus"], "abacus"),
         (["compare", "--real", "digits:pool", "--reference", "digits:reference", "--out", "y"], "--synthetic"),
         (["reproduce", "casd-table-9"], "casd-table-1"),
-        (["reproduce", "casd-table-1", "--scale", "huge"], "smoke, small, paper"),
+        (["reproduce", "casd-table-1", "--scale", "huge"], "smoke, small, medium, paper"),
         (["reproduce", "casd-table-1", "--scale", "smoke", "--runs", "3"], "runs"),
     ],
 )

@@ -40,7 +40,7 @@ def test_smoke(name, tmp_path):
 def test_paper_scale_says_what_it_needs(name, tmp_path):
     plan = reproduce(name, tmp_path / "out", scale="paper", dry_run=True)
     assert "missing" in plan
-    assert "hours on an A100" in plan
+    assert "GPU hours:" in plan and "on an A100" in plan
     with pytest.raises(DataError, match=r"needs .*\.zip"):
         reproduce(name, tmp_path / "out", scale="paper")
     assert not (tmp_path / "out").exists()

@@ -87,7 +87,9 @@ def check_guidance(weight: float, interval: Interval | None) -> None:
         UsageError: the weight is not finite or beyond any use, or the interval is not ``0 <= low < high``.
     """
     if not abs(weight) <= LARGEST_WEIGHT:  # NaN compares as false
-        raise UsageError(f"a guidance weight must be a number of at most {LARGEST_WEIGHT:g} either way, got {weight:g}")
+        raise UsageError(
+            f"a guidance weight must be finite, from -{LARGEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, got {weight:g}"
+        )
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise UsageError(f"a guidance interval in sigma needs 0 <= low < high, got {interval[0]:g}:{interval[1]:g}")
 

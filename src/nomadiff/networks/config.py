@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ __all__ = ["NetworkConfig", "check_settings"]
 ARCHITECTURES = ("ddpmpp", "ncsnpp", "adm", "edm2", "unet2d")
 
 
-# far beyond what anybody trains: a recipe may come from anywhere, and nothing is built before it is of this world
+# far beyond what anybody trains: a recipe may come from anywhere, and is checked before anything is built
 _LARGEST = {
     "resolution": 8192,
     "channels": 1024,
@@ -181,5 +182,7 @@ def _check_setting(name: str, value: Any, largest: int) -> None:
             raise UsageError(f"network setting {printable(name)} has {len(value):,} entries")
         for item in value.values() if type(value) is dict else value:
             _check_setting(name, item, largest)
+    elif name == "lambda_min_clipped" and value == -math.inf:  # diffusers' own default for "not clipped"
+        return
     elif type(value) in (int, float) and not -largest <= value <= largest:
         raise UsageError(f"network setting {printable(name)} is {printable(value)}, beyond {largest:,}")

@@ -377,7 +377,7 @@ def _paper_plan(data: Path | None) -> str:
         lines.append(
             f"{name}: {real:,} real images and {', '.join(f'{a:,}' for a in amounts)} polluting ones: {runs} second "
             f"generations of {budget // _MI} Mi, {runs + 1} auxiliaries of {auxiliary // _MI} Mi; "
-            f"{operations / 1e18:,.3g} EFLOP, hours: {gpu_hours({chosen.training.precision: operations})}"
+            f"{operations / 1e18:,.3g} EFLOP, GPU hours: {gpu_hours({chosen.training.precision: operations})}"
         )
     lines.append(
         "judged by FID on 50,000 samples against the training set; best of 4 weights and 4 fine-tuning budgets"

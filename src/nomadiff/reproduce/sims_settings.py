@@ -200,7 +200,7 @@ def plan_line(subject: Subject, what: str, *, seeds: int, plain: float = 0, guid
     return (
         f"{subject.name}: {what}; {settings.synthetic_count:,} own samples, {settings.budget:,} images of fine-tuning, "
         f"{subject.count:,} samples a score; {seeds} seed(s): {operations / 1e15:,.3g} PFLOP, "
-        f"hours: {gpu_hours({'fp16': operations})}"
+        f"GPU hours: {gpu_hours({'fp16': operations})}"
     )
 
 

@@ -105,8 +105,8 @@ def plan_study(study: Study, data: Path | None) -> str:
     lines.append(f"models:   {len(arms)} in {len(study.cells)} settings{own}")
     total = sum(operations.values())
     lines.append(f"compute:  {total / 1e18:,.3g} EFLOP")
-    lines.append(f"hours:    {gpu_hours(operations)}")
-    lines.append(f"or:       {core_hours(total)}")
+    lines.append(f"GPU hours:  {gpu_hours(operations)}")
+    lines.append(f"core hours: {core_hours(total)}")
     return "\n".join(lines)
 
 
