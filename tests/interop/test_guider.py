@@ -160,7 +160,9 @@ def test_classic_pipelines_are_steered_whole() -> None:
         pipeline = diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(1)
-        return pipeline(batch_size=2, generator=generator, num_inference_steps=3, output_type="pt").images
+        return torch.from_numpy(
+            pipeline(batch_size=2, generator=generator, num_inference_steps=3, output_type="np").images
+        )
 
     plain = images(base)
     with steered(base, auxiliary, 0.7):
