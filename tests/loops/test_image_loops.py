@@ -253,6 +253,7 @@ def test_one_run_is_never_certain_and_more_generations_prolong_it(tmp_path: Path
         run_image_loop(setting(tmp_path, synthetic_count=11))
 
 
+@pytest.mark.slow
 def test_the_first_generations_base_is_trained_once(tmp_path: Path) -> None:
     together = setting(tmp_path / "together", algorithms=("standard", "sims", "casd", "casd-provenance"), generations=2)
     rows = run_image_loop(together).rows

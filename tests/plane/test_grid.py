@@ -29,6 +29,7 @@ def tables(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "generations.json").read_bytes(), (folder / "generations.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_rows_are_in_order_and_runs_are_paired(tmp_path: Path) -> None:
     result = make_grid().run(tmp_path, processes=1)
     rows = read_table(tmp_path / "generations.json").rows

@@ -20,6 +20,7 @@ ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASD)
 def test_smoke(name, tmp_path):
     written = reproduce(name, tmp_path, scale="smoke", seeds=(0,))

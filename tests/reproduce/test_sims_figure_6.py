@@ -86,6 +86,7 @@ def test_the_text_says_what_the_rows_say() -> None:
     assert "narrower than the truth" in text
 
 
+@pytest.mark.slow
 def test_smoke_resumed_and_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nomadiff.reproduce import sims_figure_6
 

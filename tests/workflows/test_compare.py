@@ -41,6 +41,7 @@ def comparison(out, **changes):
     return replace(base, **changes)
 
 
+@pytest.mark.slow
 def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     compare(comparison(tmp_path))
     content = read_json(tmp_path / "metrics.json")
@@ -116,6 +117,7 @@ def test_every_set_of_images_passes_the_detector_once(tmp_path, monkeypatch):
     assert {seen[image.numpy().tobytes()] for image in drawn} == {1}
 
 
+@pytest.mark.slow
 def test_arms_in_processes_equal_arms_in_turn(tmp_path):
     """The number of processes must not matter: one thread each, the same bits."""
     import torch
@@ -143,6 +145,7 @@ def test_together_trains_one_model_on_all_sources(tmp_path):
     assert recipe.shares == pytest.approx((0.3, 0.35, 0.35))
 
 
+@pytest.mark.slow
 def test_failing_arm_is_reported_and_the_others_stop(tmp_path):
     bad = comparison(tmp_path, seeds=(0,), workers=2, changes={"budget": 512, "learning_rate": 1e30, "warmup": 0})
     with pytest.raises(Exception, match="not finite"):

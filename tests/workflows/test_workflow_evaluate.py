@@ -123,6 +123,7 @@ def test_lpips_is_asked_for_by_name(samples: str, tmp_path: Path, monkeypatch: p
     assert rows["", "lpips_alex_pairs"]["low"] is not None
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_detectors_work(samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     alone = evaluate(samples, out=tmp_path / "one.json")
