@@ -184,9 +184,9 @@ class RunFolder:
         reached = max([value or 0 for value in seen.values()] + snapshots)
         if reached > end:
             early = [images for images in snapshots if images <= end]
-            near = f"take its snapshot --snapshot {early[-1]}" if early else "it has no snapshot that early"
+            snapshot = f"take its snapshot (--snapshot {early[-1]}), or " if early else ""
             raise UsageError(
-                f"{self.path} has seen {reached:,} images, more than the budget of {end:,}: {near}, or choose another "
+                f"{self.path} has seen {reached:,} images, more than the budget of {end:,}: {snapshot}choose another "
                 "--out"
             )
         if self.state_path.exists():
