@@ -414,7 +414,9 @@ def test_a_finished_run_needs_no_whole_state(mix, tmp_path):
         train(recipe(mix, budget=1000), mix, folder, ALONE)
 
 
-@pytest.mark.parametrize(("budget", "said"), [(100, "--snapshot 96"), (128, "--snapshot 96"), (16, ": choose another --out")])
+@pytest.mark.parametrize(
+    ("budget", "said"), [(100, "--snapshot 96"), (128, "--snapshot 96"), (16, ": choose another --out")]
+)
 def test_a_smaller_budget_than_was_seen_is_refused_and_nothing_is_rewritten(mix, tmp_path, budget, said):
     folder = RunFolder(tmp_path / "run")
     train(recipe(mix), mix, folder, ALONE)
