@@ -12,7 +12,8 @@ __all__ = ["main"]
 
 _HELP = """No-MAD diffusion: train diffusion models with synthetic data, without harm.
 
-`nomadiff demo` shows the whole journey in minutes; `nomadiff VERB --help` has an example of each verb.
+`nomadiff demo` shows the whole journey in minutes; `nomadiff VERB --help` has an example of each verb. `--config FILE`
+reads a verb's options from TOML or YAML; every folder that a run writes holds the file that repeats it, command.toml.
 """
 
 
@@ -28,11 +29,13 @@ _VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failure, 2 for wrong use, 128 + signal when stopped.
 
-    Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead.
+    Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead. `--config FILE`,
+    anywhere, reads options by their names from TOML or YAML.
     """
     from cyclopts import App, CycloptsError, Group, Parameter
     from rich.console import Console
 
+    from nomadiff.cli.config_file import config_reader, split_config, write_command
     from nomadiff.cli.terminal import plain_output, say_error
     from nomadiff.errors import NomadiffError
     from nomadiff.files import printable
@@ -60,8 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = getattr(import_module(module), name) if listed else f"{module}:{name}"
             app.command(command, name=verb, group=group)
     try:
+        words, config = split_config(words)
+        if config is not None:
+            app.config = (config_reader(config),)
         with plain_output():
-            app(words, exit_on_error=False, print_error=False)
+            command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+            try:
+                command(*bound.args, **bound.kwargs)
+            finally:
+                write_command(words[0] if words else "", bound.arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # what reads the output has ended, as `| head` does: no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,96 @@
+"""``--config FILE``: options of a verb read from TOML or YAML, and ``command.toml``, the file that repeats a run."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from nomadiff.errors import DataError, UsageError
+from nomadiff.files import read_regular, write_text
+
+__all__ = ["COMMAND_NAME", "config_reader", "split_config", "write_command"]
+
+COMMAND_NAME = "command.toml"
+
+_RUNS = ("train", "compare", "improve", "shift", "loop", "reproduce", "demo")  # the others write sets and single files
+
+
+def split_config(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Take ``--config FILE`` or ``--config=FILE`` out of a command line.
+
+    Raises:
+        UsageError: the file's name is missing, or given twice.
+    """
+    kept: list[str] = []
+    found: list[Path] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            kept.append(word)
+        elif file := value if equals else next(rest, ""):
+            found.append(Path(file))
+        else:
+            raise UsageError("--config needs the name of a TOML or YAML file")
+    if len(found) > 1:
+        raise UsageError("--config can be given once")
+    return kept, found[0] if found else None
+
+
+def config_reader(path: Path) -> Any:
+    """What cyclopts reads a verb's options from; the command line goes before the file.
+
+    Raises:
+        UsageError: neither TOML nor YAML by its name.
+        DataError: there is no such file, it is not a regular one, or it cannot be read.
+    """
+    import yaml
+    from cyclopts.config import Toml, Yaml
+
+    kind = path.suffix.lower()
+    if kind not in (".toml", ".yaml", ".yml"):
+        raise UsageError(f"{path}: options are read from .toml, .yaml or .yml files")
+    try:
+        text = read_regular(path).decode()
+        # read once more by cyclopts, whose message does not name the file
+        found = tomllib.loads(text) if kind == ".toml" else yaml.safe_load(text)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path}: not valid {kind[1:].upper()} ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds no table of options")
+    reader = Toml if kind == ".toml" else Yaml
+    return reader(path.resolve(), use_commands_as_keys=False, must_exist=True)
+
+
+def write_command(verb: str, arguments: Mapping[str, Any]) -> None:
+    """Write what a verb was called with into the folder of its run, so that ``--config`` repeats it elsewhere.
+
+    Args:
+        verb: the verb; only those that leave a run or a study behind write anything.
+        arguments: its parameters by name; ``out`` says where. Nothing is written if that is no folder.
+    """
+    out = arguments.get("out")
+    if verb not in _RUNS or not isinstance(out, Path) or not out.is_dir() or arguments.get("dry_run"):
+        return
+    given = {name: value for name, value in arguments.items() if name not in ("out", "dry_run")}
+    lines = [f"# nomadiff {verb} --config {COMMAND_NAME} --out FOLDER"]
+    lines += [f"{name.replace('_', '-')} = {json.dumps(value)}" for name, value in sorted(_flat(given))]
+    write_text(out / COMMAND_NAME, "\n".join(lines) + "\n")
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            defaults = {each.name: each.default for each in fields(value)}
+            given = {key: getattr(value, key) for key, default in defaults.items() if getattr(value, key) != default}
+            yield from _flat(given)
+        elif isinstance(value, (tuple, list)):
+            yield name, [str(each) if isinstance(each, Path) else each for each in value]
+        elif value is not None:
+            yield name, str(value) if isinstance(value, Path) else value
