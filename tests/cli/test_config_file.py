@@ -37,6 +37,13 @@ def test_yaml_and_a_study(tmp_path, capsys):
     assert not (tmp_path / "study").exists()
 
 
+def test_a_folder_that_is_refused_stays_as_it_is(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    assert main([*TRAIN, "--budget", "32", "--batch", "32", "--out", str(tmp_path / "mine")]) == 2
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 def test_a_sample_set_gets_no_such_file(tmp_path, capsys):
     assert main([*TRAIN, "--budget", "32", "--batch", "32", "--out", str(tmp_path / "run")]) == 0
     assert (

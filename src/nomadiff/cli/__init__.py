@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from nomadiff.cli.config_file import config_reader, split_config, write_command
     from nomadiff.cli.terminal import plain_output, say_error
-    from nomadiff.errors import NomadiffError
+    from nomadiff.errors import Interrupted, NomadiffError
     from nomadiff.files import printable
     from nomadiff.version import __version__
 
@@ -70,8 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
             try:
                 command(*bound.args, **bound.kwargs)
-            finally:
-                write_command(words[0] if words else "", bound.arguments)
+            except Interrupted:  # a folder that was refused is not ours to write to, a run that was stopped is
+                write_command(words[0], bound.arguments)
+                raise
+            write_command(words[0] if words else "", bound.arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # what reads the output has ended, as `| head` does: no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
