@@ -46,3 +46,26 @@ def killed_at_write():
         return False
 
     return run
+
+
+class Stop(KeyboardInterrupt):
+    """The interruption that :func:`stop_after` makes."""
+
+
+@pytest.fixture(scope="session")
+def stop_after() -> Callable[..., None]:
+    """Makes a function interrupt the program right after so many of its calls."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
+        original, count = getattr(owner, name), [0]
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            count[0] += 1
+            if count[0] == calls:
+                raise Stop
+            return result
+
+        monkeypatch.setattr(owner, name, counted)
+
+    return patch

@@ -26,6 +26,11 @@ from nomadiff.training.presets import PRESETS, Preset
 from nomadiff.training.run_folder import RunFolder
 
 
+def tell(line: str) -> None:
+    sys.stdout.write(f"{line}\n")  # in one piece: torchrun's output is not buffered, and print writes the end later
+    sys.stdout.flush()
+
+
 def source(name: str, seed: int) -> ImageSource:
     images = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return ImageSource(name, images, torch.arange(40) % 3, {"name": name, "content_hash": f"{name}-{seed}"})
@@ -58,7 +63,7 @@ def families(place: Path) -> None:
         sums = group.gather(torch.stack([weights.sum(), weights.abs().sum()])[None])
         assert torch.isfinite(sums).all() and torch.equal(sums[0], sums[1]), f"{label}: the processes disagree"
         if group.is_main:
-            print(label, flush=True)
+            tell(label)
 
     for name in {**PRESETS, **NETWORKS}:
         for augment in (0.0, 0.5) if preset_of(name).network.augment_dim else (0.0,):
@@ -98,7 +103,7 @@ def disagreements(place: Path) -> None:
         try:
             train(chosen, images, RunFolder(folder), group)
         except UsageError as error:
-            print(f"{name} {group.rank}: {error}", flush=True)
+            tell(f"{name} {group.rank}: {error}")
 
 
 def dying(arguments: list[str], owner: Any, name: str, call: int) -> int:

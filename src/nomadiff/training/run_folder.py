@@ -159,9 +159,9 @@ class RunFolder:
         end = config.training.steps * config.training.batch
         if file.exists():
             stored = read_json(file)["recipe"]
-            found = {**self.config().to_dict(), **{name: stored.get(name) for name in ("data", "labels")}}
+            found = {**self.config().to_dict(), **{name: stored[name] for name in ("data", "labels") if name in stored}}
             if "labels" not in stored and _numbered_as_before(config, provenance):  # of before labels had names
-                found |= {name: recipe.get(name) for name in ("labels", "class_names", "class_counts")}
+                found |= {name: recipe[name] for name in ("labels", "class_names", "class_counts") if name in recipe}
             different = _differences(_comparable(found), _comparable(recipe))
             if different:
                 raise UsageError(
