@@ -1,6 +1,6 @@
 """Search for the preset of small photographs on a CPU: the most quality for equal arithmetic.
 
-    python benchmarks/compact_search.py OUT --data FOLDER [--tera 15] [--only NAME ...] [--table]
+    python benchmarks/compact_search.py OUT --data FOLDER [--tera 60] [--only NAME ...] [--table]
 
 FOLDER holds CIFAKE's ``real-train-10k.zip`` and ``real-test-10k.zip`` (CIFAR-10 photographs as JPEG). Every candidate
 is trained on the first 5,000 real images with the same number of floating-point operations (``--tera``, in 10^12; a
@@ -69,7 +69,11 @@ CANDIDATES = {
     "patch 2, 64, 3 levels": Candidate(network(channel_mult=(1, 2, 2))),
     "patch 2, 64, attention at 16 and 8": Candidate(network(attention=(16, 8))),
     "patch 4, 96": Candidate(network(patch=4, model_channels=96, attention=(4,))),
-    "patch 1, 32, 3 levels": Candidate(network(patch=1, model_channels=32, channel_mult=(1, 2, 2))),
+    "tiny, rate 2e-3": Candidate(NETWORKS["tiny"], {"learning_rate": 2e-3}),
+    "tiny, batch 32": Candidate(NETWORKS["tiny"], {"batch": 32}),
+    "tiny, 1-2-4": Candidate(replace(NETWORKS["tiny"], channel_mult=(1, 2, 4))),
+    "tiny, attention at 16": Candidate(replace(NETWORKS["tiny"], attention=(16,))),
+    "tiny, no augmentation": Candidate(NETWORKS["tiny"], {"augment": 0.0}),
     "patch 2, 64, rate 2e-3": Candidate(network(), {"learning_rate": 2e-3}),
     "patch 2, 64, rate 4e-4": Candidate(network(), {"learning_rate": 4e-4}),
     "patch 2, 64, batch 32": Candidate(network(), {"batch": 32}),
@@ -182,7 +186,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", help="file of cifar10-resnet56's weights, where it cannot be downloaded")
-    parser.add_argument("--tera", type=float, default=15.0)
+    parser.add_argument("--tera", type=float, default=60.0)
     parser.add_argument("--only", nargs="*", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--table", action="store_true", help="only print the table")
     arguments = parser.parse_args()

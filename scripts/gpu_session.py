@@ -93,8 +93,8 @@ class Session:
     edm: Path | None
 
     def network(self, name: str) -> NetworkConfig:
-        """A named network, or a tiny one of its family in a rehearsal."""
-        config = NETWORKS[name]
+        """A preset's or a named network, or a tiny one of its family in a rehearsal."""
+        config = PRESETS[name].network if name in PRESETS else NETWORKS[name]
         if not self.toy:
             return config
         small = {"resolution": 8, "model_channels": 32, "channel_mult": (1, 2), "blocks": 1, "attention": ()}

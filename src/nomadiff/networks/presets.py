@@ -26,8 +26,6 @@ NETWORKS: dict[str, NetworkConfig] = {
     "imagenet512-edm2-tiny": NetworkConfig("edm2", 64, 4, 32, (1, 2, 3, 4), 1, (8,), channels_per_head=32),
     # 7 M parameters: a real image size on one small GPU
     "small32": NetworkConfig("ddpmpp", 32, 3, 64, (1, 2, 2), 2, (16,), dropout=0.05, augment_dim=9),
-    # the most quality for a CPU's arithmetic at 32 pixels (benchmarks/compact_search.py): patches of 2 x 2 pixels
-    "compact32": NetworkConfig("ddpmpp", 32, 3, 64, (1, 2), 2, (8,), augment_dim=9, patch=2),
     # 1 M parameters, any resolution that is a multiple of 4: to see a run work on a CPU
     "tiny": NetworkConfig("ddpmpp", 32, 3, 32, (1, 2, 2), 1, (), augment_dim=9),
     # 0.18 M parameters for 8 x 8 digits: minutes on a CPU

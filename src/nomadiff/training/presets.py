@@ -113,7 +113,7 @@ PRESETS: dict[str, Preset] = {
         "32x32 images, 7 M parameters: one small GPU",
     ),
     "compact32": Preset(
-        NETWORKS["compact32"],
+        NETWORKS["tiny"],
         TrainingConfig(
             budget=300_000,
             batch=64,
@@ -127,7 +127,7 @@ PRESETS: dict[str, Preset] = {
         ),
         SamplerConfig(steps=18),
         0.5,
-        "32x32 images, 4 M parameters: hours on two CPU cores, minutes on a GPU",
+        "images up to 64 pixels, 1.2 M parameters: hours on two CPU cores, minutes on a GPU",
     ),
     "imagenet64-edm2-s": _edm2(
         "imagenet64-edm2-s",
