@@ -128,7 +128,10 @@ def test_discrete_steps(name: str, schedule: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"])
 @pytest.mark.parametrize("rescaled", [False, True])
 def test_levels_are_diffusers_own(kind: str, rescaled: bool) -> None:
-    scheduler = diffusers.DDPMScheduler(beta_schedule=kind, rescale_betas_zero_snr=rescaled)
+    try:
+        scheduler = diffusers.DDPMScheduler(beta_schedule=kind, rescale_betas_zero_snr=rescaled)
+    except NotImplementedError:
+        pytest.skip(f"the oracle, diffusers {diffusers.__version__}, does not know {kind}")
     left = scheduler.alphas_cumprod.double()[: -1 if rescaled else None]
     found = ddpm_levels(dict(scheduler.config))
     assert len(found) == len(left)
