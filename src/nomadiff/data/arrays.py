@@ -12,7 +12,7 @@ from PIL import Image
 
 from nomadiff.data.choice import Choice
 from nomadiff.data.containers import open_entry
-from nomadiff.data.decoding import fit_square
+from nomadiff.data.decoding import fit_square, reason_of
 from nomadiff.data.labels import Labels, checked_labels, named_labels
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import normal_name, open_regular
@@ -55,7 +55,7 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, La
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # damaged files make numpy and zipfile raise a dozen kinds
-        raise DataError(f"{path}: not a numpy file, or damaged ({error})") from error
+        raise DataError(f"{path}: not a numpy file, or damaged ({reason_of(error)})") from error
     axis = _channel_axis(images, path)
     images = images if axis == 1 else images.transpose(0, 3, 1, 2)
     array = np.array(images, order="C")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from nomadiff.data.decoding import is_image_name
+from nomadiff.data.decoding import is_image_name, reason_of
 from nomadiff.errors import DataError
 from nomadiff.files import LARGEST_READ, normal_name, open_regular, read_regular
 
@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 _COMPANIONS = frozenset(("dataset.json", "manifest.json", "latents.json", "metadata.jsonl", "thumbs.db", "desktop.ini"))
+
+_LONGEST_NAME = 1000  # characters: a zip may hold names of 65,535, which no folder takes and no message should repeat
 
 
 class FileTree(Protocol):
@@ -122,7 +124,7 @@ class ZipTree:
             raise
         except Exception as error:  # damaged archives make zipfile raise more than BadZipFile
             self._handle.close()
-            raise DataError(f"{path}: not a zip archive, or damaged ({error})") from error
+            raise DataError(f"{path}: not a zip archive, or damaged ({reason_of(error)})") from error
         hidden = re.compile(r"(^|/)(\.|__MACOSX/)")
         self.names = sorted((name for name in self._entries if not hidden.search(name)), key=natural_key)
 
@@ -130,6 +132,8 @@ class ZipTree:
         entries: dict[str, zipfile.ZipInfo] = {}
         for entry in self._archive.infolist():
             name = normal_name(entry.filename)
+            if len(name) > _LONGEST_NAME:
+                raise DataError(f"{self.path}: an entry has a name of {len(name):,} characters; refused")
             if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in name.split("/"):
                 raise DataError(f"{self.path}: the entry {name!r} leads out of the archive; refused")
             if entry.filename.endswith(("/", "\\")):

@@ -30,6 +30,7 @@ from nomadiff.interop.synthesis import METADATA_NAME
 from nomadiff.plain import parse_json
 from nomadiff.processes import join_processes
 from nomadiff.progress import progress_bar
+from nomadiff.safe_pickle import printable
 from nomadiff.seeding import mixed_seed
 from nomadiff.training.run_folder import require_finite
 
@@ -110,7 +111,7 @@ def neon_lora(source: str | Path, out: str | Path, weight: float) -> Path:
     except FileNotFoundError as error:
         raise DataError(f"{source}: no such file") from error
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{source}: damaged or not a safetensors file ({error})") from error
+        raise DataError(f"{source}: damaged or not a safetensors file ({printable(str(error), 200)})") from error
     try:
         result = negated(weights, weight)
     except UsageError:

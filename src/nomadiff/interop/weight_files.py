@@ -79,7 +79,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         try:
             found: Any = load_file(path)
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{name} is damaged ({error})") from error
+            raise DataError(f"{name} is damaged ({printable(str(error), 200)})") from error
     else:
         found = read_torch_file(path)
     if type(found) is not dict or not all(isinstance(value, Tensor) for value in found.values()):

@@ -14,6 +14,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import atomic_path, read_json, sha256_of_file, write_json
 from nomadiff.loops.algorithm import Algorithm, LoopData, LoopModel
 from nomadiff.loops.seeds import derived
+from nomadiff.safe_pickle import printable
 
 __all__ = ["KINDS", "AutophagousLoop"]
 
@@ -258,4 +259,4 @@ def _load_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not an array that can be read ({error})") from error
+        raise DataError(f"{path}: not an array that can be read ({printable(str(error), 200)})") from error

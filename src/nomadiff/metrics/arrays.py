@@ -23,6 +23,7 @@ from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
 from nomadiff.metrics.replication import calibrate
 from nomadiff.metrics.splits import draws, fresh_count, mean_scores
 from nomadiff.metrics.transport import sliced_wasserstein
+from nomadiff.safe_pickle import printable
 from nomadiff.tables import Table
 
 __all__ = ["metrics_of_arrays", "read_vectors"]
@@ -42,7 +43,7 @@ def read_vectors(path: str | Path) -> np.ndarray:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # damaged files make numpy raise half a dozen kinds
-        raise DataError(f"{path}: cannot be read as a .npy array ({str(error)[:200]})") from error
+        raise DataError(f"{path}: cannot be read as a .npy array ({printable(str(error), 200)})") from error
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
         kind = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else "an archive"
         raise DataError(f"{path}: expected vectors (N, D), one a row, got {kind}")

@@ -18,6 +18,7 @@ from nomadiff.files import atomic_path
 from nomadiff.loops.algorithm import LoopData, LoopModel
 from nomadiff.loops.seeds import derived
 from nomadiff.plane.learner import Combination, Learner
+from nomadiff.safe_pickle import printable
 
 __all__ = [
     "ALGORITHMS",
@@ -86,7 +87,7 @@ class PlaneModel:
                 networks = [file.get_tensor(f"network.{index}") for index in range(len(scheme))]
                 base = file.get_tensor("base")
         except (OSError, SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: no model of the two-dimensional world ({error})") from error
+            raise DataError(f"{path}: no model of the two-dimensional world ({printable(str(error), 200)})") from error
         combination = [(coefficient, weights, label) for (coefficient, label), weights in zip(scheme, networks)]
         return cls(learner, combination, base)
 

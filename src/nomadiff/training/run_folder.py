@@ -33,6 +33,7 @@ from nomadiff.files import (
     write_json,
 )
 from nomadiff.plain import parse_json
+from nomadiff.safe_pickle import printable
 from nomadiff.training.config import RunConfig
 from nomadiff.version import __version__
 
@@ -111,7 +112,7 @@ def _named_if_damaged(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: damaged or not a safetensors file ({error})") from error
+        raise DataError(f"{path}: damaged or not a safetensors file ({printable(str(error), 200)})") from error
 
 
 def is_whole(path: Path) -> bool:
