@@ -14,9 +14,10 @@ import os
 import pickle
 import shutil
 import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def make(folder: Path) -> Iterator[Case]:
     yield from (Case("model", path) for path in _run_folders(folder / "runs", good / "run"))
     yield from (Case("model", path) for path in _guidance(folder / "guidance", good / "run"))
     yield from (Case("detector", path) for path in _scripts(folder / "scripts", canary))
+    yield from _holes(folder / "holes")
 
 
 # pickles
@@ -294,16 +296,69 @@ def _npz(first: str) -> dict[str, bytes]:
 
 def _raw_zip(members: list[tuple[str, bytes, int, int, int]]) -> bytes:
     """A zip that says what it is told: name, content, method, unpacked size, checksum."""
-    out, table = io.BytesIO(), b""
+    out = io.BytesIO()
+    _write_zip(out, members)
+    return out.getvalue()
+
+
+def _write_zip(out: Any, members: Sequence[tuple[str, bytes | int, int, int, int]]) -> None:
+    """As :func:`_raw_zip`; a content that is a number is a hole of so many bytes."""
+    table = b""
     for name, content, method, size, crc in members:
         place = out.tell()
-        head = struct.pack("<HHHHIIIHH", 0, method, 0, 0x21, crc, len(content), size, len(name.encode()), 0)
-        out.write(b"PK\x03\x04" + struct.pack("<H", 20) + head + name.encode() + content)
+        length = content if isinstance(content, int) else len(content)
+        head = struct.pack("<HHHHIIIHH", 0, method, 0, 0x21, crc, length, size, len(name.encode()), 0)
+        out.write(b"PK\x03\x04" + struct.pack("<H", 20) + head + name.encode())
+        out.seek(length, os.SEEK_CUR) if isinstance(content, int) else out.write(content)
         table += b"PK\x01\x02" + struct.pack("<HH", 20, 20) + head + struct.pack("<HHHII", 0, 0, 0, 0, place)
         table += name.encode()
     start, count = out.tell(), len(members)
     out.write(table + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, count, count, len(table), start, 0))
-    return out.getvalue()
+
+
+def _holes(folder: Path) -> Iterator[Case]:
+    """Files of 3 GB that take no room on disk, each whole in its own format."""
+    folder.mkdir()
+    size = 3 << 30
+    saved = io.BytesIO()
+    torch.save({"ema": torch.zeros(4)}, saved)
+    with zipfile.ZipFile(saved) as archive:
+        pickled = archive.read("archive/data.pkl")
+    pickled = pickled.replace(b"K\x04", b"\x8a\x05" + (size // 4).to_bytes(5, "little"))
+    header = json.dumps({"x": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    arguments = b'{"__name__": "EDMPrecond", "__module__": "m", "__args__": {}}'
+    tar = tarfile.TarInfo("model.pt")
+    tar.size = size
+    zips: dict[str, tuple[str, list[tuple[str, bytes | int]]]] = {
+        "torch.pt": ("weights", [("archive/data.pkl", pickled), ("archive/data/0", size)]),
+        "pickle.pt": ("weights", [("archive/data.pkl", size)]),
+        "zip.mdlus": ("weights", [("args.json", arguments), ("model.pt", size)]),
+        "script.pt": (
+            "detector",
+            [("m/data.pkl", b"\x80\x02}."), ("m/data/0", size), ("m/constants.pkl", b"\x80\x02).")],
+        ),
+        "mu.npz": ("statistics", [("mu.npy", size), ("sigma.npy", size >> 4)]),
+        "images.npz": ("images", [("images.npy", size)]),
+        "images.zip": ("images", [("a.png", size >> 3), ("b.png", _png())]),
+    }
+    starts = {
+        "model.safetensors": ("model", struct.pack("<Q", len(header)) + header),
+        "other.safetensors": ("weights", struct.pack("<Q", len(header)) + header),
+        "tar.mdlus": ("weights", tar.tobuf()),
+        "vectors.npy": ("vectors", _header(f"({size // 64}, 8)", "<f8")),
+        "images.npy": ("images", _header(f"({size // 64}, 8, 8, 1)")),
+    }
+    for name, (kind, members) in zips.items():
+        with open(folder / name, "wb") as handle:
+            lengths = [content if isinstance(content, int) else len(content) for _, content in members]
+            sums = [0 if isinstance(content, int) else zlib.crc32(content) for _, content in members]
+            _write_zip(handle, [(*member, 0, length, crc) for member, length, crc in zip(members, lengths, sums)])
+        yield Case(kind, folder / name)
+    for name, (kind, start) in starts.items():
+        with open(folder / name, "wb") as handle:
+            handle.write(start)
+            handle.truncate(len(start) + size)
+        yield Case(kind, folder / name)
 
 
 # images

@@ -297,18 +297,33 @@ def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
         read_json(path)
 
 
-def test_folders_nul_and_sparse_files_are_no_content(tmp_path: Path) -> None:
+def test_folders_nul_and_sparse_files_are_no_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IsADirectoryError):
         read_regular(tmp_path)
     with pytest.raises(OSError, match="null"):
         require_regular("a\0b")
     with open(tmp_path / "sparse", "wb") as handle:
         os.truncate(handle.fileno(), 1 << 40)
-    with pytest.raises(OSError, match="larger than 512 MiB"):
+    with pytest.raises(OSError, match="nothing but holes"):
         read_regular(tmp_path / "sparse")
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "file").write_bytes(b"abc")
     assert read_regular(tmp_path / "link") == b"abc" and require_regular(tmp_path / "link") == 3
+    monkeypatch.setattr("nomadiff.files.LARGEST_READ", 2)
+    with pytest.raises(OSError, match="larger than"):
+        read_regular(tmp_path / "file")
+
+
+def test_a_file_may_have_holes_but_not_be_one(tmp_path: Path) -> None:
+    """Sparse copies of weights and images are as good as others; a kilobyte that claims gigabytes is not."""
+    for name, held in (("few", 1 << 10), ("many", 8 << 20)):
+        with open(tmp_path / name, "wb") as handle:
+            handle.write(bytes([1]) * held)
+            handle.seek(80 << 20)
+            handle.write(b"end")
+    assert require_regular(tmp_path / "many") == (80 << 20) + 3
+    with pytest.raises(OSError, match="nothing but holes"):
+        require_regular(tmp_path / "few")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 LARGEST_READ = 512 << 20  # bytes that are read into memory at once: far more than an image, far less than memory
+_NO_HOLES, _SPARSEST = 64 << 20, 16  # a file beyond so many bytes must hold more than one in so many
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
 
 
@@ -229,6 +230,8 @@ def read_json(path: str | Path, kind: type | None = None) -> Any:
 def require_regular(path: str | Path) -> int:
     """The size in bytes of a regular file. Opening a FIFO, a socket or a device would hang, or never end.
 
+    A large file of holes is refused, too: it takes no room on disk, and all that it claims in memory.
+
     To be called before a library opens a path by itself; :func:`open_regular` is for everything else.
 
     Raises:
@@ -242,7 +245,25 @@ def require_regular(path: str | Path) -> int:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
+    if found.st_size > _NO_HOLES and found.st_size > _SPARSEST * _held(path, found.st_size):
+        raise OSError(errno.EFBIG, "a sparse file: almost nothing but holes")
     return found.st_size
+
+
+def _held(path: str | Path, size: int) -> int:
+    """Bytes of a file that are on disk; holes, which take no room, read as zeros. All of them where nobody knows."""
+    if not hasattr(os, "SEEK_DATA"):  # Windows
+        return size
+    held = end = 0
+    with open(path, "rb") as handle:
+        try:
+            while end < size:
+                start = os.lseek(handle.fileno(), end, os.SEEK_DATA)
+                end = os.lseek(handle.fileno(), start, os.SEEK_HOLE)
+                held += end - start
+        except OSError as error:
+            return held if error.errno == errno.ENXIO else size  # no data any more; a file system that cannot tell
+    return held
 
 
 def open_regular(path: str | Path) -> BufferedReader:

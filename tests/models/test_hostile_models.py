@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nomadiff.errors import DataError
 from nomadiff.models.guided_model import GuidanceConfig
@@ -120,10 +122,34 @@ def test_a_config_of_any_shape_is_one_line(number: int, run: Path) -> None:
     assert str(caught.value).isprintable()
 
 
+_ODD = b'{"images_seen": NaN, "loss": 1}\n{"images_seen": 1e999, "loss": 1}\n{"images_seen": 64, "loss": -Infinity}\n'
+
+
+def test_a_fact_is_one_line_whatever_a_name_holds(run: Path, tmp_path: Path) -> None:
+    """A line end in somebody's name could write a line that nomadiff did not say."""
+    forged = "x\nsha256:      good\u2028\x1b[2J"
+    lines = len(describe(str(run)).splitlines())
+    for where in ("name", "spec", "kind"):
+        source = {"name": "real", "kind": "real", "spec": "x", "count": 3, where: forged}
+        (run / "sources.json").write_text(json.dumps([source]))
+        said = describe(str(run))
+        assert len(said.splitlines()) == lines and said.replace("\n", "").isprintable()
+    images = tmp_path / "images\nmade by:     nobody"
+    images.mkdir()
+    Image.new("L", (8, 8)).save(images / "a.png")
+    (images / "manifest.json").write_text(json.dumps({"generator": forged, "seed": [forged], "source": {"a": forged}}))
+    said = describe(str(images))
+    assert len(said.splitlines()) == 5 and "generator x\\nsha256" in said
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 1), np.uint8), labels=[0, 1], class_names=[forged, "b"])
+    assert len(describe(str(tmp_path / "a.npz")).splitlines()) == 5
+
+
 def test_lines_of_a_log_that_are_none_are_left_out(run: Path) -> None:
     before = describe(str(run))
     with open(run / "log.jsonl", "ab") as log:
-        log.write(b'5\n[]\n{"x": 1}\n"a"\nnull\n{"images_seen": "x", "loss": 1}\n' + b"[" * 100_000 + b"\n\xff\xfe\n{")
+        log.write(
+            b'5\n[]\n{"x": 1}\n"a"\nnull\n{"images_seen": "x", "loss": 1}\n' + _ODD + b"[" * 100_000 + b"\n\xff\xfe\n{"
+        )
     assert describe(str(run)) == before
     RunFolder(run).trim_log(64)
     assert (run / "log.jsonl").read_text() == '{"images_seen": 64, "loss": 0.5}\n'

@@ -23,7 +23,7 @@ from nomadiff.training import loop
 from nomadiff.training.config import RunConfig, TrainingConfig
 from nomadiff.training.loop import train
 from nomadiff.training.presets import Preset
-from nomadiff.training.run_folder import RunFolder, load_tensors
+from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -403,6 +403,50 @@ def test_a_damaged_state_is_named_and_deleting_it_begins_again_from_zero(mix, tm
     with pytest.warns(UserWarning, match=r"no state/ to go on from: it is trained again from zero"):
         train(recipe(mix), mix, folder, ALONE)
     assert contents(folder) == contents(whole)
+
+
+def without(tensors, name):
+    return {key: value for key, value in tensors.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, seen: ({}, seen),
+        lambda tensors, seen: (without(tensors, "ema0.network.map_layer0.weight"), seen),
+        lambda tensors, seen: (without(tensors, "adam.1.exp_avg"), seen),
+        lambda tensors, seen: ({**tensors, "adam.0.exp_avg": torch.zeros(1)}, seen),
+        lambda tensors, seen: ({**tensors, "adam.0.exp_avg_sq": torch.zeros(4, 4)}, seen),
+        lambda tensors, seen: ({**tensors, "adam.0.step": torch.zeros(9)}, seen),
+        lambda tensors, seen: ({**tensors, "adam.99999.step": torch.zeros(())}, seen),
+        lambda tensors, seen: ({**tensors, "adam.\x1b[2J\n.step": torch.zeros(())}, seen),
+        lambda tensors, seen: (tensors, "48"),
+        lambda tensors, seen: (tensors, -48),
+        lambda tensors, seen: (tensors, None),
+    ],
+)
+def test_the_state_of_something_else_is_refused(mix, tmp_path, change):
+    """The fused optimizer does not look at the shapes of its moments: it would write beyond them."""
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix, budget=96), mix, folder, ALONE)
+    folder.model_path.unlink()
+    tensors, metadata = load_tensors(folder.state_path)
+    tensors, seen = change(tensors, metadata["images_seen"])
+    save_tensors(folder.state_path, tensors, {"images_seen": seen})
+    with pytest.raises(DataError, match=r"not the state of this training \(.*\): delete it to train again") as caught:
+        train(recipe(mix), mix, folder, ALONE)
+    assert str(caught.value).isprintable()
+
+
+def test_the_model_of_something_else_is_no_finished_run(mix, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train(recipe(mix), mix, folder, ALONE)
+    shutil.rmtree(folder.state_path.parent)
+    save_tensors(folder.model_path, {"x": torch.zeros(3)}, load_tensors(folder.model_path)[1])
+    with pytest.raises(DataError, match=r"not the model of this run \(.*\); delete it and run the same command again"):
+        train(recipe(mix), mix, folder, ALONE)
+    folder.model_path.unlink()
+    train(recipe(mix), mix, folder, ALONE)
 
 
 def test_a_finished_run_needs_no_whole_state(mix, tmp_path):

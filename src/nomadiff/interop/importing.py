@@ -12,7 +12,7 @@ from torch import Tensor
 from nomadiff.data.writing import refuse_existing
 from nomadiff.downloads import download
 from nomadiff.errors import DataError, UsageError
-from nomadiff.files import sha256_of_file
+from nomadiff.files import require_regular, sha256_of_file
 from nomadiff.interop.cards import CARDS, Card
 from nomadiff.interop.diffusers_ import HUB_PREFIX, from_diffusers, is_pipeline, pipeline_folder
 from nomadiff.interop.edm import ema_of, from_edm
@@ -109,6 +109,7 @@ def _has_recipe(path: Path) -> bool:
     if path.suffix.lower() != ".safetensors":
         return False
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as handle:
             names, metadata = list(handle.keys()), handle.metadata() or {}
     except (SafetensorError, OSError) as error:

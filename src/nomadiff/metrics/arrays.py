@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nomadiff.errors import DataError, NomadiffWarning, UsageError
+from nomadiff.files import require_regular
 from nomadiff.metrics.frechet import (
     Statistics,
     frechet_distance,
@@ -41,6 +42,7 @@ def read_vectors(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
+        require_regular(path)
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # damaged files make numpy raise half a dozen kinds
         raise DataError(f"{path}: cannot be read as a .npy array ({printable(str(error), 200)})") from error

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nomadiff.errors import DataError
-from nomadiff.files import atomic_path, read_regular
+from nomadiff.files import atomic_path, read_regular, require_regular
 from nomadiff.metrics.frechet import Statistics
 from nomadiff.pickled_values import Array, PlainValues
 from nomadiff.safe_pickle import PickleReader, printable
@@ -99,6 +99,7 @@ def read_members(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, 
     """
     found = {}
     try:
+        require_regular(path)
         with zipfile.ZipFile(path) as archive:
             held = set(archive.namelist())
             for name in names:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nomadiff.downloads import download
 from nomadiff.errors import DataError
-from nomadiff.files import sha256_of_file
+from nomadiff.files import require_regular, sha256_of_file
 
 __all__ = ["WeightFile", "fill", "load_weights", "read_tensors", "resolve", "verified"]
 
@@ -66,6 +66,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DataError(f"{path}: no such weight file")
     try:
+        require_regular(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 

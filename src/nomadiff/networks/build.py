@@ -17,7 +17,7 @@ from nomadiff.networks.unet import UNet
 from nomadiff.networks.unet2d import UNet2D
 from nomadiff.safe_pickle import printable
 
-__all__ = ["build_filled", "build_network", "load_edm_state"]
+__all__ = ["build_filled", "build_network", "load_edm_state", "misfit"]
 
 Built = TypeVar("Built", bound=nn.Module)
 
@@ -65,7 +65,7 @@ def load_edm_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items()
         if not name.endswith("resample_filter")
     }
-    if reason := _misfit(network.state_dict(), ours):
+    if reason := misfit(network.state_dict(), ours):
         raise DataError(f"these weights do not fit the network: {reason}")
     network.load_state_dict(ours)
 
@@ -82,7 +82,7 @@ def build_filled(build: Callable[[], Built], weights: Mapping[str, Tensor]) -> B
     """
     with torch.device("meta"):
         planned = build().state_dict()
-    if reason := _misfit(planned, weights):
+    if reason := misfit(planned, weights):
         raise DataError(reason)
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
@@ -93,8 +93,8 @@ def build_filled(build: Callable[[], Built], weights: Mapping[str, Tensor]) -> B
     return module
 
 
-def _misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """What keeps weights from filling a network, in a few words; None if nothing does."""
+def misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """What keeps weights from filling a network, in a few words: names and shapes; None if nothing does."""
     wrong = [f"{name} is missing" for name in expected.keys() - given.keys()]
     wrong += [f"{printable(name)} is unknown" for name in given.keys() - expected.keys()]
     wrong += [

@@ -14,11 +14,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed
 from nomadiff.training.ema import ModuleEMA
-from nomadiff.training.run_folder import load_tensors, save_tensors
+from nomadiff.training.state import load_state, save_state
 
 __all__ = ["Fitting", "fit"]
 
@@ -80,7 +80,12 @@ def fit(
     average = ModuleEMA(module, options.ema_half_life, 0.05)
     optimizer = torch.optim.Adam(module.parameters(), lr=options.learning_rate, fused=device.type != "mps")
     generator = torch.Generator(device)
-    seen = _resume(module, average.module, optimizer, state) if state.exists() else 0
+    seen = 0
+    if state.exists():
+        try:
+            seen = load_state(state, module, {"ema": average.module}, optimizer)
+        except DataError as error:
+            raise DataError(f"{error}: delete it to begin again") from error
     end = -(-options.budget // options.batch) * options.batch
     module.train()
     with progress_bar(description, total=end, done=seen) as advance:
@@ -97,29 +102,5 @@ def fit(
             before, seen = seen, seen + options.batch
             advance(options.batch)
             if seen // options.save_every > before // options.save_every and seen < end:
-                _save(module, average.module, optimizer, state, seen)
+                save_state(state, module, {"ema": average.module}, optimizer, seen)
     return average.module
-
-
-def _save(module: nn.Module, average: nn.Module, optimizer: torch.optim.Adam, path: Path, seen: int) -> None:
-    tensors = {f"weights.{name}": value for name, value in module.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in average.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
-    save_tensors(path, tensors, {"images_seen": seen})
-
-
-def _resume(module: nn.Module, average: nn.Module, optimizer: torch.optim.Adam, path: Path) -> int:
-    tensors, metadata = load_tensors(path)
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        group, _, rest = name.partition(".")
-        groups.setdefault(group, {})[rest] = value
-    module.load_state_dict(groups["weights"])
-    average.load_state_dict(groups["ema"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in groups["adam"].items():
-        index, _, field = name.partition(".")
-        moments.setdefault(int(index), {})[field] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return int(metadata["images_seen"])

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nomadiff.data.sources import Batch, SourceMix
 from nomadiff.denoiser import EDMDenoiser, check_labels
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
+from nomadiff.networks.build import misfit
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed
@@ -34,6 +35,7 @@ from nomadiff.training.matching import require_match
 from nomadiff.training.phema import PowerEMA
 from nomadiff.training.probe import check_source_reaches_output, source_effect
 from nomadiff.training.run_folder import RunFolder, images_seen_by, load_tensors, save_tensors
+from nomadiff.training.state import load_state, save_state
 
 __all__ = ["train"]
 
@@ -343,42 +345,28 @@ class _Training:
 
     def _save_state(self) -> None:
         if self.processes.is_main:
-            tensors = {f"weights.{name}": value for name, value in self.denoiser.state_dict().items()}
-            for index, average in enumerate(self.ema.modules):
-                tensors |= {f"ema{index}.{name}": value for name, value in average.state_dict().items()}
-            for index, values in self.optimizer.state_dict()["state"].items():
-                tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
-            save_tensors(self.folder.state_path, tensors, {"images_seen": self.images_seen})
+            save_state(self.folder.state_path, self.denoiser, self._averages(), self.optimizer, self.images_seen)
         self.processes.barrier()
 
     def _load_state(self) -> bool:
         """Go on from the state; False where it is damaged and nothing is left to train."""
         try:
-            tensors, metadata = load_tensors(self.folder.state_path)
+            self.images_seen = load_state(self.folder.state_path, self.denoiser, self._averages(), self.optimizer)
         except DataError as error:
             if images_seen_by(self.folder.model_path) == self.options.steps * self.options.batch:
                 return False
             raise DataError(f"{error}: delete it to train again from zero, or use one of the snapshots") from error
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            group, _, rest = name.partition(".")
-            groups.setdefault(group, {})[rest] = value
-        self.denoiser.load_state_dict(groups["weights"])
-        for number, average in enumerate(self.ema.modules):
-            average.load_state_dict(groups[f"ema{number}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in groups["adam"].items():
-            index, _, field_name = name.partition(".")
-            # moments must lie in memory as their weights do: the fused optimizer walks both in one order
-            layout = self.layout if value.ndim == 4 else torch.contiguous_format
-            state.setdefault(int(index), {})[field_name] = value.contiguous(memory_format=layout)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.images_seen = int(metadata["images_seen"])
         return True
+
+    def _averages(self) -> dict[str, EDMDenoiser]:
+        return {f"ema{index}": average for index, average in enumerate(self.ema.modules)}
 
     def _load_finished(self) -> None:
         """A finished run whose state was removed (it is the larger part of a run) is finished all the same."""
         tensors, metadata = load_tensors(self.folder.model_path)
+        if reason := misfit(self.ema.module.state_dict(), tensors):
+            told = f"{self.folder.model_path}: not the model of this run ({reason})"
+            raise DataError(f"{told}; delete it and run the same command again, or choose another --out")
         self.ema.module.load_state_dict(tensors)
         self.images_seen = int(metadata["images_seen"])
 

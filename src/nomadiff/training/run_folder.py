@@ -255,7 +255,8 @@ class RunFolder:
             for line in text.splitlines():
                 with suppress(DataError):
                     record = parse_json(line, "line", dict)
-                    if all(type(record.get(name)) in (int, float) for name in ("images_seen", "loss")):
+                    numbers = [record.get(name) for name in ("images_seen", "loss")]
+                    if all(type(number) in (int, float) and abs(number) < 1 << 63 for number in numbers):
                         records.append(record)
         return records
 

@@ -9,6 +9,7 @@ import torch
 from nomadiff.data.labels import is_number, listed
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError, UsageError
+from nomadiff.files import printable
 from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
 from nomadiff.metrics.detectors.loading import DETECTORS
 from nomadiff.metrics.reference import distance_name
@@ -41,19 +42,24 @@ def describe(
     """
     place = Path(path)
     if path in DETECTORS and not place.exists():
-        return _describe_detector(path, weights, accuracy_on, skip_unreadable)
+        return _joined(_describe_detector(path, weights, accuracy_on, skip_unreadable))
     if weights is not None or accuracy_on is not None:
         raise UsageError(f"{path} is no detector ({', '.join(DETECTORS)}): it has no weights or accuracy to ask for")
     if (reason := foreign(place, images=False)) is not None:
         raise DataError(reason)
     if (place / "config.json").is_file():
-        return _describe_run(RunFolder(place))
+        return _joined(_describe_run(RunFolder(place)))
     if place.suffix == ".safetensors" or (place / GUIDANCE_NAME).is_file():
-        return _describe_model(Model.load(place, device="cpu"))
-    return _describe_images(path, skip_unreadable)
+        return _joined(_describe_model(Model.load(place, device="cpu")))
+    return _joined(_describe_images(path, skip_unreadable))
 
 
-def _describe_run(folder: RunFolder) -> str:
+def _joined(facts: list[str]) -> str:
+    """A line for each fact, whatever line ends are in somebody's names."""
+    return "\n".join(map(printable, facts))
+
+
+def _describe_run(folder: RunFolder) -> list[str]:
     config = folder.config()
     log = folder.read_log()
     seen = int(log[-1]["images_seen"]) if log else 0
@@ -76,11 +82,11 @@ def _describe_run(folder: RunFolder) -> str:
         known = f"{count:,}" if type(count) is int and count else "unknown number"  # an imported model may not know
         lines.append(f"images:      {source['name']}: {known} from {source.get('spec')} ({source.get('kind')})")
     if folder.model_path.exists():
-        lines.append(_describe_model(Model.load(folder.path, device="cpu")))
-    return "\n".join(lines)
+        lines += _describe_model(Model.load(folder.path, device="cpu"))
+    return lines
 
 
-def _describe_model(model: Model) -> str:
+def _describe_model(model: Model) -> list[str]:
     config = model.config
     network = config.network
     with torch.device("meta"):
@@ -100,10 +106,10 @@ def _describe_model(model: Model) -> str:
         lines.insert(2, f"latents:     {' x '.join(map(str, model.shape))}, of {config.latents.vae}")
     if model.guidance is not None:
         lines.insert(0, f"guidance:    {model.guidance.kind}, weight {model.guidance.weight:g}")
-    return "\n".join(lines)
+    return lines
 
 
-def _describe_detector(name: str, weights: str | None, accuracy_on: str | None, skip_unreadable: bool) -> str:
+def _describe_detector(name: str, weights: str | None, accuracy_on: str | None, skip_unreadable: bool) -> list[str]:
     detector = load_detector(name, weights=weights, device=join_processes().device)
     width = "as many as the image has values" if detector.dimension is None else f"{detector.dimension:,}"
     lines = [
@@ -130,10 +136,10 @@ def _describe_detector(name: str, weights: str | None, accuracy_on: str | None, 
             raise UsageError(f"{accuracy_on}: {told}")
         share = accuracy(classifier, images.pixels, images.labels_among(names))
         lines.append(f"accuracy:    {share:.2%} of {len(images):,} images ({accuracy_on})")
-    return "\n".join(lines)
+    return lines
 
 
-def _describe_images(path: str, skip_unreadable: bool) -> str:
+def _describe_images(path: str, skip_unreadable: bool) -> list[str]:
     try:
         source = ImageSource.open(path, name="images", synthetic=True, skip_unreadable=skip_unreadable)
     except DataError as error:
@@ -155,7 +161,7 @@ def _describe_images(path: str, skip_unreadable: bool) -> str:
         lines.append(f"made by:     {', '.join(f'{key} {manifest[key]}' for key in keys if key in manifest)}")
     else:
         lines.append("made by:     no manifest: taken for real images")
-    return "\n".join(lines)
+    return lines
 
 
 def _classes(source: ImageSource) -> str:
