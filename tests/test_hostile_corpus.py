@@ -53,6 +53,7 @@ def read(kind: str, path: Path) -> None:
         Model.load(path, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_is_run_and_everything_else_is_one_line(tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
