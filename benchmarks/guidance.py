@@ -135,13 +135,17 @@ def measure(name: str, device: torch.device, batch: int, rounds: int, steps: int
 
 def peak_memory(name: str, way: str, device: str, batch: int) -> None:
     """Sample two steps with one variant and print the peak of memory, in MiB."""
-    place = torch.device(device)
-    denoiser = variants_of(way, name, place)
+    torch_device = torch.device(device)
+    denoiser = variants_of(way, name, torch_device)
     config = NETWORKS[name]
     shape = (config.channels, config.resolution, config.resolution)
-    list(draw(denoiser, shape, range(batch), seed=0, config=SamplerConfig(steps=2), batch_size=batch, device=place))
-    if place.type == "cuda":
-        print(torch.cuda.max_memory_allocated(place) >> 20)
+    list(
+        draw(
+            denoiser, shape, range(batch), seed=0, config=SamplerConfig(steps=2), batch_size=batch, device=torch_device
+        )
+    )
+    if torch_device.type == "cuda":
+        print(torch.cuda.max_memory_allocated(torch_device) >> 20)
     else:
         # not getrusage: its maximum begins at what the parent process had
         lines = Path("/proc/self/status").read_text().splitlines()

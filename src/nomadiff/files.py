@@ -56,7 +56,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         NomadiffError: the disk is full or the place cannot be written.
     """
     path = Path(path)
-    with _room_beside(path) as temporary:
+    with _temporary_beside(path) as temporary:
         mode = _mode_of_new_files(temporary)
         yield temporary
         with open(temporary, "rb") as handle:
@@ -73,7 +73,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         NomadiffError: the disk is full, the place cannot be written, or holds something other than an empty folder.
     """
     path = Path(path)
-    with _room_beside(path) as temporary:
+    with _temporary_beside(path) as temporary:
         temporary.mkdir()
         yield temporary
         os.sync()  # one flush for all files; a flush each would take minutes for 50,000
@@ -83,18 +83,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _room_beside(path: Path) -> Iterator[Path]:
+def _temporary_beside(path: Path) -> Iterator[Path]:
     """A path of the same name in a folder of its own beside ``path``: libraries put temporary files there, too."""
     with told_in_one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
-        room = Path(tempfile.mkdtemp(prefix=f".nomadiff-{os.getpid()}-{_HOST}-", suffix=".tmp", dir=path.parent))
-        _OPEN_ROOMS.add(room.name)
+        working = Path(tempfile.mkdtemp(prefix=f".nomadiff-{os.getpid()}-{_HOST}-", suffix=".tmp", dir=path.parent))
+        _IN_USE.add(working.name)
         try:
-            yield room / path.name
+            yield working / path.name
         finally:
-            shutil.rmtree(room, ignore_errors=True)
-            _OPEN_ROOMS.discard(room.name)
+            shutil.rmtree(working, ignore_errors=True)
+            _IN_USE.discard(working.name)
 
 
 def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
@@ -106,20 +106,20 @@ def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
         folder: where to look; it need not exist.
         below: look in its folders as well.
     """
-    for room in Path(folder).glob("**/.nomadiff-*.tmp" if below else ".nomadiff-*.tmp"):
-        match = _ROOM.fullmatch(room.name)
-        if match and match["host"] == _HOST and room.name not in _OPEN_ROOMS and not _is_alive(int(match["pid"])):
-            shutil.rmtree(room, ignore_errors=True)
+    for working in Path(folder).glob("**/.nomadiff-*.tmp" if below else ".nomadiff-*.tmp"):
+        match = _TEMPORARY_NAME.fullmatch(working.name)
+        if match and match["host"] == _HOST and working.name not in _IN_USE and not _is_alive(int(match["pid"])):
+            shutil.rmtree(working, ignore_errors=True)
 
 
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())[:64]
-_ROOM = re.compile(r"\.nomadiff-(?P<pid>[0-9]+)-(?P<host>[^-]*)-[a-z0-9_]+\.tmp")
-_OPEN_ROOMS: set[str] = set()  # of this process: a leftover may carry our number, which another process had
+_TEMPORARY_NAME = re.compile(r"\.nomadiff-(?P<pid>[0-9]+)-(?P<host>[^-]*)-[a-z0-9_]+\.tmp")
+_IN_USE: set[str] = set()  # of this process: a leftover may carry our number, which another process had
 
 
 def _is_alive(pid: int) -> bool:
     if pid == os.getpid():
-        return False  # what is ours is in _OPEN_ROOMS
+        return False  # what is ours is in _IN_USE
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

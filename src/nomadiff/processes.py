@@ -118,7 +118,9 @@ def _keep_freed_memory() -> None:
 
 
 def join_processes(device: str | torch.device | None = None) -> Processes:
-    """Find this process' place: alone unless a launcher set ``WORLD_SIZE`` (then through ``accelerate``).
+    """This process among those that a launcher started; one process unless ``WORLD_SIZE`` is set.
+
+    Several processes meet through ``accelerate``.
 
     Args:
         device: "cpu", "cuda", "cuda:1", "mps"; None takes a GPU if there is one.
@@ -130,21 +132,23 @@ def join_processes(device: str | torch.device | None = None) -> Processes:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        place = torch.device(device)
+        torch_device = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"unknown device '{device}': use cpu, cuda, cuda:0, mps ...") from error
-    if place.type == "cuda" and (not torch.cuda.is_available() or (place.index or 0) >= torch.cuda.device_count()):
+    if torch_device.type == "cuda" and (
+        not torch.cuda.is_available() or (torch_device.index or 0) >= torch.cuda.device_count()
+    ):
         raise UsageError(f"device '{device}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
-    if place.type == "mps" and not torch.backends.mps.is_available():
+    if torch_device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device 'mps' is not there")
-    if place.type == "cpu":
+    if torch_device.type == "cpu":
         _keep_freed_memory()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes(rank=0, count=1, device=place)
+        return Processes(rank=0, count=1, device=torch_device)
     from accelerate import PartialState
 
     try:
-        state = PartialState(cpu=place.type == "cpu")
+        state = PartialState(cpu=torch_device.type == "cpu")
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:200]
         raise NomadiffError(f"the processes of this run do not find one another ({reason}): start all again") from error

@@ -63,7 +63,7 @@ def reference():
 
 
 def small_shards(monkeypatch):
-    monkeypatch.setattr(Model, "comfortable_batch", 16)
+    monkeypatch.setattr(Model, "default_batch_size", 16)
 
 
 def test_the_folder_becomes_a_model(base, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from nomadiff.errors import DataError, UsageError
 from nomadiff.improve.settings import Improvement
 from nomadiff.reproduce import improve_relatives, sims_figure_4, sims_figure_9, sims_table_1
-from nomadiff.reproduce.demo_improve import SecondAct
+from nomadiff.reproduce.demo_improve import SelfImprovement
 from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER, scoring_seed
 from nomadiff.tables import Table, read_table
 from nomadiff.workflows.improve import improve_files, plan_improvement
@@ -129,4 +129,4 @@ def test_scoring_noise_is_apart_from_tuning_noise():
     tuned = {mixed_seed(seed, *parts) % (1 << 31) for seed in range(20) for parts in ((2,), (4,), (5, 0), (5, 1))}
     assert len(used) == 100 and not used & tuned
     assert DIGITS_SHORT.weight == 1.0
-    assert SecondAct([], [], [], []).rows == [] and json.dumps(sorted(used))
+    assert SelfImprovement([], [], [], []).rows == [] and json.dumps(sorted(used))

@@ -118,7 +118,7 @@ def test_targets_that_make_no_sense(targets, said):
 class Source:
     """Stands for a model: image i is class 0 for every fourth i, else 1; it counts what it is asked for."""
 
-    comfortable_batch = 16
+    default_batch_size = 16
     class_names = None
     config = SimpleNamespace(latents=None)
     drawn = 0
@@ -205,4 +205,4 @@ def test_a_target_that_is_there_already(tmp_path):
 
 
 def test_what_stands_for_a_model_here_has_its_methods():
-    assert all(hasattr(Model, name) for name in ("sample_batches", "drawn_classes", "manifest", "comfortable_batch"))
+    assert all(hasattr(Model, name) for name in ("sample_batches", "drawn_classes", "manifest", "default_batch_size"))

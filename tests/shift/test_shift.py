@@ -91,7 +91,7 @@ def reference(classifier):
 
 
 def small_shards(monkeypatch):
-    monkeypatch.setattr(Model, "comfortable_batch", 16)
+    monkeypatch.setattr(Model, "default_batch_size", 16)
     monkeypatch.setattr(complement, "_PROBE", 32)
 
 

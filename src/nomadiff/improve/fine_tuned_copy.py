@@ -68,7 +68,7 @@ class FineTunedCopy:
             raise UsageError(f"{out} holds the base model itself; choose another --out")
         # a base that a method trained inside the folder is referred to, any other is copied: the folder can be moved
         self.base_path = model.path.resolve().relative_to(out.resolve()) if inside else Path("base.safetensors")
-        self._state = model.network.state_dict()  # says so if the model is no single network
+        self._state = model.network.state_dict()  # a guided model has no single network: UsageError
         self.config: AuxiliaryConfig = auxiliary_config(model.config, improvement)
         self.run_folder = RunFolder(out / "auxiliary")
         options = self.config.training

@@ -43,7 +43,7 @@ class OwnSamples:
         self.model, self.count, self.seed = model, count, seed
         self.path = folder / "own"
         self.archive = folder / "own.zip"
-        self._size = shard or model.comfortable_batch
+        self._size = shard or model.default_batch_size
         self._space = model.config.latents
 
     def draw(self, processes: Processes) -> None:

@@ -87,12 +87,16 @@ class ModelGenerator:
     ) -> None:
         self._model, self._seed = model, seed
         self._classes: dict[str, Any] = {"source": source, "class_label": class_label, "classes": classes}
-        model.sampling_denoiser(source)  # complains before the first expensive step, and so do the next two
-        model.drawn_classes([], seed, **self._classes)
-        if model.draws_latents:
-            model.autoencoder  # noqa: B018
-        self.batch_size = batch_size or model.comfortable_batch
+        self._validate()
+        self.batch_size = batch_size or model.default_batch_size
         self._sampler, self.class_names = sampler, model.class_names
+
+    def _validate(self) -> None:
+        """Raise for an unknown source or class, or a missing autoencoder, before the first expensive step."""
+        self._model.sampling_denoiser(self._classes["source"])
+        self._model.drawn_classes([], self._seed, **self._classes)
+        if self._model.draws_latents:
+            self._model.autoencoder  # noqa: B018
 
     def draw(self, indices: Sequence[int]) -> list[Drawn]:
         """As :class:`ImageGenerator`."""

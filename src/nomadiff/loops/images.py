@@ -109,7 +109,11 @@ class ImageAlgorithm:
         self.improvement = replace(settings, weight=1.0 if weight is None else weight) if self.guided else settings
         self.device = device
         self.training = {name: value for name, value in training.items() if name != "seed"}
-        DM(self.preset, **self.training)  # says so if an option is wrong
+        self._validate_training()
+
+    def _validate_training(self) -> None:
+        """Raise UsageError for a wrong training option now, not in the first generation."""
+        DM(self.preset, **self.training)
 
     def fit(
         self, data: LoopData, *, seed: int, start: LoopModel | None = None, folder: Path | None = None

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
+from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out, validate_level
 from nomadiff.metrics.reference import ReferenceSet, distance_name
 from nomadiff.metrics.splits import fresh_count, mean_scores
 from nomadiff.tables import Table
 
-__all__ = ["evaluate_groups", "group_members"]
+__all__ = ["evaluate_groups", "group_members", "validate_groups"]
 
 _OF_FEATURES = ("precision", "recall", "density", "coverage")
 _DRAWS = 10  # subsets to a group
@@ -43,6 +43,11 @@ def group_members(
             raise UsageError(f"group {name!r}: no class {unknown[0]!r}; there are {', '.join(class_names)}")
         members[name] = [list(class_names).index(one) for one in classes]
     return members
+
+
+def validate_groups(class_names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+    """Raise the UsageError of :func:`group_members`, if there is one."""
+    group_members(class_names, groups)
 
 
 def evaluate_groups(
@@ -82,7 +87,7 @@ def evaluate_groups(
     if against.features is None or against.classes is None:
         raise UsageError("metrics by class need the reference's features and classes, and this one holds neither")
     if interval is not None:
-        jackknife_interval(0.0, [0.0], interval)  # a mistaken level is told before the work
+        validate_level(interval)
     members = group_members(against.classifier.class_names, groups)
     features, of_samples = against.read(samples)
     assert of_samples is not None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 
-__all__ = ["GROUPS", "deal", "jackknife_interval", "means_left_out"]
+__all__ = ["GROUPS", "deal", "jackknife_interval", "means_left_out", "validate_level"]
 
 GROUPS = 20
 
@@ -44,6 +44,12 @@ def means_left_out(values: Tensor, member: Tensor) -> np.ndarray:
     return ((values.sum() - sums) / (len(values) - counts)).numpy()
 
 
+def validate_level(level: float) -> None:
+    """Raise UsageError unless ``level`` lies between 0 and 1."""
+    if not 0 < level < 1:
+        raise UsageError(f"interval must lie between 0 and 1 (0.95 for 95 %), got {level}")
+
+
 def jackknife_interval(value: float, left_out: Sequence[float] | np.ndarray, level: float) -> tuple[float, float]:
     """Confidence interval around ``value`` from the metric's values without each group.
 
@@ -58,8 +64,7 @@ def jackknife_interval(value: float, left_out: Sequence[float] | np.ndarray, lev
     Raises:
         UsageError: a level outside (0, 1).
     """
-    if not 0 < level < 1:
-        raise UsageError(f"interval must lie between 0 and 1 (0.95 for 95 %), got {level}")
+    validate_level(level)
     from scipy.stats import t
 
     values = np.asarray(left_out, np.float64)

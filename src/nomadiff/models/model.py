@@ -99,15 +99,21 @@ class Model:
             DataError: not a model, damaged, or unfinished (the message lists its snapshots).
             UsageError: no such snapshot or device, or an autoencoder for a model of images.
         """
-        place = join_processes(device).device
+        torch_device = join_processes(device).device
         try:
-            return cls._load(Path(path), place, itertools.count(1), snapshot=snapshot, vae=vae)
+            return cls._load(Path(path), torch_device, itertools.count(1), snapshot=snapshot, vae=vae)
         except OSError as error:
             raise DataError(f"{printable(str(path), 200)}: cannot be read ({error.strerror or error})") from error
 
     @classmethod
     def _load(
-        cls, path: Path, place: torch.device, opened: Iterator[int], *, snapshot: int | None = None, vae: str | None
+        cls,
+        path: Path,
+        device: torch.device,
+        opened: Iterator[int],
+        *,
+        snapshot: int | None = None,
+        vae: str | None,
     ) -> Model:
         """As :meth:`load`; ``opened`` counts the models that one guided model is made of."""
         if next(opened) > _MOST_PARTS:
@@ -118,7 +124,7 @@ class Model:
         if (file / GUIDANCE_NAME).exists():
             if snapshot is not None:
                 raise UsageError(f"{path} is a guided model: it has no snapshots of its own")
-            return cls._load_guided(file, place, opened, vae)
+            return cls._load_guided(file, device, opened, vae)
         if file.is_dir():
             folder = RunFolder(file)
             available = folder.snapshots()
@@ -130,7 +136,7 @@ class Model:
                 for table, what in (("improve.json", "improvement"), ("shift.json", "shift")):
                     if (folder.path / table).exists():
                         raise DataError(f"{path} is an unfinished {what}: run its command again")
-                folder.config()  # says so if this is no run at all
+                _require_run(folder)
                 raise DataError(f"{path} is not finished: run its training command again, or take a snapshot ({known})")
         elif snapshot is not None:
             raise UsageError("a snapshot is chosen in a run folder; this is a single file")
@@ -154,7 +160,7 @@ class Model:
             denoiser = build_filled(config.build_denoiser, tensors)
         except DataError as error:
             raise DataError(f"{file}: its weights do not fit its recipe ({error})") from error
-        return cls(denoiser.to(place).eval().requires_grad_(False), config, file, device=place)
+        return cls(denoiser.to(device).eval().requires_grad_(False), config, file, device=device)
 
     @classmethod
     def _load_guided(cls, folder: Path, device: torch.device, opened: Iterator[int], vae: str | None) -> Model:
@@ -332,11 +338,11 @@ class Model:
         """
         finish = self._decoded if decode else self._raw
         if decode and self.draws_latents:
-            self.autoencoder  # noqa: B018 - complains before the first expensive step
+            self.autoencoder  # noqa: B018 - loaded now: it may be missing, and sampling is expensive
         denoiser = self.sampling_denoiser(source)
         weights = class_weights(self.config, self.source_index(source), class_label=class_label, classes=classes)
         group = processes or Processes(0, 1, self.device)
-        size = batch_size or self.comfortable_batch
+        size = batch_size or self.default_batch_size
         with progress_bar(f"sample {self.config.method}", total=count, show=show and group.is_main) as advance:
             for start in range(0, count, size * group.count):
                 stop = min(start + size * group.count, count)
@@ -398,8 +404,8 @@ class Model:
         return self.config.stored_class_names
 
     @property
-    def comfortable_batch(self) -> int:
-        """Images that make good use of a device without filling it: a fixed number of pixels."""
+    def default_batch_size(self) -> int:
+        """How many images are drawn at once unless the caller says: a fixed number of pixels, well below the memory."""
         pixels = math.prod(self.shape)
         budget = 1 << (18 if self.device.type == "cpu" else 21)
         return max(8, min(1024, budget // pixels))
@@ -462,6 +468,11 @@ class Model:
             Interrupted: Ctrl-C; what is done is kept.
         """
         write_sample_set(self, Path(path), count, seed, processes or Processes(0, 1, self.device), preview, options)
+
+
+def _require_run(folder: RunFolder) -> None:
+    """Raise DataError unless the folder holds a run."""
+    folder.config()
 
 
 def _decoded_by(config: RunConfig, vae: str | None) -> RunConfig:

@@ -119,8 +119,12 @@ class Grid:
             raise UsageError(
                 f"exact transport takes up to the {self.evaluation_count} samples of a model, not {self.exact_count}"
             )
+        self._validate_cells()
+
+    def _validate_cells(self) -> None:
+        """Raise UsageError for a cell that cannot be run, before the first expensive step."""
         for cell in self.cells:
-            self.loop(cell)  # says what is wrong before the first expensive step
+            self.loop(cell)
 
     def config(self, name: str) -> LearnerConfig:
         """The configuration of a learner that cells name.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.reproduce.demo_improve import second_act
+from nomadiff.reproduce.demo_improve import self_improvement
 from nomadiff.tables import Table
 from nomadiff.workflows.compare import Comparison, compared
 
@@ -46,7 +46,7 @@ def demo_comparison(
         seeds: one set of five models for each.
         budget: images each model sees; None takes the demo's.
         workers: models trained side by side; None takes one a CPU core.
-        device: where to compute; networks this small are at home on a CPU.
+        device: where to compute; networks this small run fastest on a CPU.
     """
     return Comparison(
         mix=DEMO_MIX,
@@ -66,19 +66,19 @@ def demo_comparison(
 
 
 def run_demo(comparison: Comparison) -> Table:
-    """Run both acts and write one report: few real images with synthetic help, then a model that improves itself.
+    """Compare, improve, and write one report: few real images with synthetic help, then a model that improves itself.
 
     Args:
-        comparison: the first act, from :func:`demo_comparison`.
+        comparison: what to compare, from :func:`demo_comparison`.
 
     Returns:
-        The first act's table. ``improve.json`` beside it is the second's.
+        The comparison's table. ``improve.json`` beside it holds the improvement's.
     """
     table, report = compared(comparison)
-    act = second_act(comparison.out / "improve", workers=comparison.workers)
-    Table(act.rows, table.meta).write(comparison.out / "improve.json")
-    report.grids = [*report.grids, *(replace(panel, source="self-improvement") for panel in act.grids)]
-    report.figures = act.figures
-    report.findings = [*report.findings, *act.findings]
+    improvement = self_improvement(comparison.out / "improve", workers=comparison.workers)
+    Table(improvement.rows, table.meta).write(comparison.out / "improve.json")
+    report.grids = [*report.grids, *(replace(panel, source="self-improvement") for panel in improvement.grids)]
+    report.figures = improvement.figures
+    report.findings = [*report.findings, *improvement.findings]
     report.write(comparison.out / "report.html")
     return table

@@ -1,4 +1,4 @@
-"""The demo's second act: a model that was trained for a short time improves itself."""
+"""The self-improvement part of the demo: a model that was trained for a short time improves itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nomadiff.reports.page import Figure, Finding, GridPanel
 from nomadiff.reports.plots import metric_lines
 from nomadiff.reproduce.sims_settings import DIGITS_SHORT, Subject, improved, run_seeds
 
-__all__ = ["SecondAct", "second_act"]
+__all__ = ["SelfImprovement", "self_improvement"]
 
 _SUBJECT = Subject(
     "short",
@@ -24,8 +24,8 @@ _SHOWN = 64
 
 
 @dataclass(frozen=True)
-class SecondAct:
-    """What the second act adds to the demo's report.
+class SelfImprovement:
+    """What self-improvement adds to the demo's report.
 
     Attributes:
         rows: one row a model and set of samples: ``method`` ("base", "sims"), ``source`` (""), ``seed``,
@@ -41,7 +41,7 @@ class SecondAct:
     grids: list[GridPanel]
 
 
-def second_act(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int | None = None) -> SecondAct:
+def self_improvement(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int | None = None) -> SelfImprovement:
     """Train bases for 300 steps on the digits pool and let ``improve`` do what it does; about 50 s on two cores.
 
     Interrupted and called again, it goes on.
@@ -64,7 +64,7 @@ def second_act(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int | None 
     folder = out / "runs" / f"{_SUBJECT.name}-seed{seeds[0]}"
     base = Model.load(folder / "base", device="cpu")
     better = Model.load(folder / "improved", device="cpu")
-    return SecondAct(
+    return SelfImprovement(
         rows=[{**row, "method": "sims" if row["weight"] else "base", "source": ""} for row in rows],
         findings=findings,
         figures=[Figure("A model improves itself: distance against weight", svg, caption)],

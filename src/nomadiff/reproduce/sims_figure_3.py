@@ -103,7 +103,7 @@ def run(
     setting = _Setting(learner, mixed_seed(seed, 3), sizes)
     if dry_run:
         return {"text": _plan(setting)}
-    Learner(learner_config(learner))  # says so if numba is missing, before anything is written
+    _require_kernel(learner)
     about = {"recipe": "sims-figure-3", "setting": asdict(setting), "learner": asdict(learner_config(learner))}
     results = run_jobs(
         partial(_run, setting),
@@ -123,18 +123,23 @@ def run(
     return {"text": text, "summary": summary}
 
 
+def _require_kernel(learner: str) -> None:
+    """Raise the error for a missing numba before anything is written."""
+    Learner(learner_config(learner))
+
+
 def _run(setting: _Setting, index: int) -> list[dict[str, Any]]:
     """All combinations of one run, at both learning rates and in both spaces."""
-    sizes, place = setting.scale, world("gaussian")
+    sizes, gaussian = setting.scale, world("gaussian")
     learner = Learner(learner_config(setting.learner))
 
     def seeds(*parts: int) -> tuple[int]:
         return (mixed_seed(setting.seed, index, *parts),)
 
-    real = place.sample(1000, *seeds(0))[None]
+    real = gaussian.sample(1000, *seeds(0))[None]
     base = learner.train(learner.start(seeds(1)), real, seeds(2), plan=learner.config.base)
     own = learner.sample([(1.0, base, 0.0)], sizes.fine_tuning_count, seeds(3))
-    more = place.sample(sizes.fine_tuning_count, *seeds(4))[None]
+    more = gaussian.sample(sizes.fine_tuning_count, *seeds(4))[None]
     rows = []
     for rate in RATES:
         plan = TrainingPlan(_EPOCHS, _BATCH, rate)
@@ -154,7 +159,7 @@ def _run(setting: _Setting, index: int) -> list[dict[str, Any]]:
                         combination = [(coefficient, weights, 0.0) for coefficient, weights in triple if coefficient]
                     # the same noise for every combination of a run
                     samples = learner.sample(combination, sizes.evaluation_count, seeds(7))
-                    distance = float(bures_wasserstein(samples, place)[0])
+                    distance = float(bures_wasserstein(samples, gaussian)[0])
                     rows.append(
                         {
                             "rate": rate,

@@ -109,13 +109,13 @@ class Subject:
 
     def judge(self, data: Path | None, device: str | None) -> ReferenceSet:
         """What it is judged by. Statistics files give the distance alone."""
-        place = device or "cpu"
+        judge_device = device or "cpu"
         if self.model:
             assert data is not None
-            return ReferenceSet.load(data / self.reference, detector=self.detector, device=place)
+            return ReferenceSet.load(data / self.reference, detector=self.detector, device=judge_device)
         held_out = ImageSource.open(self.reference, name="reference", synthetic=False)
         seen = ImageSource.open("digits:pool", name="real", synthetic=False)
-        return ReferenceSet(held_out.images, train=seen.images, detector=self.detector, device=place)
+        return ReferenceSet(held_out.images, train=seen.images, detector=self.detector, device=judge_device)
 
 
 SMOKE = (

@@ -134,10 +134,10 @@ def run_study(
     compositions = Table(meta=table.meta)
     for cell in study.cells:
         folder = out / "cells" / "-".join(str(value) for value in cell.fields.values())
-        place = device or cell.comparison.device
+        cell_device = device or cell.comparison.device
         named = tuple(path.replace("{sources}", str(sources)) for path in cell.comparison.mix.synthetic)
         mix = replace(cell.comparison.mix, synthetic=named)
-        result = compare(replace(cell.comparison, mix=mix, out=folder, device=place, command=command))
+        result = compare(replace(cell.comparison, mix=mix, out=folder, device=cell_device, command=command))
         table.rows += [{**cell.fields, **row} for row in result.rows]
         table.meta["evaluation"] = result.meta["evaluation"]
         if (folder / "composition.json").exists():

@@ -16,7 +16,7 @@ from nomadiff.errors import UsageError
 from nomadiff.improve.own_samples import OwnSamples
 from nomadiff.metrics.composition import composition, share_interval
 from nomadiff.metrics.detectors import Classifier, classify
-from nomadiff.metrics.groups import group_members
+from nomadiff.metrics.groups import validate_groups
 from nomadiff.models.model import Model
 from nomadiff.processes import Processes
 
@@ -82,7 +82,7 @@ def target_groups(targets: Mapping[str, float], class_names: Sequence[str]) -> t
     if not targets:
         raise UsageError("a shift needs a target, such as --target 3=0.3")
     names = {name: [part.strip() for part in name.split(",")] for name in targets}
-    group_members(class_names, names)  # says so if a class is unknown
+    validate_groups(class_names, names)
     taken = [one for classes in names.values() for one in classes]
     if twice := next((one for one in taken if taken.count(one) > 1), None):
         raise UsageError(f"class '{twice}' is named twice among the targets: a class has one share")
@@ -191,7 +191,7 @@ class ComplementarySet:
 
     def _own(self, count: int) -> OwnSamples:
         """At least so many samples: shards have fixed borders, so only whole ones can be added to later."""
-        size = min(self.model.comfortable_batch, -(-self.count // 4))
+        size = min(self.model.default_batch_size, -(-self.count // 4))
         return OwnSamples(self.model, self.folder, -(-count // size) * size, self.seed, shard=size)
 
     def _drawn(self, count: int, processes: Processes) -> tuple[OwnSamples, Tensor]:

@@ -40,4 +40,4 @@ def require_match(config: RunConfig, mix: SourceMix) -> None:
     if config.sources and len(mix.sources) > config.sources:
         raise UsageError(f"{len(mix.sources)} sources for a model with labels for {config.sources}")
     if config.classes:
-        mix.with_class_names(config.vocabulary)  # by name: numbers of a set with gaps are not the model's
+        mix.with_class_names(config.vocabulary)  # for its UsageError; by name, since label numbers differ between sets

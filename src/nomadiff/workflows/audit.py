@@ -50,7 +50,7 @@ def audit_files(
             spec, name=name, synthetic=synthetic, resolution=resolution, skip_unreadable=skip_unreadable
         )
 
-    place = join_processes(device).device
+    torch_device = join_processes(device).device
     folder = opened(images, "folder", True)
     suspects = {
         name: opened(spec, name, True).pixels
@@ -60,8 +60,8 @@ def audit_files(
         folder.pixels,
         suspects,
         trusted=None if trusted is None else opened(trusted, "trusted", False).pixels,
-        detector=load_detector(detector, weights=detector_weights, device=place),
-        device=place,
+        detector=load_detector(detector, weights=detector_weights, device=torch_device),
+        device=torch_device,
         cache=feature_cache(),
     )
     if is_synthetic(folder.provenance["manifest"]) and found.suspicions:

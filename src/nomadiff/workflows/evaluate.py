@@ -99,7 +99,7 @@ def evaluate_files(
     if unknown := sorted(set(extra) - set(EXTRA_METRICS)):
         raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRA_METRICS)}")
     processes = join_processes(device)
-    place = processes.device
+    torch_device = processes.device
     for spec in (samples, reference, *([] if train is None else [train])):
         require_images(spec)
     made = ImageSource.open(
@@ -111,13 +111,15 @@ def evaluate_files(
         sets["reference"] = real(reference, "reference")
     if train is not None:
         sets["train"] = real(train, "train")
-    judge = load_detector(detector, weights=detector_weights, device=place)
-    sorter = None if classifier is None else load_classifier(classifier, weights=classifier_weights, device=place)
-    _check(sets, [judge, *([] if sorter is None else [sorter])], k, interval)
+    judge = load_detector(detector, weights=detector_weights, device=torch_device)
+    classifier_network = (
+        None if classifier is None else load_classifier(classifier, weights=classifier_weights, device=torch_device)
+    )
+    _check(sets, [judge, *([] if classifier_network is None else [classifier_network])], k, interval)
     lpips = None
     if "lpips" in extra:
         trunk, heads = lpips_weights or (None, None)
-        lpips = LPIPS("alex", device=place, trunk=trunk, heads=heads)
+        lpips = LPIPS("alex", device=torch_device, trunk=trunk, heads=heads)
         lpips(sets["samples"][:1], sets["samples"][:1])
     if only_check:
         counts: dict[str, Any] = {name: len(images) for name, images in sets.items()}
@@ -129,20 +131,20 @@ def evaluate_files(
         return Table(meta=found)
     cache = feature_cache()
     if processes.count > 1:
-        for one in (judge, sorter):
+        for one in (judge, classifier_network):
             for name in ("samples", "reference"):
                 if one is not None and name in sets:
                     extract_features(one, sets[name], cache=cache, processes=processes)
         if not processes.is_main:
             return Table()
-    settings: dict[str, Any] = {"detector": judge, "classifier": sorter, "k": k, "convention": convention}
+    settings: dict[str, Any] = {"detector": judge, "classifier": classifier_network, "k": k, "convention": convention}
     if statistics:
-        against = ReferenceSet.load(reference, **settings, device=place, cache=cache)
+        against = ReferenceSet.load(reference, **settings, device=torch_device, cache=cache)
     else:
         against = ReferenceSet(
             sets["reference"],
             **settings,
-            device=place,
+            device=torch_device,
             cache=cache,
             allow_train_as_reference=allow_train_as_reference,
         )

@@ -64,11 +64,11 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     Returns:
         The table, one row an arm and seed, and the report on it, not yet written.
     """
-    place = join_processes(comparison.device).device
-    detector = load_detector(comparison.detector, weights=comparison.detector_weights, device=place)
+    torch_device = join_processes(comparison.device).device
+    detector = load_detector(comparison.detector, weights=comparison.detector_weights, device=torch_device)
     classifier = None
     if comparison.classifier is not None:
-        classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights, device=place)
+        classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights, device=torch_device)
     scored: list[_Scored] = []
     held_out = ReferenceSet(
         reference.images,

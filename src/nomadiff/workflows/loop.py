@@ -133,7 +133,7 @@ class _Setting:
         self.draws = {seed: self._real_images(seed, fresh) for seed in loop.seeds}
         self.mix = SourceMix(self.real)
         self.recipe = DM(loop.preset, **_without_seed(loop.changes)).recipe(self.mix)
-        self.reference_set  # noqa: B018 - says now if the detector cannot read these images
+        self.reference_set  # noqa: B018 - made now: a detector that cannot read these images is an error before the loop
 
     def _made(self, algorithm: type[ImageAlgorithm]) -> ImageAlgorithm:
         loop = self.loop
