@@ -53,7 +53,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     (safetensors makes files that only their owner reads).
 
     Raises:
-        NomadiffError: the disk is full or the place cannot be written.
+        NomadiffError: the disk is full or the path cannot be written.
     """
     path = Path(path)
     with _temporary_beside(path) as temporary:
@@ -70,7 +70,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """:func:`atomic_path` for a folder: made empty, filled by the block, flushed, renamed.
 
     Raises:
-        NomadiffError: the disk is full, the place cannot be written, or holds something other than an empty folder.
+        NomadiffError: the disk is full, the path cannot be written, or holds something other than an empty folder.
     """
     path = Path(path)
     with _temporary_beside(path) as temporary:
@@ -149,7 +149,7 @@ def check_output(path: str | Path, kind: Literal["file", "folder", "new"]) -> No
 
     Raises:
         UsageError: ``path`` is no name for a file, lies under a file, or is something else than ``kind``.
-        NomadiffError: the disk is full, or the place cannot be written.
+        NomadiffError: the disk is full, or the path cannot be written.
     """
     path = Path(path)
     if "\0" in str(path):

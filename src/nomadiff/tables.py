@@ -62,7 +62,7 @@ def check_table(path: Path) -> None:
 
     Raises:
         UsageError: both would be one file, or ``path`` cannot name one.
-        NomadiffError: the disk is full, or the place cannot be written.
+        NomadiffError: the disk is full, or the path cannot be written.
     """
     if path.suffix.lower() == ".csv":
         raise UsageError(f"{path}: give the name of the JSON file, such as {path.stem}.json; the CSV goes beside it")

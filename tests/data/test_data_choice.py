@@ -44,7 +44,7 @@ def test_another_choice_is_refused(tail):
 def test_what_exists_is_a_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a#images=b").mkdir()
-    assert parse_choice("a#images=b").place == "a#images=b"
+    assert parse_choice("a#images=b").location == "a#images=b"
 
 
 def test_several_arrays_of_images_need_a_name(tmp_path):

@@ -11,7 +11,7 @@ from nomadiff.improve.distillation import distil
 from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
 from nomadiff.methods.registry import METHODS
-from nomadiff.models.class_choice import class_place, class_weights, stored_labels
+from nomadiff.models.class_choice import class_index, class_weights, stored_labels
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
@@ -95,7 +95,7 @@ def test_what_cannot_be_drawn_is_one_line(options, told):
 def test_models_that_do_not_say_what_they_saw_draw_uniformly():
     old = replace(CONFIG, class_names=(), class_counts=())
     assert class_weights(old) == (1, 1, 1) and class_weights(old, classes="2=0.5") == (1, 1, 2)
-    assert class_weights(old, class_label=2) == (0, 0, 1) and class_place(old, "1") == 1
+    assert class_weights(old, class_label=2) == (0, 0, 1) and class_index(old, "1") == 1
     with pytest.raises(UsageError, match="does not say which classes"):
         class_weights(old, classes="real")
     with pytest.raises(UsageError, match="knows no classes"):
@@ -108,7 +108,7 @@ def test_numbers_stay_what_they_were():
     assert class_weights(numbers, class_label=2) == (0, 1, 0)
     assert stored_labels(numbers, torch.tensor([2, 0, 1])).tolist() == [999_999, 0, 2]
     with pytest.raises(UsageError, match="'1' is unknown"):
-        class_place(numbers, 1)
+        class_index(numbers, 1)
     assert stored_labels(CONFIG, torch.tensor([2, 0])).tolist() == [2, 0]
 
 

@@ -19,16 +19,16 @@ _MEANING = "images=NAME, labels=NAME (or none) and, of a hub data set, config=NA
 
 @dataclass(frozen=True)
 class Choice:
-    """A place and what is meant of it.
+    """Where images are, and which of them are meant.
 
     Attributes:
-        place: path, or ``hf:<data set id>[:split]``.
+        location: path, or ``hf:<data set id>[:split]``.
         images: array or column of the images; None where there is only one.
         labels: array or column of the class labels, ``"none"`` to read none; None where there is at most one.
         config: configuration of a hub data set; None for its default.
     """
 
-    place: str
+    location: str
     images: str | None = None
     labels: str | None = None
     config: str | None = None
@@ -36,7 +36,7 @@ class Choice:
     def refuse(self, *names: str) -> None:
         """Raise UsageError if one of these fields was given, for a kind of set that has no such thing."""
         if given := next((name for name in names if getattr(self, name) is not None), None):
-            raise UsageError(f"{self.place} has no {given} to choose; leave out #{given}={getattr(self, given)}")
+            raise UsageError(f"{self.location} has no {given} to choose; leave out #{given}={getattr(self, given)}")
 
     def one_of(self, what: str, found: list[str]) -> str | None:
         """The name that was chosen as ``what``, or the only one there is; None if there is none.
@@ -50,17 +50,18 @@ class Choice:
         more = " (or none)" if what == "labels" else ""
         names = ", ".join(map(printable, found))
         raise UsageError(
-            f"{self.place}: {names} could all be the {what}; name one{more}: {self.place}#{what}={printable(found[0])}"
+            f"{self.location}: {names} could all be the {what}; "
+            f"name one{more}: {self.location}#{what}={printable(found[0])}"
         )
 
 
 def parse_choice(spec: str) -> Choice:
-    """Split ``PLACE[#images=NAME][,labels=NAME][,config=NAME]``. What exists under the whole text is a place.
+    """Split ``LOCATION[#images=NAME][,labels=NAME][,config=NAME]``. What exists under the whole text is a location.
 
     Raises:
         UsageError: something else behind the ``#``.
     """
-    place, mark, tail = spec.rpartition("#")
+    location, mark, tail = spec.rpartition("#")
     if not mark or "=" not in tail or "/" in tail or (not spec.startswith("hf:") and Path(spec).exists()):
         return Choice(spec)
     found: dict[str, str] = {}
@@ -69,4 +70,4 @@ def parse_choice(spec: str) -> Choice:
         if match is None or match[1] in found:
             raise UsageError(f"{spec}: behind # stand {_MEANING}")
         found[match[1]] = match[2]
-    return Choice(place, **found)
+    return Choice(location, **found)

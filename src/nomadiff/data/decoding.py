@@ -119,13 +119,13 @@ def _decoded(data: bytes, resolution: int | None, suffix: str) -> np.ndarray:
 
 def _without_texts(data: bytes, keep: frozenset[str] = frozenset()) -> bytes:
     """A PNG without its texts and its colour profile, but for the texts called so."""
-    kept, place = [data[:8]], 8
-    while place + 8 <= len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        keyword = data[place + 8 : place + 88].partition(b"\0")[0].decode("latin-1")
-        if data[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP") or keyword in keep:
-            kept.append(data[place:end])
-        place = end
+    kept, start = [data[:8]], 8
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        keyword = data[start + 8 : start + 88].partition(b"\0")[0].decode("latin-1")
+        if data[start + 4 : start + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP") or keyword in keep:
+            kept.append(data[start:end])
+        start = end
     return b"".join(kept)
 
 

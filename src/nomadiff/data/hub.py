@@ -39,7 +39,7 @@ class HubTable:
     """
 
     def __init__(self, choice: Choice) -> None:
-        spec = choice.place
+        spec = choice.location
         identifier, _, split = spec.removeprefix(PREFIX).partition(":")
         if not identifier:
             raise UsageError(f"{spec!r}: expected hf:<data set id>[:split], for example hf:uoft-cs/cifar10:train")

@@ -89,10 +89,10 @@ def read_images(
     if resolution is not None and resolution < 1:
         raise UsageError(f"the resolution must be at least 1, got {resolution}")
     choice = parse_choice(str(path))
-    if choice.place.startswith(PREFIX):
+    if choice.location.startswith(PREFIX):
         table = HubTable(choice)
         return _decoded(str(path), table.names, table.read, table.labels, resolution, skip_unreadable)
-    path = Path(choice.place)
+    path = Path(choice.location)
     if path.suffix.lower() in (".npz", ".npy") and not path.is_dir():
         if not path.exists():
             raise DataError(f"{path}: no such file")

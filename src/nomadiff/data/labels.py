@@ -52,7 +52,7 @@ class Labels:
 
     Attributes:
         numbers: int64 ``(N,)``, or None.
-        names: name of label ``k`` at place ``k``; None if classes are known by their numbers. Without ``numbers`` the
+        names: name of label ``k`` at index ``k``; None if classes are known by their numbers. Without ``numbers`` the
             one name that may be the class of all images: that of the only folder.
         absent: why there are no labels; None if there are.
     """
@@ -144,7 +144,7 @@ def labels_json(labels: Iterable[tuple[str, int]] | None, class_names: Sequence[
 
     Args:
         labels: name and label of every file; None for no labels.
-        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
+        class_names: name of label ``k`` at index ``k``; None if classes are known by their numbers.
     """
     if labels is None:
         return {"labels": None}
@@ -198,7 +198,7 @@ def named_labels(numbers: np.ndarray, names: object, where: str) -> Labels:
 
     Args:
         numbers: int64 ``(N,)``, non-negative.
-        names: name of label ``k`` at place ``k``, or None; as a file has it.
+        names: name of label ``k`` at index ``k``, or None; as a file has it.
         where: for messages.
 
     Raises:

@@ -102,7 +102,7 @@ class LatentSpace:
         if None in (self.vae_sha256, other.vae_sha256):
             differ = self.vae != other.vae  # all there is to go by
         else:
-            differ = self.vae_sha256 != other.vae_sha256  # the same autoencoder may lie in two places
+            differ = self.vae_sha256 != other.vae_sha256  # the same autoencoder may lie at two addresses
         if differ or self.factor != other.factor or self.channels != other.channels:
             return f"different autoencoders ({self.vae}, {other.vae})"
         scales = [(space.mean, space.std, space.final_std) for space in (self, other)]
@@ -234,12 +234,12 @@ def write_latents(
         count: number of latents in all.
         space: where they live.
         labels: class label of every one.
-        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
+        class_names: name of label ``k`` at index ``k``; None if classes are known by their numbers.
         manifest: what was encoded, or what drew them.
 
     Raises:
         UsageError: latents of another number or kind than said.
-        NomadiffError: they are not finite; the disk is full, or the place cannot be written.
+        NomadiffError: they are not finite; the disk is full, or the path cannot be written.
     """
     names: list[str] = []
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:

@@ -33,7 +33,7 @@ class LazyImages:
 
     Args:
         labels: int64 ``(N,)`` class labels, or None.
-        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
+        class_names: name of label ``k`` at index ``k``; None if classes are known by their numbers.
         manifest: of the set, or None.
         count: number of images.
         read: gives image ``i`` as uint8 ``(C, S, S)``, C 1 or 3; safe to call from threads.
@@ -94,7 +94,7 @@ def open_lazily(
         DataError, UsageError: as :func:`~nomadiff.data.images.read_images`; of a single file when it is asked for.
     """
     choice = parse_choice(str(spec))
-    path = Path(choice.place)
+    path = Path(choice.location)
     if not path.is_dir() and path.suffix.lower() != ".zip":
         whole = ImageSource.open(
             spec, name=str(spec), synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable

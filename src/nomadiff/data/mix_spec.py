@@ -78,5 +78,5 @@ class MixSpec:
         named = []
         for argument in self.synthetic:
             name, spec = parse_named(argument)
-            named.append((name or Path(parse_choice(spec).place.rpartition(":")[2]).stem, spec))
+            named.append((name or Path(parse_choice(spec).location.rpartition(":")[2]).stem, spec))
         return named

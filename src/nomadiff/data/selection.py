@@ -97,7 +97,7 @@ def of_classes(labels: np.ndarray, names: Sequence[str] | None, wanted: frozense
 
     Args:
         labels: int64 ``(N,)``.
-        names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
+        names: name of label ``k`` at index ``k``; None if classes are known by their numbers.
         wanted: of :func:`parse_classes`.
         where: for messages.
 

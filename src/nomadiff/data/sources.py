@@ -48,7 +48,7 @@ class ImageSource:
             ``labels_hash`` and ``classes`` (images of each) are added here, so that they are always those of
             ``images`` and ``labels``.
         latents: the space of latents; None for images.
-        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers. Without labels the
+        class_names: name of label ``k`` at index ``k``; None if classes are known by their numbers. Without labels the
             one name that may be the class of all images.
         unlabelled: why there are no labels, if that is known.
 
@@ -120,8 +120,8 @@ class ImageSource:
         spec = str(spec)
         choose = [parse_subset(subset)] if subset is not None else []  # complain about the call before reading
         wanted = parse_classes(classes) if classes is not None else None
-        place = parse_choice(spec).place
-        manifest = _manifest(place)
+        location = parse_choice(spec).location
+        manifest = _manifest(location)
         if is_synthetic(manifest) and not synthetic and not allow_synthetic_as_real:
             raise UsageError(
                 f"{spec}: its manifest says these images are synthetic, but they are opened as real; "
@@ -141,7 +141,7 @@ class ImageSource:
             indices = indices[chosen(len(indices), None if found.labels is None else found.labels.numpy()[indices])]
         provenance = {
             "spec": spec,
-            "file": None if spec.startswith((digits.PREFIX, hub.PREFIX)) else Path(place).resolve().name,
+            "file": None if spec.startswith((digits.PREFIX, hub.PREFIX)) else Path(location).resolve().name,
             "kind": "synthetic" if synthetic else "real",
             "subset": [
                 *([f"classes:{classes}"] if classes is not None else []),
@@ -203,7 +203,7 @@ class ImageSource:
         return digest.hexdigest()
 
     def labels_among(self, class_names: Sequence[str]) -> Tensor:
-        """The labels as places in ``class_names``, which has the names of all classes here: int64 ``(N,)``."""
+        """The labels as indices into ``class_names``, which has the names of all classes here: int64 ``(N,)``."""
         assert self.labels is not None
         place = {name: index for index, name in enumerate(class_names)}
         places = torch.tensor([place[name] for name in self.class_counts])
@@ -295,7 +295,7 @@ class Batch(NamedTuple):
         images: uint8 ``(count, C, S, S)``, or latents as their source stores them; :meth:`SourceMix.clean` makes of
             both what networks are trained on.
         source: int64 ``(count,)``: 0 is real, 1..K the synthetic sources in order.
-        labels: int64 ``(count,)``, places in the mix's ``class_names``; None if it has no classes.
+        labels: int64 ``(count,)``, indices into the mix's ``class_names``; None if it has no classes.
     """
 
     images: Tensor
@@ -383,7 +383,7 @@ class SourceMix:
         return None
 
     def with_class_names(self, class_names: Sequence[str]) -> SourceMix:
-        """The same stream with labels that are places in ``class_names``, as a model knows them.
+        """The same stream with labels that are indices into ``class_names``, as a model knows them.
 
         Raises:
             UsageError: a source has no labels, or a class that is not among the names.

@@ -43,13 +43,13 @@ def write_images(
         images: batches, uint8 ``(b, C, H, W)`` with C 1 or 3, on any device; taken one at a time.
         count: number of images in all.
         labels: class label of every image.
-        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
+        class_names: name of label ``k`` at index ``k``; None if classes are known by their numbers.
         manifest: what the images are: model, method, seed, ... Written with ``"kind": "synthetic"`` unless it names a
             kind, and ``count``.
 
     Raises:
         UsageError: something is there already; images or labels of another number, type or shape than said.
-        NomadiffError: the disk is full, or the place cannot be written.
+        NomadiffError: the disk is full, or the path cannot be written.
     """
     path = Path(path)
     refuse_existing(path)
@@ -82,8 +82,8 @@ def refuse_existing(path: Path) -> None:
     """Say that ``path`` is taken or cannot be written, before any work is done; an empty folder is free.
 
     Raises:
-        UsageError: it is taken, or no place for a file.
-        NomadiffError: the disk is full, or the place cannot be written.
+        UsageError: it exists, or cannot be a file.
+        NomadiffError: the disk is full, or the path cannot be written.
     """
     check_output(path, "new")
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):

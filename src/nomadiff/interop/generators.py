@@ -45,7 +45,7 @@ class ImageGenerator(Protocol):
 
     Attributes:
         batch_size: images to ask for at once.
-        class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers, or there are none.
+        class_names: name of label ``k`` at index ``k``; None if classes are known by their numbers, or there are none.
     """
 
     batch_size: int

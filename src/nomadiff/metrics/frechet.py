@@ -211,11 +211,11 @@ def frechet_left_out(reference: Statistics, features: Tensor | np.ndarray, membe
         raise UsageError(f"features must be (N, {len(reference.mean)}), got {tuple(x.shape)}")
     check_finite(x, "features")
     centre = torch.stack([rows.double().sum(0) for rows in x.split(ROWS)]).sum(0) / len(x)
-    places = [(member == group).nonzero()[:, 0] for group in range(GROUPS)]
-    counts = torch.tensor([len(place) for place in places])
+    groups = [(member == group).nonzero()[:, 0] for group in range(GROUPS)]
+    counts = torch.tensor([len(indices) for indices in groups])
     sums, squares, turned = [], [], []
-    for place in places:
-        part = x[place].double() - centre
+    for indices in groups:
+        part = x[indices].double() - centre
         sums.append(part.sum(0))
         squares.append(part.square().sum())
         turned.append(part @ reference.root.T)

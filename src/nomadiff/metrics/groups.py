@@ -140,4 +140,4 @@ def _of_subsets(part: ReferenceSet, features: Tensor, size: int) -> dict[str, fl
     """Means of the metrics over random subsets of ``size`` features."""
     random = np.random.default_rng(0)
     picked = [torch.from_numpy(random.permutation(len(features))[:size]) for _ in range(_DRAWS)]
-    return mean_scores([part.score_features(features[places]) for places in picked])
+    return mean_scores([part.score_features(features[indices]) for indices in picked])

@@ -79,12 +79,12 @@ def _kernel_sums(x: Tensor, group_x: Tensor, other: tuple[Tensor, Tensor] | None
             of_rows = group_x.split(BLOCK)[start]
             left = rows.double() / x.shape[1]
             first = start if itself else 0
-            for place, columns in enumerate(y.split(BLOCK)[first:], first):
+            for number, columns in enumerate(y.split(BLOCK)[first:], first):
                 kernel = torch.addmm(one, left, columns.double().T).pow_(3)
                 by_row = torch.zeros(len(total), len(columns), dtype=torch.float64).index_add_(0, of_rows, kernel)
-                part = torch.zeros_like(total).index_add_(1, group_y.split(BLOCK)[place], by_row)
+                part = torch.zeros_like(total).index_add_(1, group_y.split(BLOCK)[number], by_row)
                 total += part
-                if itself and place != start:
+                if itself and number != start:
                     total += part.T
             advance(len(rows))
     return total

@@ -93,7 +93,7 @@ def _vgg16() -> list[nn.Module]:
     return layers
 
 
-# name: layers, the places behind which features are taken, their widths
+# name: layers, the indices of layers whose output is taken, their widths
 _GRAPHS = {
     "alex": (_alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256)),
     "squeeze": (_squeezenet, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512)),
@@ -129,9 +129,9 @@ class LPIPSNetwork(nn.Module):
     def features(self, x: Tensor) -> Iterator[Tensor]:
         """Features of each tap, of unit length at every position."""
         x = (x - self.shift) / self.scale
-        for place, layer in enumerate(self.trunk):
+        for number, layer in enumerate(self.trunk):
             x = layer(x)
-            if place in self.taps:
+            if number in self.taps:
                 yield x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 

@@ -126,9 +126,9 @@ def _radii_left_out(y: Tensor, member: Tensor, k: int) -> tuple[Tensor, Tensor]:
     result = torch.empty(len(y), GROUPS, dtype=torch.float64)
     for left in range(GROUPS):
         rank = (group != left).cumsum(1)
-        place = (rank < k).sum(1)  # of the k-th that is left
-        result[:, left] = distance.gather(1, place.clamp(max=listed - 1)[:, None])[:, 0]
-        short = torch.nonzero(place >= listed)[:, 0]  # too many of the listed ones are in that group
+        column = (rank < k).sum(1)  # of the k-th that is left
+        result[:, left] = distance.gather(1, column.clamp(max=listed - 1)[:, None])[:, 0]
+        short = torch.nonzero(column >= listed)[:, 0]  # too many of the listed ones are in that group
         if len(short):
             others = torch.nonzero(member != left)[:, 0]
             own = (member[short] != left).long()  # the point itself is among the others: one neighbour further
@@ -188,8 +188,8 @@ class _Count:
 
     def _add(self, counts: Tensor, pairs: Pairs) -> None:
         """Count the generated features of each pair, by groups, for its real one."""
-        place = pairs.i * counts.shape[1] + self.member[pairs.j]
-        counts.view(-1).add_(torch.bincount(place, minlength=counts.numel()))
+        cell = pairs.i * counts.shape[1] + self.member[pairs.j]
+        counts.view(-1).add_(torch.bincount(cell, minlength=counts.numel()))
 
     def _within(self, pairs: Pairs, ball: Tensor) -> Tensor:
         """Which pairs lie inside the radii ``ball``, one a pair: by their bounds, else by measuring them."""

@@ -87,16 +87,16 @@ def _nearest(x: Tensor, points: Tensor | None, k: int, *, every: bool) -> tuple[
     """The k nearest of ``points`` or of the other ``x``; unless ``every``, only the k-th distance is exact."""
     screen = Screen(x, points)
     y = x if points is None else points
-    places = blocks_of(len(x))
-    others = places if screen.itself else blocks_of(len(y))
+    blocks = blocks_of(len(x))
+    others = blocks if screen.itself else blocks_of(len(y))
     lists = [
-        _List(place, k, screen.reach_of_nearest(place, place if screen.itself else others[0], k)) for place in places
+        _List(block, k, screen.reach_of_nearest(block, block if screen.itself else others[0], k)) for block in blocks
     ]
     index = torch.empty(len(x), k, dtype=torch.int64)
     distance = torch.empty(len(x), k, dtype=torch.float64)
     show = len(x) * len(y) > LONG
     with progress_bar("nearest neighbours", total=len(x), unit="points", show=show) as advance:
-        for number, rows in enumerate(places):
+        for number, rows in enumerate(blocks):
             mine = lists[number]
             for other in range(number if screen.itself else 0, len(others)):
                 both = screen.itself and other > number  # then the block is that of the other rows too, turned around
@@ -115,8 +115,8 @@ def _nearest(x: Tensor, points: Tensor | None, k: int, *, every: bool) -> tuple[
 class _List:
     """The pairs that may be among the k nearest of a block of points, and how far the k-th can be at most."""
 
-    def __init__(self, place: slice, k: int, reach: Tensor) -> None:
-        self.place, self.k, self.reach = place, k, reach
+    def __init__(self, block: slice, k: int, reach: Tensor) -> None:
+        self.block, self.k, self.reach = block, k, reach
         self.parts: list[Pairs] = []
         self.count = 0
 
@@ -129,7 +129,7 @@ class _List:
     def tighten(self) -> Pairs:
         """Keep only what can be among the k nearest by all pairs seen so far."""
         pairs = Pairs(*(torch.cat(column) for column in zip(*self.parts)))
-        row = pairs.i - self.place.start
+        row = pairs.i - self.block.start
         order, rank = _ranks(row, pairs.upper)
         kth = order[rank == self.k - 1]
         self.reach[row[kth]] = torch.minimum(self.reach[row[kth]], pairs.upper[kth].double())
@@ -138,10 +138,10 @@ class _List:
         return pairs
 
     def finish(self, x: Tensor, y: Tensor, every: bool) -> tuple[Tensor, Tensor]:
-        """Places and distances of the k nearest, ``(n, k)`` each."""
+        """Indices and distances of the k nearest, ``(n, k)`` each."""
         pairs = self.tighten()
         pairs = pairs.only(pairs.j.argsort())  # equal distances in the order of the points
-        row = pairs.i - self.place.start
+        row = pairs.i - self.block.start
         distance = pairs.upper.double()
         if every:
             open_ = torch.arange(len(row))

@@ -275,7 +275,7 @@ class ReferenceSet:
         """The same reference with some of its images only; no image passes through a detector again.
 
         Args:
-            index: which images, int64 places or one bool an image.
+            index: which images, int64 indices or one bool an image.
 
         Raises:
             UsageError: not more than k images, or a reference without features.

@@ -74,8 +74,8 @@ def calibrate(
     if len(held_out) * quantile < 1:
         raise UsageError(f"the {quantile:g} quantile needs {1 / quantile:.0f} held-out images or more: {len(held_out)}")
     known: dict[bytes, int] = {}
-    for place, key in enumerate(_hashes(train)):
-        known.setdefault(key, place)
+    for index, key in enumerate(_hashes(train)):
+        known.setdefault(key, index)
     exact = torch.tensor([key in known for key in _hashes(held_out)])
     rest = (~exact).nonzero()[:, 0]
     distance = torch.empty(0, dtype=torch.float64)

@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
     upper: Tensor
 
     def only(self, chosen: Tensor) -> Pairs:
-        """The pairs that ``chosen`` (places, or one bool a pair) names."""
+        """The pairs that ``chosen`` (indices, or one bool a pair) names."""
         return Pairs(*(column[chosen] for column in self))
 
 
@@ -68,7 +68,7 @@ class Screen:
         """The pairs of a block that may lie within reach: those whose lower bound does not exceed it.
 
         Args:
-            rows, columns: the block, places in ``x`` and in ``y``.
+            rows, columns: the block, indices into ``x`` and into ``y``.
             reach: a distance for every row, float64 ``(n,)``; None if it is not asked.
             reach_of_columns: a distance for every column, float64 ``(m,)``; None if it is not asked.
             most_open: share of the block's pairs that may be left open, neither surely within reach nor surely not,
@@ -170,20 +170,20 @@ class _Side:
         self.norm = torch.empty(len(points))
         self.error = torch.zeros(len(points))
         self.values = torch.empty(points.shape, dtype=kind) if kind == torch.bfloat16 else None
-        for place in blocks_of(len(points)):
-            centred = points[place] - centre
+        for rows in blocks_of(len(points)):
+            centred = points[rows] - centre
             if self.values is not None:
-                self.values[place] = centred
-                rounded = self.values[place].float()
-                self.error[place] = torch.linalg.vector_norm(centred.sub_(rounded), dim=1) * (1 + 1e-3)
+                self.values[rows] = centred
+                rounded = self.values[rows].float()
+                self.error[rows] = torch.linalg.vector_norm(centred.sub_(rounded), dim=1) * (1 + 1e-3)
                 centred = rounded
-            self.norm[place] = centred.square_().sum(1)
+            self.norm[rows] = centred.square_().sum(1)
 
-    def block(self, place: slice) -> Tensor:
-        return self.points[place] - self.centre if self.values is None else self.values[place]
+    def block(self, rows: slice) -> Tensor:
+        return self.points[rows] - self.centre if self.values is None else self.values[rows]
 
-    def of(self, place: slice) -> _Block:
-        return _Block(self.norm[place], self.error[place], self.values is not None)
+    def of(self, rows: slice) -> _Block:
+        return _Block(self.norm[rows], self.error[rows], self.values is not None)
 
 
 def _may_reach(product: Tensor, a: _Block, b: _Block, limit: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def write_statistics(path: str | Path, statistics: Statistics, **notes: Any) -> 
         notes: further arrays or texts.
 
     Raises:
-        NomadiffError: the place cannot be written.
+        NomadiffError: the path cannot be written.
     """
     content = {"mu": statistics.mean.numpy(), "sigma": statistics.covariance.numpy()}
     if statistics.count is not None:

@@ -14,13 +14,13 @@ from nomadiff.errors import UsageError
 from nomadiff.files import printable
 from nomadiff.training.config import RunConfig
 
-__all__ = ["class_place", "class_weights", "stored_labels"]
+__all__ = ["class_index", "class_weights", "stored_labels"]
 
 _FORMS = "expected real, uniform, or shares of classes like cat=0.3,dog=0.7"
 
 
-def class_place(config: RunConfig, class_label: int | str) -> int:
-    """The place of a class in the model's vocabulary, given its name or, where classes have names, its number.
+def class_index(config: RunConfig, class_label: int | str) -> int:
+    """Index of a class in the model's vocabulary, given its name or, where classes have names, its number.
 
     Raises:
         UsageError: the model knows no such class.
@@ -61,9 +61,9 @@ def class_weights(
     if class_label is not None:
         # without source labels the network learned classes from all sources alike
         seen = counts if config.sources else [sum(column) for column in zip(*config.class_counts)]
-        place = class_place(config, class_label)
-        _check_trained(config, source, place, seen or None)
-        return tuple(int(number == place) for number in range(config.classes))
+        index = class_index(config, class_label)
+        _check_trained(config, source, index, seen or None)
+        return tuple(int(number == index) for number in range(config.classes))
     if classes == "real" and counts is None:
         raise UsageError("this model does not say which classes its training images had: choose --classes uniform")
     found = counts or (1,) * config.classes
@@ -80,11 +80,11 @@ def class_weights(
     return tuple(weight // common for weight in weights)
 
 
-def stored_labels(config: RunConfig, places: Tensor) -> Tensor:
-    """The labels a sample set is stored with: numbers where classes are known by them, else places among the names."""
+def stored_labels(config: RunConfig, indices: Tensor) -> Tensor:
+    """The labels a sample set is stored with: numbers where classes are known by them, else indices of the names."""
     if config.stored_class_names is not None:
-        return places
-    return torch.tensor([int(name) for name in config.vocabulary])[places]
+        return indices
+    return torch.tensor([int(name) for name in config.vocabulary])[indices]
 
 
 def _shares(
@@ -95,20 +95,20 @@ def _shares(
         name, equals, value = (word.strip() for word in part.rpartition("="))
         if not equals or not name or not re.fullmatch(r"[01]?(\.[0-9]{1,6})?", value) or not value:
             raise UsageError(f"classes '{printable(text)}': {_FORMS}")
-        place = class_place(config, name)
-        _check_trained(config, source, place, counts)
-        if place in asked:
+        index = class_index(config, name)
+        _check_trained(config, source, index, counts)
+        if index in asked:
             raise UsageError(f"class '{printable(name)}' is named twice")
-        asked[place] = Fraction(value)
-    others = [0 if place in asked else count for place, count in enumerate(found)]
+        asked[index] = Fraction(value)
+    others = [0 if index in asked else count for index, count in enumerate(found)]
     left, total = 1 - sum(asked.values()), sum(others)
     if left < 0 or (left > 0 and not total):
         why = "there are no other classes" if left > 0 else "more than 1"
         raise UsageError(f"the shares of classes sum to {float(1 - left):g}: {why}")
-    return [asked.get(place, left * Fraction(count, total or 1)) for place, count in enumerate(others)]
+    return [asked.get(index, left * Fraction(count, total or 1)) for index, count in enumerate(others)]
 
 
-def _check_trained(config: RunConfig, source: int, place: int, counts: tuple[int, ...] | list[int] | None) -> None:
-    if counts is not None and not counts[place]:
-        name, origin = printable(config.vocabulary[place]), config.source_names[source]
+def _check_trained(config: RunConfig, source: int, index: int, counts: tuple[int, ...] | list[int] | None) -> None:
+    if counts is not None and not counts[index]:
+        name, origin = printable(config.vocabulary[index]), config.source_names[source]
         raise UsageError(f"class '{name}' was not trained: no image of the source '{origin}' has it")

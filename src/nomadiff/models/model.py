@@ -20,7 +20,7 @@ from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.guidance.guided import evaluations_of
-from nomadiff.models.class_choice import class_place, class_weights, stored_labels
+from nomadiff.models.class_choice import class_index, class_weights, stored_labels
 from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.foreign import foreign
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
@@ -400,7 +400,7 @@ class Model:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Name of label ``k`` of a sample set at place ``k``; None if classes are known by their numbers."""
+        """Name of label ``k`` of a sample set at index ``k``; None if classes are known by their numbers."""
         return self.config.stored_class_names
 
     @property
@@ -423,7 +423,7 @@ class Model:
         used = sampler or self.config.sampler
         drawn = classes or ("real" if self.config.class_counts else "uniform")
         if class_label is not None:
-            drawn = self.config.vocabulary[class_place(self.config, class_label)]
+            drawn = self.config.vocabulary[class_index(self.config, class_label)]
         return {
             "kind": "synthetic",
             "generator": self.config.method,

@@ -64,18 +64,18 @@ class Cell:
         Raises:
             UsageError: a name is unknown or the combination cannot be.
         """
-        place = _world(self.world)
+        target = _world(self.world)
         distances = {
-            "distance": lambda samples: bures_wasserstein(samples, place),
-            "sliced": lambda samples: sliced_wasserstein(samples, place),
+            "distance": lambda samples: bures_wasserstein(samples, target),
+            "sliced": lambda samples: sliced_wasserstein(samples, target),
         }
         if exact_count:
-            truth = place.sample(exact_count, _TRUTH)
+            truth = target.sample(exact_count, _TRUTH)
             distances["exact"] = lambda samples: exact_wasserstein(samples[..., :exact_count, :], truth)
         return AutophagousLoop(
             plane_algorithm(self.method, learner, self.weight),
             self.kind,
-            real=lambda count, seeds: np.stack([place.sample(count, seed) for seed in seeds]),
+            real=lambda count, seeds: np.stack([target.sample(count, seed) for seed in seeds]),
             real_count=self.n_r,
             synthetic_count=self.n_s,
             distances=distances,
@@ -247,9 +247,7 @@ def _run_unit(grid: Grid, cell_index: int, start: int) -> _Curves:
     loop = grid.loop(grid.cells[cell_index])
     seeds = tuple(mixed_seed(grid.seed, run) for run in range(start, min(start + grid.block, grid.runs)))
     rows = loop.run(grid.generations, seeds)
-    return {
-        name: [[_number(row[name][place]) for row in rows] for place in range(len(seeds))] for name in loop.distances
-    }
+    return {name: [[_number(row[name][run]) for row in rows] for run in range(len(seeds))] for name in loop.distances}
 
 
 def _number(value: float) -> float | None:

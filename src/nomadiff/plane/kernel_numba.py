@@ -101,8 +101,8 @@ def _prepare(parameters, ready, residual, layer_norm):
     A layer norm does not see the mean of what enters it, so with one the mean of every row is taken out here, once a
     step, and the sums of every point have none. The same holds of the gradient, see :func:`_finish_gradient`.
     """
-    for place in range(0, PARAMETERS, HIDDEN):
-        store(ready, place, load(parameters, place))
+    for offset in range(0, PARAMETERS, HIDDEN):
+        store(ready, offset, load(parameters, offset))
     for entry in range(ENTRIES):
         sums = fill(ZERO)
         for unit in range(HIDDEN):
@@ -124,9 +124,9 @@ def _prepare(parameters, ready, residual, layer_norm):
 @inlined
 def _centre(array, start, count):
     """Take its mean out of each of ``count`` rows."""
-    for place in range(start, start + count * HIDDEN, HIDDEN):
-        row = load(array, place)
-        store(array, place, subtract(row, fill(total(row) * PER_UNIT)))
+    for offset in range(start, start + count * HIDDEN, HIDDEN):
+        row = load(array, offset)
+        store(array, offset, subtract(row, fill(total(row) * PER_UNIT)))
 
 
 @inlined
@@ -203,16 +203,16 @@ def _activate(ready, scratch, rows, layer, residual, layer_norm):
     """
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
     for row in range(rows):
-        place = NORMAL + layer * ROWS + row * HIDDEN
-        sums = load(scratch, place) if layer > 0 else _enter(scratch, row, ready, FIRST)
+        offset = NORMAL + layer * ROWS + row * HIDDEN
+        sums = load(scratch, offset) if layer > 0 else _enter(scratch, row, ready, FIRST)
         if layer_norm:
             scale = ONE / math.sqrt(total(multiply(sums, sums)) * PER_UNIT + EPSILON)  # the mean is 0, see _prepare
             scratch[SCALE + layer * CHUNK + row] = scale
             sums = multiply(fill(scale), sums)
-            store(scratch, place, sums)
+            store(scratch, offset, sums)
             sums = add(multiply(load(ready, start + GAIN), sums), load(ready, start + SHIFT))
         elif layer == 0:
-            store(scratch, place, sums)
+            store(scratch, offset, sums)
         result = where_positive(sums, sums)
         if residual and layer == 1:
             result = add(result, _enter(scratch, row, ready, INPUT))
@@ -255,8 +255,8 @@ def _backward(ready, scratch, rows, residual, layer_norm):
 def _backward_output(ready, scratch, rows):
     """The output layer: its own gradient, and the one at what enters it (BACK)."""
     output0, output1 = load(ready, OUTPUT), load(ready, OUTPUT + HIDDEN)
-    place = GRADIENT + OUTPUT
-    gradient0, gradient1 = load(scratch, place), load(scratch, place + HIDDEN)
+    offset = GRADIENT + OUTPUT
+    gradient0, gradient1 = load(scratch, offset), load(scratch, offset + HIDDEN)
     bias0, bias1 = ZERO, ZERO
     for row in range(rows):
         error0, error1 = scratch[PREDICTION + 2 * row], scratch[PREDICTION + 2 * row + 1]
@@ -266,8 +266,8 @@ def _backward_output(ready, scratch, rows):
         gradient0 = multiply_add(error0, state, gradient0)
         gradient1 = multiply_add(error1, state, gradient1)
         store(scratch, BACK + row * HIDDEN, multiply_add(error0, output0, multiply(fill(error1), output1)))
-    store(scratch, place, gradient0)
-    store(scratch, place + HIDDEN, gradient1)
+    store(scratch, offset, gradient0)
+    store(scratch, offset + HIDDEN, gradient1)
     scratch[GRADIENT + OUTPUT_BIAS] += bias0
     scratch[GRADIENT + OUTPUT_BIAS + 1] += bias1
 
@@ -277,10 +277,10 @@ def _backward_activation(ready, scratch, rows, layer, residual, layer_norm):
     """From the gradient at what leaves a layer (BACK) to the one at its sums (DELTA), and of its rows of weights."""
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
     gain, shift = load(ready, start + GAIN), load(ready, start + SHIFT)
-    place = GRADIENT + start
-    time_gradient, label_gradient = load(scratch, place + TIME), load(scratch, place + LABEL)
-    bias_gradient = load(scratch, place + BIAS)
-    gain_gradient, shift_gradient = load(scratch, place + GAIN), load(scratch, place + SHIFT)
+    offset = GRADIENT + start
+    time_gradient, label_gradient = load(scratch, offset + TIME), load(scratch, offset + LABEL)
+    bias_gradient = load(scratch, offset + BIAS)
+    gain_gradient, shift_gradient = load(scratch, offset + GAIN), load(scratch, offset + SHIFT)
     for row in range(rows):
         back = load(scratch, BACK + row * HIDDEN)
         normal = load(scratch, NORMAL + layer * ROWS + row * HIDDEN)
@@ -301,11 +301,11 @@ def _backward_activation(ready, scratch, rows, layer, residual, layer_norm):
         if residual and layer == 2:
             time_gradient = multiply_add(scratch[POINT + 4 * row + 2], delta, time_gradient)
             label_gradient = multiply_add(scratch[POINT + 4 * row + 3], delta, label_gradient)
-    store(scratch, place + TIME, time_gradient)
-    store(scratch, place + LABEL, label_gradient)
-    store(scratch, place + BIAS, bias_gradient)
-    store(scratch, place + GAIN, gain_gradient)
-    store(scratch, place + SHIFT, shift_gradient)
+    store(scratch, offset + TIME, time_gradient)
+    store(scratch, offset + LABEL, label_gradient)
+    store(scratch, offset + BIAS, bias_gradient)
+    store(scratch, offset + GAIN, gain_gradient)
+    store(scratch, offset + SHIFT, shift_gradient)
 
 
 @inlined
@@ -314,19 +314,19 @@ def _backward_product(scratch, rows, layer, residual):
     weights = GRADIENT + HIDDEN_LAYERS + layer * LAYER_SIZE
     below = STATE + (layer - 1) * ROWS
     for unit in range(0, HIDDEN, 4):
-        place = weights + unit * HIDDEN
-        sums0, sums1 = load(scratch, place), load(scratch, place + HIDDEN)
-        sums2, sums3 = load(scratch, place + 2 * HIDDEN), load(scratch, place + 3 * HIDDEN)
-        _accumulate(scratch, place, sums0, sums1, sums2, sums3, scratch, DELTA, below + unit, 1, HIDDEN, rows)
+        offset = weights + unit * HIDDEN
+        sums0, sums1 = load(scratch, offset), load(scratch, offset + HIDDEN)
+        sums2, sums3 = load(scratch, offset + 2 * HIDDEN), load(scratch, offset + 3 * HIDDEN)
+        _accumulate(scratch, offset, sums0, sums1, sums2, sums3, scratch, DELTA, below + unit, 1, HIDDEN, rows)
     transposed = TRANSPOSED + (layer - 1) * HIDDEN * HIDDEN
     sums0 = sums1 = sums2 = sums3 = fill(ZERO)
     for row in range(0, rows, 4):
-        place = row * HIDDEN
+        offset = row * HIDDEN
         if residual and layer == 2:  # what enters the second block also goes round it
-            sums0, sums1 = load(scratch, SKIP + place), load(scratch, SKIP + place + HIDDEN)
-            sums2, sums3 = load(scratch, SKIP + place + 2 * HIDDEN), load(scratch, SKIP + place + 3 * HIDDEN)
+            sums0, sums1 = load(scratch, SKIP + offset), load(scratch, SKIP + offset + HIDDEN)
+            sums2, sums3 = load(scratch, SKIP + offset + 2 * HIDDEN), load(scratch, SKIP + offset + 3 * HIDDEN)
         _accumulate(
-            scratch, BACK + place, sums0, sums1, sums2, sums3, scratch, transposed, DELTA + place, HIDDEN, 1, HIDDEN
+            scratch, BACK + offset, sums0, sums1, sums2, sums3, scratch, transposed, DELTA + offset, HIDDEN, 1, HIDDEN
         )
 
 
@@ -366,10 +366,10 @@ def _finish_gradient(parameters, scratch, residual, layer_norm):
     for entry in range(ENTRIES):
         moment = load(scratch, MOMENT + entry * HIDDEN)
         for unit in range(HIDDEN):
-            place, weight = INPUT + entry * HIDDEN + unit, FIRST + unit * HIDDEN
-            gradient = multiply_add(single(parameters, place), moment, load(scratch, GRADIENT + weight))
+            offset, weight = INPUT + entry * HIDDEN + unit, FIRST + unit * HIDDEN
+            gradient = multiply_add(single(parameters, offset), moment, load(scratch, GRADIENT + weight))
             store(scratch, GRADIENT + weight, gradient)
-            scratch[GRADIENT + place] += total(multiply(moment, load(parameters, weight)))
+            scratch[GRADIENT + offset] += total(multiply(moment, load(parameters, weight)))
     if residual:
         store(scratch, GRADIENT + FIRST + TIME, load(scratch, MOMENT + 2 * HIDDEN))
         store(scratch, GRADIENT + FIRST + LABEL, load(scratch, MOMENT + 3 * HIDDEN))
@@ -382,25 +382,25 @@ def _adam(parameters, first, second, scratch, rate, step):
     # in float64: 1 - 0.999 ** step loses four digits in float32 at the first steps
     scale = np.float32(rate / (1 - 0.9**step))
     correction = np.float32(1 / math.sqrt(1 - 0.999**step))
-    for place in range(0, PARAMETERS, HIDDEN):
-        gradient = load(scratch, GRADIENT + place)
-        mean = multiply_add(BETA1, load(first, place), multiply(fill(ONE - BETA1), gradient))
+    for offset in range(0, PARAMETERS, HIDDEN):
+        gradient = load(scratch, GRADIENT + offset)
+        mean = multiply_add(BETA1, load(first, offset), multiply(fill(ONE - BETA1), gradient))
         fresh = multiply(multiply(fill(ONE - BETA2), gradient), gradient)
-        square = multiply_add(BETA2, load(second, place), fresh)
+        square = multiply_add(BETA2, load(second, offset), fresh)
         # of a unit that has died the mean shrinks with every step, and in the end each one would be subnormal
-        store(first, place, not_tiny(mean))
-        store(second, place, square)
+        store(first, offset, not_tiny(mean))
+        store(second, offset, square)
         width = multiply_add(correction, square_root(square), fill(ADAM_EPSILON))
-        store(parameters, place, multiply_add(-scale, divide(mean, width), load(parameters, place)))
+        store(parameters, offset, multiply_add(-scale, divide(mean, width), load(parameters, offset)))
 
 
 @inlined
 def _transpose(ready, scratch):
     for layer in range(1, LAYERS):
-        start, place = HIDDEN_LAYERS + layer * LAYER_SIZE, TRANSPOSED + (layer - 1) * HIDDEN * HIDDEN
+        start, offset = HIDDEN_LAYERS + layer * LAYER_SIZE, TRANSPOSED + (layer - 1) * HIDDEN * HIDDEN
         for column in range(HIDDEN):
             for row in range(HIDDEN):
-                scratch[place + column * HIDDEN + row] = single(ready, start + row * HIDDEN + column)
+                scratch[offset + column * HIDDEN + row] = single(ready, start + row * HIDDEN + column)
 
 
 @inlined
@@ -415,18 +415,18 @@ def _batch_gradient(parameters, ready, scratch, points, labels, order, times, no
         rows = (live + 3) // 4 * 4
         for row in range(rows):
             index = begin + min(row, live - 1)
-            time, place = times[index], POINT + 4 * row
-            scratch[place] = CLEAN[time] * points[order[index], 0] + NOISE[time] * noise[index, 0]
-            scratch[place + 1] = CLEAN[time] * points[order[index], 1] + NOISE[time] * noise[index, 1]
-            scratch[place + 2] = np.float32(time) * time_scale
-            scratch[place + 3] = labels[order[index]]
+            time, offset = times[index], POINT + 4 * row
+            scratch[offset] = CLEAN[time] * points[order[index], 0] + NOISE[time] * noise[index, 0]
+            scratch[offset + 1] = CLEAN[time] * points[order[index], 1] + NOISE[time] * noise[index, 1]
+            scratch[offset + 2] = np.float32(time) * time_scale
+            scratch[offset + 3] = labels[order[index]]
         _forward(ready, scratch, rows, residual, layer_norm)
         weight = ONE / np.float32(count)  # d/dp of sum (p - e)^2 / (2 count)
         for row in range(rows):
             for component in range(2):
-                place = PREDICTION + 2 * row + component
-                error = (scratch[place] - noise[begin + row, component]) * weight if row < live else ZERO
-                scratch[place] = error
+                offset = PREDICTION + 2 * row + component
+                error = (scratch[offset] - noise[begin + row, component]) * weight if row < live else ZERO
+                scratch[offset] = error
         _backward(ready, scratch, rows, residual, layer_norm)
     _finish_gradient(parameters, scratch, residual, layer_norm)
 
@@ -471,15 +471,15 @@ def _sample(parameters, ready, coefficients, labels, noise, scratch, result, tim
                     scratch[POINT + 4 * row + 2] = np.float32(time) * time_scale
                     scratch[POINT + 4 * row + 3] = labels[network]
                 _forward(ready[network], scratch, rows, residual, layer_norm)
-                for place in range(2 * rows):
-                    combined[place] += coefficients[network] * scratch[PREDICTION + place]
+                for offset in range(2 * rows):
+                    combined[offset] += coefficients[network] * scratch[PREDICTION + offset]
             for row in range(live):
                 for component in range(2):
-                    place = 2 * row + component
-                    moved = STEP_SCALE[time] * (position[place] - STEP_PREDICTION[time] * combined[place])
+                    offset = 2 * row + component
+                    moved = STEP_SCALE[time] * (position[offset] - STEP_PREDICTION[time] * combined[offset])
                     if time > 1:
                         moved += STEP_NOISE[time] * noise[begin + row, STEPS - time, component]
-                    position[place] = moved
+                    position[offset] = moved
         for row in range(live):
             result[begin + row, 0] = position[2 * row]
             result[begin + row, 1] = position[2 * row + 1]

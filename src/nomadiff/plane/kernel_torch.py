@@ -125,17 +125,17 @@ class TorchKernel:
         for begin in range(0, count, BLOCK):
             size = min(BLOCK, count - begin)
             noise = self._move(np.stack(_in_threads(methodcaller("block", size), streams)))
-            place = noise[:, :, 0]
+            points = noise[:, :, 0]
             for time in range(STEPS - 1, 0, -1):
-                times = torch.full(place.shape[:2], time, device=self.device)
-                combined = torch.zeros_like(place)
+                times = torch.full(points.shape[:2], time, device=self.device)
+                combined = torch.zeros_like(points)
                 for coefficient, weights, label in networks:
-                    marks = torch.full(place.shape[:2], label, device=self.device)
-                    combined += coefficient * predict_noise(self.network, weights, place, times, marks)
-                place = float(STEP_SCALE[time]) * (place - float(STEP_PREDICTION[time]) * combined)
+                    marks = torch.full(points.shape[:2], label, device=self.device)
+                    combined += coefficient * predict_noise(self.network, weights, points, times, marks)
+                points = float(STEP_SCALE[time]) * (points - float(STEP_PREDICTION[time]) * combined)
                 if time > 1:
-                    place = place + float(STEP_NOISE[time]) * noise[:, :, STEPS - time]
-            blocks.append(place.cpu().numpy())
+                    points = points + float(STEP_NOISE[time]) * noise[:, :, STEPS - time]
+            blocks.append(points.cpu().numpy())
         return np.concatenate(blocks, axis=1)
 
     def _move(self, array: np.ndarray) -> Tensor:

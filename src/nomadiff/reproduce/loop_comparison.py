@@ -182,7 +182,7 @@ def _figure(learner: str, result: GridResult) -> Any:
     figure = Figure(figsize=(4.2 * columns, 3.6 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).flat
     colours = method_colours(_NAMES)
-    for axes, ((place, kind, n_s), cells) in zip(grid, panels.items()):
+    for axes, ((world_name, kind, n_s), cells) in zip(grid, panels.items()):
         quiet_panel(axes)
         for cell in cells:
             curve = result.curves(cell).mean(axis=0)
@@ -191,7 +191,7 @@ def _figure(learner: str, result: GridResult) -> Any:
                 np.arange(1, len(curve) + 1), curve, style, color=colours[cell.method].light, label=_NAMES[cell.method]
             )
         axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)]")
-        axes.set_title(f"{kind}, n_s = {n_s}, {place}", fontsize=10)
+        axes.set_title(f"{kind}, n_s = {n_s}, {world_name}", fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
         logarithmic(axes)
     for axes in list(grid):
@@ -221,8 +221,8 @@ def _text(scale: str, result: GridResult, summary: Sequence[dict[str, Any]]) -> 
         loops: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
         for row in mine:
             loops.setdefault((row["world"], row["kind"], row["n_s"]), []).append(row)
-        for (place, kind, n_s), rows in loops.items():
-            parts.append(f"### {kind.capitalize()} loop, n_s = {n_s}, {place}\n\n{_paragraph(rows, place)}\n")
+        for (world_name, kind, n_s), rows in loops.items():
+            parts.append(f"### {kind.capitalize()} loop, n_s = {n_s}, {world_name}\n\n{_paragraph(rows, world_name)}\n")
             parts.append(_table(rows) + "\n")
     return "\n".join(parts)
 
@@ -249,7 +249,7 @@ def _listed(rows: Sequence[dict[str, Any]]) -> str:
     return "; ".join(f"{row['kind']} loop with n_s = {row['n_s']}, {row['world']}" for row in rows)
 
 
-def _paragraph(rows: Sequence[dict[str, Any]], place: str) -> str:
+def _paragraph(rows: Sequence[dict[str, Any]], world_name: str) -> str:
     """What can be cited of one loop: who holds, who improves on standard training, who fails."""
     standard = next(row for row in rows if row["method"] == "standard")
     sentences = [
@@ -272,7 +272,7 @@ def _paragraph(rows: Sequence[dict[str, Any]], place: str) -> str:
         sentences.append(f"Not distinguishable from standard training: {_joined(equal)}.")
     if worse:
         sentences.append(f"Farther than standard training: {_joined(worse)}.")
-    if place == "ring":
+    if world_name == "ring":
         sentences.append(
             "Mean and covariance do not see the ring: sliced Wasserstein, which does, goes from "
             + "; ".join(

@@ -157,7 +157,7 @@ class Augment:
 
 
 def _warp(images: Tensor, inverse: Tensor) -> Tensor:
-    """Resample ``images`` at the places ``inverse`` names: doubled resolution, bilinear, low-pass, halved."""
+    """Resample ``images`` at the coordinates that ``inverse`` gives: doubled resolution, bilinear, low-pass, halved."""
     height, width = images.shape[2:]
     up_y, down_y = _filters(height, images.device)
     up_x, down_x = _filters(width, images.device)

@@ -63,7 +63,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write tensors as safetensors in one atomic step, with ``metadata`` as JSON under the key "nomadiff".
 
     Raises:
-        NomadiffError: a tensor is not finite (nothing is written), or the place cannot be written.
+        NomadiffError: a tensor is not finite (nothing is written), or the path cannot be written.
     """
     whole = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     require_finite(whole, str(path))

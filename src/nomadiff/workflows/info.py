@@ -40,17 +40,17 @@ def describe(
         DataError: it is none of them, or damaged.
         UsageError: an option does not belong to what is described.
     """
-    place = Path(path)
-    if path in DETECTORS and not place.exists():
+    file = Path(path)
+    if path in DETECTORS and not file.exists():
         return _joined(_describe_detector(path, weights, accuracy_on, skip_unreadable))
     if weights is not None or accuracy_on is not None:
         raise UsageError(f"{path} is no detector ({', '.join(DETECTORS)}): it has no weights or accuracy to ask for")
-    if (reason := foreign(place, images=False)) is not None:
+    if (reason := foreign(file, images=False)) is not None:
         raise DataError(reason)
-    if (place / "config.json").is_file():
-        return _joined(_describe_run(RunFolder(place)))
-    if place.suffix == ".safetensors" or (place / GUIDANCE_NAME).is_file():
-        return _joined(_describe_model(Model.load(place, device="cpu")))
+    if (file / "config.json").is_file():
+        return _joined(_describe_run(RunFolder(file)))
+    if file.suffix == ".safetensors" or (file / GUIDANCE_NAME).is_file():
+        return _joined(_describe_model(Model.load(file, device="cpu")))
     return _joined(_describe_images(path, skip_unreadable))
 
 

@@ -181,13 +181,13 @@ class _Setting:
         """Name of the distance to the real distribution."""
         return distance_name(self.reference_set.detector)
 
-    def place(self, algorithm: str, seed: int) -> Path:
+    def folder_of(self, algorithm: str, seed: int) -> Path:
         """Folder of one loop."""
         return self.loop.out / "loops" / f"{algorithm}-seed{seed}"
 
     def _first_base(self, name: str, seed: int) -> RunFolder:
         """The network that an algorithm's first generation begins with."""
-        return RunFolder(self.place(name, seed) / "generation-0001" / "model" / self.algorithms[name].base_folder)
+        return RunFolder(self.folder_of(name, seed) / "generation-0001" / "model" / self.algorithms[name].base_folder)
 
     def _share_first_base(self, name: str, seed: int) -> None:
         """Take the first generation's base from the first algorithm: same images and same seed, the same network."""
@@ -217,7 +217,7 @@ class _Setting:
                 "real_sha256": self.real.content_hash,
                 "reference": self.reference_set.meta,
             },
-        ).run(loop.generations, seed, self.place(name, seed))
+        ).run(loop.generations, seed, self.folder_of(name, seed))
 
 
 def run_image_loop(loop: ImageLoop) -> Table:
@@ -372,7 +372,7 @@ def _shown(setting: _Setting) -> Sequence[ImageSource]:
 
 def _samples(setting: _Setting, name: str, seed: int, generation: int) -> Tensor:
     """Images of one generation, from the same noise for all of them."""
-    model = setting.algorithms[name].load(setting.place(name, seed) / f"generation-{generation:04d}" / "model")
+    model = setting.algorithms[name].load(setting.folder_of(name, seed) / f"generation-{generation:04d}" / "model")
     return torch.from_numpy(model.sample(_SHOWN, 0))
 
 

@@ -184,13 +184,13 @@ def resize_tf1(images: Tensor, size: int = SIZE) -> Tensor:
         float32 ``(N, C, size, size)``, to the last bit what TensorFlow computes (the order of operations is its own).
     """
 
-    def places(old: int) -> tuple[Tensor, Tensor, Tensor]:
+    def corners(old: int) -> tuple[Tensor, Tensor, Tensor]:
         at = torch.arange(size, dtype=torch.float32) * torch.tensor(old / size, dtype=torch.float32)
         low = at.long()
         return low, (low + 1).clamp(max=old - 1), (at - low).to(images.device)
 
-    top, bottom, down = places(images.shape[2])
-    left, right, across = places(images.shape[3])
+    top, bottom, down = corners(images.shape[2])
+    left, right, across = corners(images.shape[3])
     upper, lower = images[:, :, top], images[:, :, bottom]
     upper = upper[..., left] + (upper[..., right] - upper[..., left]) * across
     lower = lower[..., left] + (lower[..., right] - lower[..., left]) * across
