@@ -18,24 +18,25 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 TIMES = ("images_per_second", "seconds_per_image")
-SMALL = ["--preset", "digits", "--batch", "32", "--device", "cpu"]
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "os.link", "os.symlink")
 
 
 def verbs(given: Path) -> dict[str, str]:
     """The command of every verb; all are run in an empty folder."""
     model, samples = given / "model", given / "samples.zip"
-    small = "--preset digits --batch 32 --device cpu --out out"
-    own = "--synthetic-count 64 --budget 64 --count 40 --device cpu --out out"
+    small = "--preset smallest --batch 32 --device cpu --out out"
+    own = "--synthetic-count 32 --budget 64 --count 40 --device cpu --out out"
     draw = "--count 12 --steps 2 --batch-size 4 --device cpu --out"
     reference = "--reference digits:reference --detector digits"
     return {
@@ -176,11 +177,15 @@ def prepare(given: Path) -> None:
     given.mkdir(exist_ok=True)
     os.chdir(given)
     os.environ["NOMADIFF_CACHE"] = str(given / "cache")
-    small = "--preset digits --batch 64 --device cpu"
+    for folder in ("model", "warm"):
+        shutil.rmtree(folder, ignore_errors=True)
+    Path("samples.zip").unlink(missing_ok=True)
+    Path("samples.zip-grid.png").unlink(missing_ok=True)
     commands = (
-        f"train --real digits:pool --method dm --budget 1920 {small} --out model",
-        "sample model --count 40 --steps 4 --device cpu --out samples.zip",
+        "train --real digits:pool --method dm --budget 1920 --preset smallest --batch 64 --device cpu --out model",
+        "sample model --count 40 --device cpu --out samples.zip",
         "evaluate samples.zip --reference digits:reference --detector digits --device cpu",
+        verbs(given)["improve"].replace("--out out", "--out warm"),
     )
     for command in commands:
         if main(shlex.split(command)):
@@ -225,8 +230,6 @@ def check(name: str, command: list[str], folder: Path, every: int) -> bool:
 
 def remove(path: Path) -> None:
     """Delete a file or folder."""
-    import shutil
-
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -247,8 +250,18 @@ def main() -> None:
     import nomadiff.workflows.improve
     import nomadiff.workflows.loop
     import nomadiff.workflows.shift  # noqa: F401 - imported once for all forks
+    from nomadiff.networks.config import NetworkConfig
+    from nomadiff.sampling.sampler import SamplerConfig
+    from nomadiff.training.presets import PRESETS, Preset
 
     torch.set_num_threads(1)
+    PRESETS["smallest"] = Preset(
+        NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
+        replace(PRESETS["digits"].training, warmup=64),
+        SamplerConfig(steps=2),
+        0.75,
+        "this script's",
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

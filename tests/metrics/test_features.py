@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 
+from nomadiff.files import atomic_path
 from nomadiff.metrics.detectors import extract_features
 from nomadiff.metrics.detectors import features as features_module
 
@@ -41,6 +42,21 @@ def test_the_same_images_are_computed_once(tmp_path, images) -> None:
     extract_features(detector, x, cache=tmp_path)
     assert detector.seen == 50
     assert len(list(tmp_path.glob("counting-*.safetensors"))) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_what_a_killed_process_left_goes_when_the_features_are_found(tmp_path, images) -> None:
+    detector, x = Counting(), images(10, 1, 8)
+    extract_features(detector, x, cache=tmp_path)
+    process = os.fork()
+    if process == 0:
+        with atomic_path(tmp_path / "other.safetensors") as temporary:
+            temporary.write_bytes(b"half")
+            os._exit(9)
+    os.waitpid(process, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    extract_features(detector, x, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1 and detector.seen == 10
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])

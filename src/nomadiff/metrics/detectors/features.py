@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nomadiff.downloads import cache_folder
 from nomadiff.errors import DataError, NomadiffError, UsageError
-from nomadiff.files import atomic_path
+from nomadiff.files import atomic_path, remove_leftovers
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
 from nomadiff.metrics.weights import read_tensors
 from nomadiff.processes import Processes
@@ -151,6 +151,7 @@ def _last_use(path: Path) -> float:
 
 def _read(path: Path, count: int) -> Tensor | None:
     """The features kept at ``path``; None where there are none or the file is damaged, which is said."""
+    remove_leftovers(path.parent)  # here as well: where nothing is missing nothing is written, which would do it
     if not path.exists():
         return None
     from safetensors import safe_open
