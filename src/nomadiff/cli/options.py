@@ -62,7 +62,7 @@ class TrainingOptions:
         ema_half_life: Half-life of the moving average, in images.
         augment: Probability of each non-leaky augmentation.
         class_dropout: Share of hidden class labels, for classifier-free guidance.
-        precision: fp32, bf16 or fp16 (autocast).
+        precision: fp32, bf16 or fp16 (autocast), or auto: the fastest of them on this machine.
         snapshot_every: Images between snapshots.
         log_every: Images between log lines.
         seed: Seed of everything random in training.

@@ -17,6 +17,7 @@ from nomadiff.data.sources import ImageSource
 from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import RunConfig
+from nomadiff.training.precision import AUTOCAST
 
 __all__ = [
     "Activations",
@@ -31,7 +32,7 @@ __all__ = [
 
 # dense peak of one A100 (NVIDIA's data sheet; TF32 for fp32, torch's default for convolutions) and the share of it that
 # EDM-like U-Nets are assumed to reach
-_A100_FLOPS = {"fp32": 156e12, "bf16": 312e12, "fp16": 312e12}
+_A100_FLOPS = {"fp32": 156e12, "bf16": 312e12, "fp16": 312e12, "auto": 312e12}
 _ASSUMED_SHARE = 0.3
 _A100_BYTES = 80 << 30
 _CORE_FLOPS = (
@@ -75,7 +76,7 @@ def activations_of(config: RunConfig) -> Activations:
 
 
 def _kept_bytes(config: RunConfig, batch: int) -> int:
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.training.precision]
+    dtype = {**AUTOCAST, "auto": torch.bfloat16}[config.training.precision]
     kept: dict[int, Any] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ def gpu_hours(operations: Mapping[str, float]) -> str:
     """Hours of one GPU, with what is assumed about it.
 
     Args:
-        operations: how many are done in each precision: "fp32", "bf16", "fp16".
+        operations: how many are done in each precision: "fp32", "bf16", "fp16", "auto" (half precision on a GPU).
     """
     hours = sum(total / (_A100_FLOPS[precision] * _ASSUMED_SHARE) for precision, total in operations.items()) / 3600
     peaks = " and ".join(f"{peak:g}" for peak in sorted({_A100_FLOPS[name] / 1e12 for name in operations}))

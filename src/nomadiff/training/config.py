@@ -14,10 +14,10 @@ from nomadiff.networks.config import NetworkConfig
 from nomadiff.plain import from_plain
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.phema import exponent_of_std
+from nomadiff.training.precision import PRECISIONS
 
 __all__ = ["RunConfig", "TrainingConfig"]
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 _MOST_LABELS = 1_000_000
 
 
@@ -42,7 +42,8 @@ class TrainingConfig:
             :func:`~nomadiff.training.post_hoc.rebuild_average` can make any other.
         augment: probability of each non-leaky augmentation (0 switches them off); the network needs ``augment_dim``.
         class_dropout: share of images whose class label is hidden, for classifier-free guidance.
-        precision: "fp32", "bf16" or "fp16" autocast of the network; weights and everything else stay fp32.
+        precision: "fp32", "bf16" or "fp16" autocast of the network, or "auto", the fastest of them on the machine;
+            weights and everything else stay fp32.
         p_mean, p_std: mean and standard deviation of ln(sigma) in training.
         snapshot_every: images between snapshots (and states to resume from).
         log_every: images between lines of ``log.jsonl``.

@@ -23,6 +23,7 @@ from nomadiff.data.sources import Batch, SourceMix
 from nomadiff.denoiser import EDMDenoiser, check_labels
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.networks.build import misfit
+from nomadiff.networks.flops import flops_of
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed
@@ -33,13 +34,12 @@ from nomadiff.training.ema import ModuleEMA
 from nomadiff.training.loss import edm_loss, training_levels, with_uncertainty
 from nomadiff.training.matching import require_match
 from nomadiff.training.phema import PowerEMA
+from nomadiff.training.precision import AUTOCAST, resolved_precision
 from nomadiff.training.probe import check_source_reaches_output, source_effect
 from nomadiff.training.run_folder import RunFolder, images_seen_by, load_tensors, save_tensors
 from nomadiff.training.state import load_state, save_state
 
 __all__ = ["train"]
-
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(
@@ -131,11 +131,15 @@ class _Training:
         self.denoiser = config.build_denoiser()
         if start_from is not None:
             self.denoiser.load_state_dict(start_from)
+        self.precision = self.options.precision
+        if self.precision != "fp32":
+            forward = flops_of(config.network, config.sources + config.classes)
+            self.precision = resolved_precision(self.precision, device, forward)
         # channels last: convolutions are up to a fifth faster, but a CPU's group norm in half precision is slower
-        halved = device.type == "cpu" and self.options.precision != "fp32"
+        halved = device.type == "cpu" and self.precision != "fp32"
         self.layout = torch.contiguous_format if halved else torch.channels_last
         self.denoiser.to(device, memory_format=self.layout).train()  # type: ignore[call-overload]
-        self.denoiser.autocast = _AUTOCAST[self.options.precision]
+        self.denoiser.autocast = AUTOCAST[self.precision]
         self.log_variance = getattr(self.denoiser.network, "log_variance", None)
         self.ema: ModuleEMA[EDMDenoiser] | PowerEMA[EDMDenoiser]
         if self.options.ema_stds:
@@ -296,6 +300,7 @@ class _Training:
             "loss": float(loss.sum() / count.sum()),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_second": round(meter.images / seconds, 2),
+            "precision": self.precision,
         }
         for name, total, images in zip(self.mix.names, loss.tolist(), count.tolist()):
             if images and len(self.mix.names) > 1:

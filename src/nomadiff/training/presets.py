@@ -106,7 +106,7 @@ PRESETS: dict[str, Preset] = {
     "small32": Preset(
         NETWORKS["small32"],
         TrainingConfig(
-            budget=10 * _MI, batch=256, learning_rate=1e-3, warmup=_MI, augment=0.12, precision="bf16", log_every=10_000
+            budget=10 * _MI, batch=256, learning_rate=1e-3, warmup=_MI, augment=0.12, precision="auto", log_every=10_000
         ),
         SamplerConfig(steps=18),
         0.5,
@@ -121,7 +121,7 @@ PRESETS: dict[str, Preset] = {
             warmup=20_000,
             ema_half_life=20_000,
             augment=0.12,
-            precision="bf16",
+            precision="auto",
             snapshot_every=50_000,
             log_every=5_000,
         ),
@@ -167,6 +167,7 @@ PRESETS: dict[str, Preset] = {
             learning_rate=1e-3,
             warmup=10_000,
             ema_half_life=50_000,
+            precision="auto",
             snapshot_every=20_000,
             log_every=2_000,
         ),
