@@ -1,4 +1,4 @@
-"""The one idea everything is built on: a denoiser is a callable ``D(x, sigma, **condition) -> x0_hat``.
+"""A denoiser is a callable ``D(x, sigma, **condition) -> x0_hat``.
 
 A network with preconditioning is a denoiser; so is a model steered away from another, and a model whose source label
 is fixed to "real". Every solver therefore works with every method, and methods compose. Score and denoiser are the
@@ -50,7 +50,7 @@ class EDMDenoiser(nn.Module):
         autocast: dtype the network computes in (``torch.bfloat16``, ``torch.float16``) or None for float32. Input,
             output and preconditioning stay float32.
         labels_are_checked: whether the caller has checked its labels on the host. Labels on another device are not
-            looked at again then: it would have to be waited for.
+            checked again then: that would wait for the device.
     """
 
     def __init__(self, network: nn.Module, *, sources: int = 0, classes: int = 0, sigma_data: float = 0.5) -> None:
@@ -119,7 +119,7 @@ class EDMDenoiser(nn.Module):
                 hint = "source=0 is the real data" if name == "source" else "-1 stands for no class"
                 raise UsageError(f"this network needs {name}= in 0..{count - 1} ({hint})")
             index = torch.as_tensor(value)
-            # a one-hot or fractional label would otherwise be truncated to integers without a word
+            # a one-hot or fractional label would otherwise be truncated to integers silently
             if index.is_floating_point() or index.shape not in ((), (1,), (batch,)):
                 got = f"{index.dtype} of shape {tuple(index.shape)}"
                 raise UsageError(f"{name} must be one integer or one for each of the {batch} samples, got {got}")

@@ -35,8 +35,8 @@ def download(url: str, *, sha256: str | None = None) -> Path:
 
     Args:
         url: an ``http``, ``https`` or ``file`` address.
-        sha256: what the content must hash to. It is checked at every use, so that a torn or exchanged file is noticed
-            and fetched again; where it is not known the file in the cache is taken as it is.
+        sha256: what the content must hash to. It is checked at every use, so that a truncated or replaced file is
+            noticed and fetched again; where it is not known the file in the cache is taken as it is.
 
     Returns:
         The local file; its name ends as the address does.

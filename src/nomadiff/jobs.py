@@ -1,4 +1,4 @@
-"""Many independent jobs over all cores, kept as they finish: what was done survives being killed."""
+"""Many independent jobs over all cores. Each result is stored at once, so a killed run continues."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run_jobs(
 
 
 def computed_with(device: str = "cpu") -> dict[str, str]:
-    """What the rounding of the two-dimensional world depends on: versions and kind of processor."""
+    """What the rounding of two-dimensional runs depends on: versions and kind of processor."""
     if device != "cpu":
         return {"numpy": version("numpy"), "torch": version("torch")}
     from llvmlite import binding  # type: ignore[import-untyped]
@@ -147,7 +147,7 @@ class _Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with suppress(OSError):  # what could not be written has been told
+        with suppress(OSError):  # the failed write was reported before
             self._handle.close()
 
     def append(self, key: Key, result: Any) -> None:

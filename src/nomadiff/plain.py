@@ -1,7 +1,7 @@
-"""Plain values out of somebody's JSON: parsed, and checked against the dataclass that they are to become.
+"""Plain values from JSON files: parsed, and checked against the dataclass that they fill.
 
-One reader for every file that nomadiff writes and reads again: whatever such a file holds, the answer is a value of the
-announced type or one line that names the field.
+One reader for every file that nomadiff writes and reads again. The result is a value of the declared type, or an error
+of one line that names the field.
 """
 
 from __future__ import annotations

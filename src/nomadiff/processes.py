@@ -21,7 +21,7 @@ __all__ = ["Processes", "join_processes", "partner_lost"]
 
 @dataclass(frozen=True)
 class Processes:
-    """What a process must know of the others.
+    """A process and its group.
 
     Attributes:
         rank: number of this process, 0 is the one that writes files and shows progress.
@@ -47,7 +47,7 @@ class Processes:
             return nn.parallel.DistributedDataParallel(module, device_ids=devices)
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called this."""
         if self.count > 1:
             with _partners():
                 torch.distributed.barrier()
@@ -70,7 +70,7 @@ class Processes:
         return torch.cat(parts)
 
 
-_lost: list[str] = []  # why partners are known to be gone
+_lost: list[str] = []  # why other processes are known to have ended
 
 
 def partner_lost(error: RuntimeError) -> NomadiffError | None:
@@ -87,7 +87,7 @@ def partner_lost(error: RuntimeError) -> NomadiffError | None:
 
 @contextmanager
 def _partners() -> Iterator[None]:
-    """Say in one line that a process which this one waits for is gone."""
+    """Report in one line that a process which this one waits for has ended."""
     try:
         yield
     except RuntimeError as error:

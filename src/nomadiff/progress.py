@@ -1,4 +1,4 @@
-"""Long work shows itself: a bar with throughput and time left on a terminal, silence otherwise."""
+"""Progress of long work: a bar with throughput and time left on a terminal, nothing otherwise."""
 
 from __future__ import annotations
 

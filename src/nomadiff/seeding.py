@@ -1,4 +1,4 @@
-"""Randomness that is a function of names, never of history.
+"""Randomness as a function of seeds and indices, never of history.
 
 Sample ``i`` of seed ``s`` depends on ``(s, i)`` only: not on the batch it is drawn in, on the number of processes, on
 the device, or on what ran before. Training randomness is a function of (seed, rank, images seen), so a resumed run
@@ -80,7 +80,7 @@ class SampleNoise:
 class EDMNoise:
     """Per-sample noise with NVIDIA EDM's seeds: sample ``k`` draws from a torch generator seeded ``seeds[k]``.
 
-    Use it in place of :class:`SampleNoise` to reproduce images of unconditional models published with EDM's CPU seeds.
+    Use it instead of :class:`SampleNoise` to reproduce images of unconditional models published with EDM's CPU seeds.
     With churn EDM draws float64 noise at every step, whether it is used or not; so does this. Classes are drawn in
     another way than EDM's, so with class labels the noise of churn is another.
     """

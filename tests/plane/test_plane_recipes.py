@@ -1,4 +1,4 @@
-"""The recipes of the two-dimensional world from end to end, with a learner of hardly any steps."""
+"""The two-dimensional recipes from end to end, with a learner of hardly any steps."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ from nomadiff.files import printable
 
 __all__ = ["UnusableImage", "decode_image", "fit_square", "is_image_name", "reason_of"]
 
-# These are told by their first bytes, whatever a file calls itself; any other format is tried only under its own name,
-# for some (TGA) would take any bytes for theirs.
+# These are recognised by their first bytes, whatever the file's name; any other format is tried only under its own
+# name, since some (TGA) accept any bytes.
 _BY_CONTENT = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
-# Never tried, for data sets come from strangers: these start other programs (EPS runs Ghostscript), are no images, or
+# Never tried, since data sets are not trusted: these start other programs (EPS runs Ghostscript), are no images, or
 # unpack without a bound (FITS).
 _NEVER = frozenset(("EPS", "WMF", "PDF", "MPEG", "BUFR", "GRIB", "HDF5", "FITS", "IPTC"))
-# Images that a Pillow may be unable to read, and what would make it: they are never taken for something else.
+# Image formats that Pillow may need a plugin for, and the command that installs it.
 _PLUGINS = {
     "a newer Pillow": (".avif", ".avifs", ".jp2", ".j2k", ".jpx", ".webp"),
     "pip install pillow-heif": (".heic", ".heif", ".hif"),
@@ -193,7 +193,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation. Most files have none, and looking costs more than decoding a small image."""
+    """Apply the EXIF orientation. Most files have none, and the lookup costs more than decoding a small image."""
     if image.format != "TIFF" and _EXIF_KEYS.isdisjoint(image.info):
         return image
     try:

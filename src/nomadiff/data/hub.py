@@ -109,7 +109,7 @@ def _labels(table: Any, column: str | None, spec: str) -> Labels:
     values = np.asarray(table[column][:])
     if values.dtype.kind == "U":
         return labels_by_name(values.tolist())
-    if values.dtype.kind == "i" and len(values) and values.min() == -1:  # what the hub writes where nobody knows
+    if values.dtype.kind == "i" and len(values) and values.min() == -1:  # what the hub writes for an unknown class
         return Labels(None, absent=f"{int((values == -1).sum()):,} of {len(values):,} rows have the label -1, no class")
     if values.dtype.kind not in "iu":
         return Labels(None, absent=f"the column {column} holds neither integers nor names")

@@ -1,4 +1,4 @@
-"""Images from disk to one uint8 array, whatever they lie in: a folder, a zip, a numpy file, a hub data set."""
+"""Images from disk to one uint8 array: from a folder, a zip, a numpy file or a hub data set."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def read_images(
     ``path`` is one of
 
     * a folder, of any nesting, or a zip archive: image files of every format that Pillow reads, in natural order of
-      their names; files of another kind are left out and told of. Labels come from ``dataset.json`` (EDM's layout), or
-      else from the folders when every image lies in one, see :mod:`nomadiff.data.labels`. What happens to grey, 16-bit,
-      palette and transparent files is said at :func:`nomadiff.data.decoding.decode_image`; a set that mixes grey and
-      RGB becomes RGB.
+      their names; files of another kind are left out with a warning. Labels come from ``dataset.json`` (EDM's layout),
+      or else from the folders when every image lies in one, see :mod:`nomadiff.data.labels`. What happens to grey,
+      16-bit, palette and transparent files is said at :func:`nomadiff.data.decoding.decode_image`; a set that mixes
+      grey and RGB becomes RGB.
     * a ``.npz`` or ``.npy`` file, see :func:`nomadiff.data.arrays.read_array`.
     * ``hf:<data set id>[:split]``, see :class:`nomadiff.data.hub.HubTable`.
 
@@ -201,7 +201,7 @@ def _failed(names: Sequence[str], failures: dict[int, str]) -> str:
 
 
 def images_of(tree: FileTree) -> list[str]:
-    """The names of all images of a folder or archive, in order; what else is there is told in a warning.
+    """The names of all images of a folder or archive, in order; other files are named in a warning.
 
     Raises:
         DataError: there is none.

@@ -22,9 +22,9 @@ class Interleave:
 
     Source 0 with share f takes position g when ``floor((g + 1) f) > floor(g f)``, so that among the first g positions
     it has ``floor(g f)``: never off by one or more. The other positions are numbered anew and split in the same way
-    between source 1 and the rest, and so on. A position needs no history, hence neither does a resumed run.
+    between source 1 and the rest, and so on. A position needs no history, so a resumed run needs none either.
 
-    Shares are ratios of integers: floats would misplace an image now and then.
+    Shares are ratios of integers: with floats an image would sometimes be at the wrong position.
 
     Args:
         shares: positive, summing to 1.

@@ -1,4 +1,4 @@
-"""Latents in place of images: the space they live in, how a set of them is stored, how one is drawn.
+"""Latents instead of images: their space, how a set of them is stored, how one is drawn.
 
 A set is what EDM2's training reads (Karras et al. 2024, appendix B.7): for every image the mean and the standard
 deviation of the encoder's posterior, of which a fresh sample is drawn whenever the image is used. Beside the arrays
@@ -44,7 +44,7 @@ class LatentSpace:
 
     Attributes:
         vae: the autoencoder: folder, or ``hf:<user>/<name>``.
-        vae_sha256: of its weights; None where nobody looked.
+        vae_sha256: of its weights; None if unknown.
         factor: pixels a side for one latent.
         mean, std: of raw latents over a training set, by channel.
         final_std: standard deviation afterwards; the mean is then 0.
@@ -102,7 +102,7 @@ class LatentSpace:
         if None in (self.vae_sha256, other.vae_sha256):
             differ = self.vae != other.vae  # all there is to go by
         else:
-            differ = self.vae_sha256 != other.vae_sha256  # the same autoencoder may lie at two addresses
+            differ = self.vae_sha256 != other.vae_sha256  # the same autoencoder may have two paths
         if differ or self.factor != other.factor or self.channels != other.channels:
             return f"different autoencoders ({self.vae}, {other.vae})"
         scales = [(space.mean, space.std, space.final_std) for space in (self, other)]
@@ -155,7 +155,7 @@ def read_latents(tree: FileTree, names: Sequence[str]) -> tuple[Tensor, LatentSp
     """Read a set of latents into memory.
 
     They are held in half precision, whatever the file has: it costs less than a thousandth of the network's scale (the
-    256 levels of a pixel cost four times as much) and halves what is by far the largest thing in memory.
+    256 levels of a pixel cost four times as much) and halves the largest array in memory.
 
     Args:
         tree: the folder or archive.
@@ -182,7 +182,7 @@ def read_latents(tree: FileTree, names: Sequence[str]) -> tuple[Tensor, LatentSp
                 held = np.empty((len(names), *array.shape), dtype=np.float16)
             if array.shape != held.shape[1:]:
                 raise DataError(f"{tree.path}/{name}: a latent of {_shape(array.shape)} among {_shape(held.shape[1:])}")
-            with np.errstate(over="ignore"):  # what does not fit is told below
+            with np.errstate(over="ignore"):  # what does not fit is reported below
                 held[index] = array
             advance()
     assert held is not None
@@ -232,7 +232,7 @@ def write_latents(
         path: the zip.
         batches: float16 or float32 ``(b, 2 C or C, h, w)``, raw, taken one at a time.
         count: number of latents in all.
-        space: where they live.
+        space: their latent space.
         labels: class label of every one.
         class_names: name of label ``k`` at index ``k``; None if classes are known by their numbers.
         manifest: what was encoded, or what drew them.

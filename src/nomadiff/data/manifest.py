@@ -1,4 +1,4 @@
-"""What a sample set says about itself: ``manifest.json``, the mark of images that no camera made."""
+"""``manifest.json``: what a sample set records about itself; it marks synthetic images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
     """The manifest of a folder, a zip or a ``.npz``; None if it has none.
 
     A folder that holds sample sets further down has their manifests too: a synthetic one is given before any other, so
-    that samples in a corner of a folder are not taken for real.
+    that samples in a subfolder are not taken for real.
 
     Raises:
         DataError: nothing there, or a manifest that is not a JSON object.

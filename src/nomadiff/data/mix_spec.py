@@ -1,4 +1,4 @@
-"""A mix of sources as plain values: what a command line says, what a worker process is sent."""
+"""A mix of sources as plain values, for command lines and worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that takes hours goes on in ``<out>.part``: killed at any moment, the same command continues it.
+"""Long work is done in ``<out>.part``: killed at any moment, the same command continues it.
 
 The folder says what it is for, is locked by the process that works in it, and is removed when ``out`` is whole.
 """
@@ -78,13 +78,13 @@ def part_folder(out: Path, recipe: dict[str, Any]) -> Iterator[Path]:
         if not is_delivered(out) or read_json(_note_of(out), dict).get("job") != recipe:
             _claim(part, recipe)
             _note_of(out).unlink(missing_ok=True)
-            refuse_existing(out)  # once more: while we waited for nobody, another process may have finished it
+            refuse_existing(out)  # once more: another process may have finished it before we got the lock
         yield part
         discard(out)
     except BaseException as error:
         begun = _holds_work(part)
         if not begun:
-            _tidy(part)  # a mistaken command leaves nothing
+            _tidy(part)  # a command with an error leaves no folder
         if isinstance(error, KeyboardInterrupt):
             kept = f"what is done is kept in {part}" if begun else "nothing was done yet"
             raise Interrupted(f"stopped, {kept}: run the same command again to go on", signal.SIGINT) from None
@@ -128,7 +128,7 @@ def is_made(out: Path) -> bool:
 
 
 def is_delivered(out: Path) -> bool:
-    """Whether ``out`` is what a killed process made in this working folder, not anybody's file."""
+    """Whether ``out`` is what a killed process made in this working folder, not another file."""
     note = _note_of(out)
     try:
         return note.exists() and read_json(note, dict).get("identity") == _identity(out)
@@ -180,7 +180,7 @@ def _tidy(part: Path) -> None:
     """Delete a folder without work."""
     for name in (JOB_NAME, LOCK_NAME):
         (part / name).unlink(missing_ok=True)
-    with suppress(OSError):  # somebody's own files
+    with suppress(OSError):  # the user's own files
         part.rmdir()
 
 

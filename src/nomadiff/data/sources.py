@@ -118,7 +118,7 @@ class ImageSource:
             DataError: as :func:`~nomadiff.data.images.read_images`.
         """
         spec = str(spec)
-        choose = [parse_subset(subset)] if subset is not None else []  # complain about the call before reading
+        choose = [parse_subset(subset)] if subset is not None else []  # an error in the call comes before reading
         wanted = parse_classes(classes) if classes is not None else None
         location = parse_choice(spec).location
         manifest = _manifest(location)
@@ -158,7 +158,7 @@ class ImageSource:
 
     @property
     def pixels(self) -> Tensor:
-        """The images, uint8 ``(N, C, S, S)``, for whoever looks at pixels: metrics, detectors, classifiers.
+        """The images, uint8 ``(N, C, S, S)``, for metrics, detectors and classifiers.
 
         Raises:
             UsageError: the source holds latents.

@@ -81,7 +81,7 @@ class Guided:
 
 
 def check_guidance(weight: float, interval: Interval | None) -> None:
-    """Refuse a weight or an interval that makes no sense.
+    """Check a guidance weight and interval.
 
     Raises:
         UsageError: the weight is not finite or beyond any use, or the interval is not ``0 <= low < high``.

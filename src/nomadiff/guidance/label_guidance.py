@@ -32,7 +32,7 @@ class _LabelGuidance(Guided):
 class SourceGuidance(_LabelGuidance):
     """``(1 + w) D(x, source 0) - w D(x, source k)`` of one source-conditional network (CASD's), called without source.
 
-    If source k holds the model's own samples this is SIMS with a single network: CASD's labels in the place of the
+    If source k holds the model's own samples this is SIMS with a single network: CASD's labels replace the
     auxiliary.
 
     Args:

@@ -23,8 +23,8 @@ def merged(base: EDMDenoiser, *others: tuple[EDMDenoiser, float]) -> EDMDenoiser
     as the network is linear in its parameters between them: unlike in function space, the fine-tuning must have stayed
     close (small learning rate, short).
 
-    EDM2's layers divide their weights by their magnitude whenever they are called, so a stored magnitude is an
-    accident: an average's is smaller than that of weights just trained. All are taken at magnitude 1 before merging.
+    EDM2's layers divide their weights by their magnitude whenever they are called, so a stored magnitude has
+    no meaning: an average's is smaller than that of weights just trained. All are taken at magnitude 1 before merging.
 
     Args:
         base: the model to improve; it is copied, buffers and all.

@@ -75,7 +75,7 @@ def attention_blocks(denoiser: EDMDenoiser) -> list[str]:
 
 @contextmanager
 def _identity_attention(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """While the block runs, what attention hands to its output layer is the values, unmixed."""
+    """While the block runs, attention passes the values to its output layer unmixed."""
     handles = []
     try:
         for block in blocks:

@@ -160,7 +160,7 @@ def decoder_end(config: NetworkConfig, label_dim: int = 0, most: float = 0.5) ->
 
     The SIMS paper trains "only the decoder", takes it for half of the network, and so counts a guided step as 1.5
     evaluations. Counted, the decoder is 67 % of EDM's CIFAR-10 network and 71 to 75 % of the others: a guided step
-    would cost 1.7. The end of the decoder keeps the price the paper names.
+    would cost 1.7. Training the end of the decoder only costs what the paper says.
 
     Args:
         config: architecture.

@@ -34,7 +34,7 @@ class AuxiliaryConfig(RunConfig):
 
 
 def _with_gradient(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Ask for the gradient of the first trained layer's input, which nobody needs.
+    """Require the gradient of the first trained layer's input, though it is not used.
 
     The backward pass of group norm crashes the process (torch 2.13, CPU, channels last) when its input needs none.
     """

@@ -14,7 +14,7 @@ __all__ = ["Candidates"]
 
 
 class Candidates:
-    """Makes models from the parts that lie in the folder of an improvement.
+    """Makes models from the parts in the folder of an improvement.
 
     Args:
         folder: the improvement.

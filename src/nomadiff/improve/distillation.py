@@ -25,7 +25,7 @@ def distil(model: Model, images: ImageSource, out: str | Path, options: Fitting)
     """Teach one network what a guided model computes at every noise level.
 
     The student starts at the base's weights and minimises ``lambda(sigma) |D_student(x) - D_guided(x)|^2`` over the
-    noise levels of training, EDM's loss with the guided estimate in the place of the clean image. The target carries no
+    noise levels of training, EDM's loss with the guided estimate instead of the clean image. The target carries no
     noise of its own, so a short training suffices.
 
     Args:

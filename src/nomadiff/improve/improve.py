@@ -31,7 +31,7 @@ _OWN_SAMPLES = 2  # keeps the noise of the internal set apart from that of train
 
 @dataclass(frozen=True)
 class Improved:
-    """What came of an improvement.
+    """The result of an improvement.
 
     Attributes:
         model: the model to use: the guided one, or the base (weight 0) where no gain was found.
@@ -64,8 +64,8 @@ def improve(
     """Improve a model by its own samples; continue if ``out`` holds the same improvement half done.
 
     The model draws an internal set of samples; a copy is fine-tuned on it, with snapshots on the way; weight and budget
-    are chosen by their score (if they are not given); what is sampled is the extrapolation away from the copy. With
-    the auxiliary at hand, another ``space``, ``weight``, ``interval`` or metric costs only its scores: call again.
+    are chosen by their score (if they are not given); what is sampled is the extrapolation away from the copy. Once
+    the auxiliary is trained, another ``space``, ``weight``, ``interval`` or metric costs only its scores: call again.
 
     ``out`` becomes a model (``guidance.json``) with a copy of the base, the run folder ``auxiliary/`` and
     ``improve.json``, the table of all scores.
@@ -76,7 +76,7 @@ def improve(
         improvement: settings.
         reference: what to choose by, best real images held out from training. Needed unless a weight is given; without
             it nothing is scored.
-        synthetic: another model's samples to fine-tune on in the place of its own (Neon's cross-model setting).
+        synthetic: another model's samples to fine-tune on instead of its own (Neon's cross-model setting).
         device: "cpu", "cuda", ...; None takes a GPU if there is one.
         command: the command line, recorded in the table.
 
@@ -197,7 +197,7 @@ def _sentence(gain: Gain, metric: str, budget: int, weight: float, asked: bool) 
 
 
 def _beside(rows: list[dict[str, Any]], space: str, budget: int, weight: float, metric: str) -> str:
-    """What became of the other metrics: a distance that falls at the price of recall is no gain to everyone."""
+    """Changes of the other metrics, since a smaller distance may come with a lower recall."""
     means = []
     for candidate in ((0, 0.0), (budget, weight)):
         fresh = [

@@ -36,7 +36,7 @@ class OwnSamples:
         folder: where to keep them.
         count: how many.
         seed: seed of the set.
-        shard: samples to a file; by default as many as are comfortably drawn at once.
+        shard: samples to a file; by default the model's default batch size.
     """
 
     def __init__(self, model: Model, folder: Path, count: int, seed: int, *, shard: int | None = None) -> None:

@@ -23,7 +23,7 @@ from nomadiff.tables import Table
 __all__ = ["Chooser", "Gain", "higher_is_better", "paired_gain", "score_model"]
 
 _SEARCH, _CONFIRMATION = 4, 5  # keep their noise apart from that of own samples and fine-tuning
-_DIGITS = 3  # of a weight: nobody can tell 0.8123 from 0.812, and equal weights are scored once
+_DIGITS = 3  # of a weight: smaller differences have no measurable effect, and equal weights are scored once
 
 Make = Callable[[int, float], Model]
 
@@ -73,7 +73,7 @@ class Chooser:
     """Scores candidates, remembers every score, and so goes on where an interrupted choice was.
 
     All candidates are drawn from the same noise, so their differences are not luck of the draw. The final comparison
-    uses noise that no candidate was chosen by: the best of many is always flattered by the noise it won on.
+    uses noise that no candidate was chosen by, since the best of many is biased on the noise it was chosen on.
 
     Args:
         improvement: what to try; ``seed`` keeps the noise apart from that of the own samples.

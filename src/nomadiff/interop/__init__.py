@@ -1,1 +1,1 @@
-"""Other people's weights: in, safely; and out, in the forms other tools read."""
+"""Import of weights from other tools, safely; export in the formats that they read."""

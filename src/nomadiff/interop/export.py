@@ -51,7 +51,7 @@ def export_model(
     refuse_existing(out)
     check_metrics(metrics)
     while model.guidance is not None and model.guidance.weight == 0 and isinstance(model.parts[0], Model):
-        model = model.parts[0]  # at weight 0 it is its base, whatever it was made with ("keep the base model")
+        model = model.parts[0]  # at weight 0 it equals its base ("keep the base model")
     name = title or out.name
     with atomic_folder(out) as staging:
         if form == "safetensors":
@@ -99,7 +99,7 @@ def push_to_hub(
 ) -> str:
     """Export a model to a repository on the Hugging Face hub, made if it is not there.
 
-    Who you are is huggingface_hub's business: ``hf auth login`` once, or ``HF_TOKEN``.
+    Log in with huggingface_hub first: ``hf auth login`` once, or ``HF_TOKEN``.
 
     Args:
         model: the model.

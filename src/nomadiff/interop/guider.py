@@ -177,7 +177,7 @@ def _guider_class() -> Any:
     from diffusers.hooks import HookRegistry, ModelHook
 
     class Reroute(ModelHook):
-        """The pipeline calls its network; another one answers."""
+        """Replaces the forward pass of the pipeline's network."""
 
         def __init__(self, other: nn.Module) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""What every importer gives: a network's plan and weights in nomadiff's terms, and where they came from."""
+"""The result of every importer: a network's configuration and weights in nomadiff's terms, and their origin."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Imported", "Settings", "default_sampler", "is_plain"]
 
 @dataclass(frozen=True)
 class Imported:
-    """A network read from somebody's file.
+    """A network read from a file of another tool.
 
     Attributes:
         network: its architecture.
         weights: its tensors, under EDM's parameter names (which are nomadiff's).
         classes: width of its label vector, 0 without labels.
         sigma_data: standard deviation its preconditioning assumes.
-        sampler: how its makers sample it.
+        sampler: the settings its authors use.
         images: how many images it was trained on, if the file says so.
         training: what is known of its training, as fields of :class:`~nomadiff.training.config.TrainingConfig`.
         facts: what else the file says, plain values fit for JSON.
@@ -59,7 +59,7 @@ class Settings:
 
     Args:
         values: the arguments.
-        owner: whose they are, for messages.
+        owner: the class they belong to, for messages.
     """
 
     def __init__(self, values: Mapping[str, Any], owner: str) -> None:
@@ -142,10 +142,10 @@ class Settings:
             self._values.pop(name, None)
 
     def finish(self) -> None:
-        """Make sure that every argument was looked at.
+        """Check that every argument was read.
 
         Raises:
-            DataError: one was not: the network would compute something else than its maker's.
+            DataError: one was not: the network would not compute what the original does.
         """
         if self._values:
             raise DataError(f"{self._owner}: has the argument {', '.join(map(printable, self._values))}, unknown here")

@@ -1,4 +1,4 @@
-"""From a file, a folder, an address or a card to a model: which importer it is for and what the file says of itself."""
+"""Import a model from a file, a folder, an address or a card: choose the importer, record the origin."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def import_model(
     sources: tuple[str, ...] = (),
     sha256: str | None = None,
 ) -> Model:
-    """Make a nomadiff model of somebody's weights. Nothing in them is run.
+    """Make a nomadiff model of another tool's weights. Nothing in them is run.
 
     Args:
         spec: a card's name (:data:`~nomadiff.interop.cards.CARDS`), an ``http(s)`` or ``file`` address, a file (a
@@ -104,7 +104,7 @@ def _has_recipe(path: Path) -> bool:
     """Whether a file is a model of nomadiff.
 
     Raises:
-        DataError: it is safetensors of somebody else's: a table of weights, which does not say what they are of.
+        DataError: it is safetensors of another tool: a table of weights without the network's configuration.
     """
     if path.suffix.lower() != ".safetensors":
         return False
@@ -128,7 +128,7 @@ _TABLE = (
 
 
 def _read(path: Path) -> tuple[str, Imported]:
-    """What makes such networks, and the network of this file."""
+    """The method name for such a network, and the network in this file."""
     if path.suffix == SUFFIX:
         return "edm", from_physicsnemo(path)
     contents = read_torch_file(path)

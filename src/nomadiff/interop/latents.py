@@ -1,4 +1,4 @@
-"""A set of images made latents, once: what EDM2's networks, and any other model of latents, are trained on."""
+"""Encode a set of images into latents once, for training EDM2's networks or any other model of latents."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _fitting(space: LatentSpace, autoencoder: Autoencoder) -> LatentSpace:
         known and space.vae_sha256 != autoencoder.sha256
     ):
         raise UsageError(f"{autoencoder.spec}: another autoencoder than that of the latents to be like ({space.vae})")
-    # where nobody looked at the weights the name is what tells that two sets belong together: it stays
+    # without a hash of the weights only the name says that two sets belong together: keep it
     return replace(space, vae=autoencoder.spec if known else space.vae, vae_sha256=autoencoder.sha256)
 
 
@@ -130,7 +130,7 @@ def _encode(images: LazyImages, part: Path, autoencoder: Autoencoder, group: Pro
 
 
 def _is_kept(images: LazyImages, part: Path, start: int, stop: int) -> bool:
-    """Whether these images are encoded already; what was made of other images in their place is deleted."""
+    """Whether these images are encoded already; shards of images that were replaced since are deleted."""
     for shard in part.glob(f"{start:09d}-*.npy"):
         if shard.name == _shard_name(images, start, stop):
             try:

@@ -1,4 +1,4 @@
-"""The page that travels with an exported model: what it is, what it was trained on, how good it is, how to use it."""
+"""The card of an exported model: method, training data, metrics, use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["check_metrics", "licences", "model_card"]
 
 
 def licences(model: Model) -> list[str]:
-    """Terms that an imported model brings along; they bind what is made from it."""
+    """Terms of an imported model, which hold for every model made from it."""
     found = {source.get("imported", {}).get("licence") for source in origins(model)}
     return sorted(text for text in found if text)
 

@@ -1,4 +1,4 @@
-"""An imported network becomes a folder like any run's, and proves itself before it may keep its name."""
+"""Write an imported network as a model folder; the folder is renamed to its name only after a self-check."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["check_denoiser", "write_model"]
 _BUDGET = 200_000_000  # EDM's own, where a file does not say how long it was trained
 _LEVELS = (0.002, 0.5, 80.0)
 _LARGEST_CHANGE = 0.05
-_LARGEST_CHECKED = 128  # pixels a side; at 4096 one look takes minutes and gigabytes
+_LARGEST_CHECKED = 128  # pixels a side; at 4096 one check takes minutes and gigabytes
 
 
 def write_model(
@@ -58,7 +58,7 @@ def write_model(
     labels = imported.classes
     if source_names and len(source_names) != labels:
         raise UsageError(f"the network has {labels} labels, but {len(source_names)} sources are named")
-    # what one GPU takes at once: the published batches were shared out over many
+    # a batch for one GPU: the published batches were divided over many
     known = {"budget": _BUDGET, "microbatch": 64 if imported.network.resolution <= 32 else 32, **imported.training}
     if not imported.network.augment_dim:
         known["augment"] = 0.0
@@ -94,19 +94,19 @@ def write_model(
         folder = RunFolder(staging)
         folder.begin(config, sources)
         save_tensors(folder.model_path, denoiser.state_dict(), metadata)
-        Model.load(staging, device="cpu")  # what cannot be loaded gets no name
+        Model.load(staging, device="cpu")  # an error here leaves no folder
     return Model.load(out, device="cpu")
 
 
 def _filled(config: RunConfig, imported: Imported) -> EDMDenoiser:
-    """The denoiser with the imported weights. Nothing is allocated before there are as many numbers as it needs."""
+    """The denoiser with the imported weights. Nothing is allocated unless the file has as many numbers as it needs."""
     with torch.device("meta"):
         denoiser = config.build_denoiser()
     needed = sum(value.numel() for value in denoiser.network.state_dict().values())
     given = sum(value.numel() for value in imported.weights.values())
     if needed > given:
         raise DataError(f"these weights do not fit the network: it has {needed:,} numbers, the file {given:,}")
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: leave no trace of it
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: the generator is restored
         denoiser = config.build_denoiser()
     inner = denoiser.network.unet if isinstance(denoiser.network, UNet2D) else denoiser.network
     load_edm_state(inner, unwrapped(imported.weights))

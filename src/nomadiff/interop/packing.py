@@ -1,4 +1,4 @@
-"""A model as one folder that stands for itself: everything it is made of, nothing that training needed."""
+"""Write a model as one self-contained folder: all its parts, without training state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A set of synthetic images with its provenance, made image by image: killed at any moment, it goes on."""
+"""A set of synthetic images with its provenance, drawn image by image; after a kill it continues."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def synthesize(
         job.wait()  # until the folder is claimed
         job.draw()
         job.wait()
-        job.wait()  # the folder stays until everybody has left it
+        job.wait()  # the folder stays until every process is done
         return out
     with part_folder(out, job.recipe()):
         job.wait()
@@ -80,7 +80,7 @@ def synthesize(
 
 
 class _Job:
-    """One set on its way."""
+    """One set in progress."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ _RESIZE = "largest centred square, Lanczos (Pillow)"
 
 
 def _record_of(path: Path) -> dict[str, Any]:
-    """What an image says of itself; reading it whole finds torn files."""
+    """The record in an image; reading the whole file finds truncated ones."""
     with Image.open(path) as image:
         image.load()
         return json.loads(image.info[_RECORD])

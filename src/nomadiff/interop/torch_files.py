@@ -30,7 +30,7 @@ _LEGACY_PROTOCOL = 1001
 _LEGACY_START = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
 _DEEPEST_MODULE = 64
 _MOST_ENTRIES = 1_000_000  # of all modules together
-_LONGEST_NAMES = 10_000_000  # characters of all their full names; a module in many places has many
+_LONGEST_NAMES = 10_000_000  # characters of all their full names; a module used several times has several
 _MOST_DIMENSIONS = 8
 
 _STORAGES: dict[str, torch.dtype] = {

@@ -1,4 +1,4 @@
-"""What a loop needs of an algorithm ``G = A(D)`` (SIMS section 2), whatever it learns: points, digits, photographs."""
+"""The interface of a loop's algorithm ``G = A(D)`` (SIMS section 2), for points or images."""
 
 from __future__ import annotations
 

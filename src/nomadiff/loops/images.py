@@ -1,6 +1,6 @@
 """Image methods as algorithms of a loop: each turns one generation's images into a model that can be sampled and kept.
 
-The names are those of the two-dimensional world (:mod:`nomadiff.plane.algorithms`). The same seed gives every algorithm
+Names are those of the two-dimensional algorithms (:mod:`nomadiff.plane.algorithms`). The same seed gives all algorithms
 the same base model, so algorithms are compared on common random numbers.
 """
 
@@ -52,7 +52,7 @@ _BASE, _IMPROVEMENT, _OWN_SAMPLES, _SECOND = range(4)
 
 
 class ImageModel:
-    """A model of images as a loop wants it: numpy out, kept in the folder it was trained in.
+    """A model of images for a loop: numpy samples, stored in the folder it was trained in.
 
     Args:
         model: what is sampled.
@@ -198,7 +198,7 @@ class ImageCASDWithProvenance(ImageAlgorithm):
 class ImageCASD(ImageAlgorithm):
     """CASD with the base's own samples as its synthetic source: a second network, trained from scratch on both.
 
-    What CASD can do in a loop when nobody knows which training data is synthetic.
+    CASD in a loop in which it is unknown which training data is synthetic.
     """
 
     name = "casd"

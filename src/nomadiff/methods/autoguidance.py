@@ -1,4 +1,4 @@
-"""Autoguidance: guided by a bad version of itself."""
+"""Autoguidance: extrapolation away from a smaller, less trained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CASD: learn from every source, be told which is which, sample the real one."""
+"""CASD: train on every source with a source label, sample the real one."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ __all__ = ["SDA"]
 class SDA(Method):
     """Synthetic data augmentation: an unlabelled model of the union of all sources (CASD paper, section 4.1).
 
-    It learns the mixture, so it bends toward every synthetic source by that source's share.
+    It learns the mixture, so it is biased toward every synthetic source by that source's share.
     """
 
     name: ClassVar[str] = "sda"

@@ -1,4 +1,4 @@
-"""Source guidance: CASD's labels in the place of SIMS' second network."""
+"""Source guidance: CASD's labels instead of SIMS' second network."""
 
 from __future__ import annotations
 

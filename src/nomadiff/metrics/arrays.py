@@ -1,4 +1,4 @@
-"""Metrics of plain arrays, for people with features or vectors of their own: no detector, no images."""
+"""Metrics of plain arrays: features or vectors of your own, without detector or images."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def metrics_of_arrays(
         if array.shape[1] != x.shape[1]:
             raise UsageError(f"{name}: vectors of dimension {array.shape[1]}, real has {x.shape[1]}")
     member = deal(len(y))
-    near = {name: _near_zero(array, x) for name, array in given.items()}  # for what looks at differences only
+    near = {name: _near_zero(array, x) for name, array in given.items()}  # for metrics of differences only
     values, left_out = prdc_left_out(near["real"], near["fake"], member, k, convention)
     statistics = Statistics.from_features(x)
     row = {"frechet_distance": frechet_distance(statistics, Statistics.from_features(y))}

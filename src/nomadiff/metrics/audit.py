@@ -3,7 +3,7 @@
 Every suspect is judged in three ways: near-duplicates across the two folders, how well a classifier tells them apart,
 and which share of the folder the source can account for (see :mod:`~nomadiff.metrics.mixture`). The estimate is itself
 tried on mixtures of trusted images in known shares, and its error on them is part of the result. A source that looks
-real escapes any such test; that is then what the audit says.
+real cannot be found by any such test; the audit then says so.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def audit(
         trusted: images known to be real; without them shares are upper bounds.
         detector: feature space. Pixels see the traces that generators leave better than a classifier's features do.
         level: of the intervals.
-        device: where a detector named by a word computes.
+        device: where a detector given by name computes.
         cache: folder where features are kept between runs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Score generated images against real ones: every metric of the journey in one call.
+"""Score generated images against real ones: all metrics in one call.
 
 ``reference`` should be real images that the generator was not trained on: against its training set, a generator that
 copies looks perfect. ``train`` is what it was trained on, and is used for replication only.
@@ -57,7 +57,7 @@ def evaluate(
         extra: further metrics, of :data:`~nomadiff.metrics.reference.EXTRAS`: ``"kid"`` (``kid`` on the original
             Inception, else ``kd_<detector>``) and ``"ssim"`` (see :mod:`~nomadiff.metrics.pairs`).
         lpips: the network for LPIPS over the same pairs as SSIM.
-        device: where a detector named by a word computes.
+        device: where a detector given by name computes.
         batch_size: images to a detector's batch.
         cache: folder where features are kept between runs.
         processes: share the detector's work out over these processes; all of them must call this.

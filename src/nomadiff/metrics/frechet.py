@@ -136,7 +136,7 @@ class StatisticsAccumulator:
         return self if other.count == 0 else self._add(other.count, other.mean, other.scatter)
 
     def gathered(self, processes: Processes) -> StatisticsAccumulator:
-        """What the accumulators of all processes have seen together, the same on each (every one must call this)."""
+        """The sum of the accumulators of all processes, the same on each (every one must call this)."""
         # NCCL moves what lies on a GPU only
         counts = processes.gather(torch.tensor([self.count], device=processes.device)).tolist()
         means = processes.gather(self.mean[None].to(processes.device)).cpu()
@@ -192,8 +192,8 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 def frechet_left_out(reference: Statistics, features: Tensor | np.ndarray, member: Tensor) -> np.ndarray:
     """Frechet distance of ``features`` without each group in turn.
 
-    Everything is kept by group in the coordinates of the reference's root ``(rank, D)``, so a distance takes a matrix
-    of ``min(N, rank)`` apart and none of ``D``.
+    Everything is kept by group in the coordinates of the reference's root ``(rank, D)``, so a distance decomposes a
+    matrix of ``min(N, rank)`` and none of ``D``.
 
     Args:
         reference: what is compared with.

@@ -1,4 +1,4 @@
-"""Metrics class by class, or by groups of classes: where in the distribution a generator is good and where not."""
+"""Metrics class by class, or by groups of classes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def evaluate_groups(
     with_floor: bool = False,
     subsets: Mapping[str, int] | None = None,
 ) -> Table:
-    """Score the samples of each group against the reference images of the same group, both sorted by the classifier.
+    """Score each group's samples against the reference images of that group, as the classifier assigns them.
 
     Args:
         against: the reference; it must have its features and a classifier.

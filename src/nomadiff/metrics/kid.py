@@ -58,7 +58,7 @@ def kid_left_out(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, member: T
     def value(of_between: Tensor, of_within: Tensor, left: Tensor) -> Tensor:
         return within_x + of_within / (left * (left - 1)) - 2 * of_between / (n * left)
 
-    # what a group takes with it: its pairs with everybody, either way round, but its own pairs once
+    # what a group takes with it: all its pairs, both ways round, but pairs within the group once
     taken = within.sum(0) + within.sum(1) - within.diagonal() - diagonal
     rest = within.sum() - diagonal.sum()
     left_out = value(between.sum() - between, rest - taken, m - count)

@@ -139,7 +139,7 @@ def _radii_left_out(y: Tensor, member: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class _Count:
-    """One pass over all pairs of real and generated features: who lies in whose ball.
+    """One pass over all pairs of real and generated features: which point lies in which ball.
 
     With groups it also keeps which groups reach a real feature, so that each can be left out afterwards. Leaving out a
     group makes some generated balls larger; a pair that only such a larger ball holds is noted for that group alone.
@@ -205,7 +205,7 @@ class _Count:
             some = pairs.only(torch.arange(start, min(start + BLOCK, len(pairs.i))))
             exact = measure(self.x, self.y, some.i, some.j)[:, None]
             reached = exact < fake_left_out[some.j] if self.strict else exact <= fake_left_out[some.j]
-            reached[torch.arange(len(some.j)), self.member[some.j]] = False  # a ball that is left out reaches nobody
+            reached[torch.arange(len(some.j)), self.member[some.j]] = False  # a ball that is left out contains no point
             pair, group = torch.nonzero(reached, as_tuple=True)
             self.recalled_only_without[some.i[pair], group] = True
 

@@ -6,7 +6,7 @@ fitted on it (cross-validation). Two questions are answered from the scores:
 * *Can they be told apart at all?* The area under the ROC curve, 0.5 for two sets of the same origin.
 * *Which share of a set comes from a source?* With trusted real images beside it the mean score lies between that of
   trusted and of synthetic images, in proportion to the shares. Without them only an upper bound can be had: where the
-  synthetic images are most typical, the set can hold no more of them than it has images there at all (Scott 2015;
+  synthetic images are most typical, the set holds at most as many of them as it has images there (Scott 2015;
   Garg et al. 2021). The bound is tight where some synthetic images look like no real one, and loose for a source that
   looks real.
 """
@@ -75,7 +75,7 @@ def separation(first: Tensor, second: Tensor, *, level: float = 0.95, seed: int 
     a, b = (scores[:, 1] for scores in _scores([first, second], seed)[0])
     order = np.argsort(np.concatenate([a, b]), kind="stable")
     merged = np.concatenate([a, b])[order]
-    # mean ranks of ties, so that a score that says nothing gives exactly one half
+    # mean ranks of ties, so that an uninformative score gives exactly one half
     _, inverse, counts = np.unique(merged, return_inverse=True, return_counts=True)
     mean_rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     ranks = np.empty(len(merged))
@@ -100,7 +100,7 @@ def shares_of_sources(
     Args:
         mixed: features ``(N, D)`` of the images in question, at least 20.
         sources: features of images known to come from each source, at least 20, each clearly different from the
-            trusted ones (:func:`told_apart`): a source that is not makes the shares of all a guess.
+            trusted ones (:func:`told_apart`): a source that is not makes the shares of all unreliable.
         trusted: features of images known to be real, at least 20.
         level: of the intervals (bootstrap of the images' scores).
         seed: of folds and bootstrap.

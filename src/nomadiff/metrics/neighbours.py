@@ -99,7 +99,7 @@ def _nearest(x: Tensor, points: Tensor | None, k: int, *, every: bool) -> tuple[
         for number, rows in enumerate(blocks):
             mine = lists[number]
             for other in range(number if screen.itself else 0, len(others)):
-                both = screen.itself and other > number  # then the block is that of the other rows too, turned around
+                both = screen.itself and other > number  # then the block, transposed, is that of the other rows too
                 found, turned = screen.within(rows, others[other], mine.reach, lists[other].reach if both else None)
                 assert found is not None
                 mine.add(found)

@@ -1,4 +1,4 @@
-"""A reference: held-out real images, and everything about them that scoring many sample sets needs only once."""
+"""A reference: held-out real images, with everything computed once for scoring many sample sets."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ReferenceSet:
         k: neighbour of precision, recall, density and coverage.
         convention: of the same, see :mod:`~nomadiff.metrics.manifold`.
         quantile: rate of replication that fresh real data scores.
-        device: where detectors named by a word compute.
+        device: where detectors given by name compute.
         batch_size: images to a detector's batch.
         cache: folder where features are kept between runs, see
             :func:`~nomadiff.metrics.detectors.extract_features`; nothing is kept by default.
@@ -221,7 +221,7 @@ class ReferenceSet:
         return features, self._classes(images, features)
 
     def score_features(self, features: Tensor, interval: float | None = None) -> dict[str, float]:
-        """The metrics that look at features only: the Frechet distance, precision, recall, density and coverage.
+        """The metrics of features alone: the Frechet distance, precision, recall, density and coverage.
 
         Args:
             features: float ``(N, D)``, more than k.
@@ -415,7 +415,7 @@ class ReferenceSet:
     ) -> tuple[dict[str, float], dict[str, np.ndarray], list[dict[str, float]]]:
         """Every metric; with groups also its values without each; and the samples nearest to a training image.
 
-        ``samples`` are the images themselves; what looks at pixels is left out without them.
+        ``samples`` are the images themselves; metrics of pixels are left out without them.
         """
         row, left_out = self._of_features(features, member, "kid" in extra)
         alike = "ssim" in extra or lpips is not None
@@ -432,7 +432,7 @@ class ReferenceSet:
             means |= pair_similarity(samples, self.train, lpips=lpips, nearest=index)
         for name, values in means.items():
             row[name] = float(values.double().mean())
-            if member is not None:  # a pair stands or falls with its first sample, so that each is in one group
+            if member is not None:  # a pair is in the group of its first sample
                 of_values = member[::2][: len(values)] if name.endswith("_pairs") else member
                 left_out[name] = means_left_out(values, of_values)
         if classes is not None and self.composition is not None:
@@ -444,7 +444,7 @@ class ReferenceSet:
     def _of_features(
         self, features: Tensor, member: Tensor | None, with_kid: bool
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """The metrics that look at features only, and with groups also their values without each."""
+        """The metrics of features alone, and with groups also their values without each."""
         name = distance_name(self.detector)
         row = {name: self.distance(features)}
         left_out: dict[str, np.ndarray] = {}

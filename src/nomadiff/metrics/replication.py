@@ -1,4 +1,4 @@
-"""Replication: is a generator drawing anew, or handing back its training images?"""
+"""Replication: does a generator copy its training images?"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def draws(total: int, count: int | None = None) -> Iterator[tuple[Tensor, Tensor
         count: of the samples that the floor is for, see :func:`fresh_count`; half are drawn by default.
 
     Yields:
-        Places of the images drawn and of all others, int64.
+        Indices of the images drawn and of all others, int64.
     """
     drawn = fresh_count(total, count)
     for seed in range(max(1, min(10, SPLIT // total))):

@@ -7,9 +7,9 @@ training *of the same seed*, and the differences over the seeds give an interval
 2. *Positive utility*: distance, precision, recall, coverage or replication is better.
 3. *Broad adaptability*: the method keeps 1 and 2 with every source it was tried with.
 
-"yes" and "no" are said only where the interval says so; otherwise the answer is "unclear", and how many seeds would
-settle it is estimated. The intervals are not corrected for their number: of twenty statements about nothing, one is
-expected to be wrong.
+"yes" and "no" need an interval that excludes the other; otherwise the answer is "unclear", with an estimate of how many
+seeds would settle it. The intervals are not corrected for multiple comparisons: of twenty statements without an effect,
+one is expected to be wrong.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Statement:
         source: name of the synthetic source; empty for adaptability.
         answer: "yes", "no", "unclear" or "not measured".
         text: the answer in words.
-        evidence: what it rests on.
+        evidence: the measurements behind it.
     """
 
     principle: str

@@ -19,7 +19,7 @@ __all__ = ["WeightFile", "fill", "load_weights", "read_tensors", "resolve", "ver
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published file of weights: where it is to be had and what it must hash to."""
+    """A published file of weights: its address and SHA-256."""
 
     url: str
     sha256: str

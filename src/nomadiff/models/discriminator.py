@@ -36,7 +36,7 @@ class Discriminator(nn.Module):
         if start is not None:
             self.denoiser.load_state_dict(start)
         network = self.encoder
-        for name, _ in list(network.named_children()):  # what an encoder does not need
+        for name, _ in list(network.named_children()):  # not part of the encoder
             if name == "dec":
                 network.dec = nn.ModuleDict()
             elif name.startswith(("out_", "logvar_")):

@@ -1,4 +1,4 @@
-"""What lies where a model was expected, and the command that is right for it."""
+"""Recognise files that are not models of nomadiff, and name the command for them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _IMAGES = (".npz", ".npy", ".zip", ".tar", ".png", ".jpg", ".jpeg", ".parquet")
 def foreign(path: str | Path, *, images: bool = True) -> str | None:
     """Why a path is no model of nomadiff, with the command to use on it; None if it may be one.
 
-    Only names and configurations are looked at. Nobody is told to delete what belongs to another program.
+    Only names and configurations are looked at. The message never asks to delete files of another program.
 
     Args:
         path: a file or folder.
-        images: whether files of images are told of, too.
+        images: whether files of images are named, too.
     """
     path = Path(path)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""A sample set on its way to a file: what is drawn is kept batch by batch, so that a killed process loses one batch."""
+"""Draw a sample set into a file, batch by batch: a killed process loses one batch."""
 
 from __future__ import annotations
 

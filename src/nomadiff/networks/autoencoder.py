@@ -23,7 +23,7 @@ _TILED_FROM = 1024  # pixels a side from which an image is decoded in tiles
 
 
 def _plan(folder: Path, kind: Any) -> None:
-    """Make sure that an autoencoder is no larger than its files before it is built.
+    """Check, before an autoencoder is built, that it is no larger than its files.
 
     Raises:
         NomadiffError: it is.
@@ -38,7 +38,7 @@ def _plan(folder: Path, kind: Any) -> None:
 
 
 class Autoencoder:
-    """What makes latents of images and images of latents, a few at a time.
+    """Encodes images to latents and decodes them, a few at a time.
 
     Args:
         vae: an ``AutoencoderKL`` on its device, in evaluation mode.

@@ -87,7 +87,7 @@ def build_filled(build: Callable[[], Built], weights: Mapping[str, Tensor]) -> B
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             raise DataError(f"{name} is not finite (NaN or infinity): its training diverged, or the file is damaged")
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: leave no trace of it
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: the generator is restored
         module = build()
     module.load_state_dict(weights)
     return module

@@ -16,7 +16,7 @@ __all__ = ["NetworkConfig", "check_settings"]
 ARCHITECTURES = ("ddpmpp", "ncsnpp", "adm", "edm2", "unet2d")
 
 
-# far beyond what anybody trains: a recipe may come from anywhere, and is checked before anything is built
+# far beyond any network in use: a recipe may come from anywhere, and is checked before anything is built
 _LARGEST = {
     "resolution": 8192,
     "channels": 1024,
@@ -29,7 +29,7 @@ _LARGEST = {
 _MOST_LEVELS = 12
 _LARGEST_FACTOR = 64
 
-# the same for what diffusers' model and scheduler are told; what is not named here may be a text, a flag or a number
+# the same for the settings of diffusers' model and scheduler; others may be a text, a flag or a number
 _LARGEST_SETTING = {"layers_per_block": 64, "num_train_timesteps": 100_000, "num_class_embeds": 1_000_000}
 _LARGEST_NUMBER = 1 << 20
 _LONGEST_LIST = {"trained_betas": 100_000}
@@ -158,7 +158,7 @@ class NetworkConfig:
 
 
 def _check_settings(text: str) -> None:
-    """Check that settings of diffusers' model and scheduler are two tables of plain values of this world."""
+    """Check that settings of diffusers' model and scheduler are two tables of plain values."""
     settings = parse_json(text, "network settings", dict)
     for part in ("unet", "scheduler"):
         if type(settings.get(part)) is not dict:
@@ -167,7 +167,7 @@ def _check_settings(text: str) -> None:
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Check that the settings of somebody's model are of a size that anybody trains, before it is built.
+    """Check, before a model of another tool is built, that its settings are within the limits.
 
     Raises:
         UsageError: names the setting that is not.

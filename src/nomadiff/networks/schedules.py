@@ -1,9 +1,9 @@
-"""What a scheduler of diffusers says of the network it was trained with, written as a denoiser.
+"""A network of diffusers as a denoiser, by the scheduler it was trained with.
 
 A scheduler fixes what the network sees at a noise level and what its output means. In EDM's variables, image plus sigma
 times noise, every one of them is the same few numbers: the network sees ``scale x + offset`` at some ``time``, and the
-estimate of the clean image is ``keep x + gain output``. Only what is known to be so is here; a scheduler of another
-kind is refused by its name, since a network that is read wrongly still draws something.
+estimate of the clean image is ``keep x + gain output``. Only known schedulers are here; others are
+refused by name, since a network that is read wrongly still draws something.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Schedule", "Terms", "ddpm_levels", "schedule_of"]
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _MOST_STEPS = 1_000_000
-_LARGEST_SIGMA = 160.0  # schedules that end in almost pure noise gain nothing beyond: an image is lost long before
+_LARGEST_SIGMA = 160.0  # larger levels gain nothing: no image is visible at this one any more
 _SMALLEST_SIGMA = 0.002
 
 # class names without "Scheduler"; they differ in how they sample, not in what the network means

@@ -1,8 +1,7 @@
 """A U-Net of diffusers (``UNet2DModel``) as a network like the others.
 
-What it sees and what its output means is its scheduler's business (:mod:`nomadiff.networks.schedules`): one more way to
-write a denoiser. Solved for what EDM's preconditioning asks of a network, nothing is lost, and everything that works on
-EDM's networks works on it.
+Its scheduler defines its input and the meaning of its output (:mod:`nomadiff.networks.schedules`). The output is solved
+exactly for the one that EDM's preconditioning expects, so everything that works on EDM's networks works on it.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class UNet2D(nn.Module):
 
     @property
     def dec(self) -> nn.ModuleDict:
-        """Not told apart in these networks.
+        """Not available: these networks have no separate decoder.
 
         Raises:
             UsageError: always.
@@ -116,7 +115,7 @@ def _column(factors: Tensor) -> Tensor:
 
 
 def _check_channels(unet: dict[str, Any], scheduler: dict[str, Any]) -> None:
-    """An image in, its estimate out, and behind it a learned variance where the scheduler says so.
+    """An image in, its estimate out, followed by a learned variance if the scheduler has one.
 
     Raises:
         DataError: anything else: a network conditioned on another image, or one that draws parts of one.

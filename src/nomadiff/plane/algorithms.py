@@ -1,4 +1,4 @@
-"""Algorithms in the two-dimensional world: how each method makes a model of its training set.
+"""Algorithms in two dimensions: how each method makes a model of its training set.
 
 Every array's first axis is the run: a batch of R independent loops is computed together, ``points`` are ``(R, n, 2)``
 and a seed is a tuple of R seeds (R is 1 on a CPU). The same seed gives every method the same base model and the same
@@ -87,7 +87,7 @@ class PlaneModel:
                 networks = [file.get_tensor(f"network.{index}") for index in range(len(scheme))]
                 base = file.get_tensor("base")
         except (OSError, SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: no model of the two-dimensional world ({printable(str(error), 200)})") from error
+            raise DataError(f"{path}: no two-dimensional model ({printable(str(error), 200)})") from error
         combination = [(coefficient, weights, label) for (coefficient, label), weights in zip(scheme, networks)]
         return cls(learner, combination, base)
 
@@ -118,7 +118,7 @@ class PlaneAlgorithm:
         """Train on one generation's data; see :class:`~nomadiff.loops.algorithm.Algorithm`. ``folder`` is not needed:
         a training here takes less than a second."""
         if start is not None and not isinstance(start, PlaneModel):
-            raise UsageError("a warm start in the two-dimensional world begins from one of its own models")
+            raise UsageError("a warm start in two dimensions begins from a two-dimensional model")
         points, labels = self.training_set(data)
         weights = self.learner.start(derived(seed, _START)) if start is None else start.base
         base = self.learner.train(weights, points, derived(seed, _BASE), plan=self.learner.config.base, labels=labels)
@@ -258,5 +258,5 @@ def plane_algorithm(name: str, learner: Learner, weight: float = 0.0) -> PlaneAl
         UsageError: there is none of that name, or it takes no weight.
     """
     if name not in ALGORITHMS:
-        raise UsageError(f"no method called {name!r} in the two-dimensional world; there are {', '.join(ALGORITHMS)}")
+        raise UsageError(f"no method called {name!r} in two dimensions; there are {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name](learner, weight)

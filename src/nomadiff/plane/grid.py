@@ -1,4 +1,4 @@
-"""Many loops in the two-dimensional world: cells x runs over all cores, in one table."""
+"""Many loops in two dimensions: cells x runs over all cores, in one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learner of the two-dimensional world on a CPU: one run at a time, its weights in cache, everything fused.
+"""The learner of two-dimensional loops on a CPU: one run at a time, its weights in cache, everything fused.
 
 Noise, forward pass, backward pass and Adam are one compiled function. A batch is walked in chunks of 32 points whose
 activations fit the second-level cache beside the weights (73 kB); batching over runs would throw them out again.

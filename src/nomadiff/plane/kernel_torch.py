@@ -1,4 +1,4 @@
-"""The learner of the two-dimensional world in PyTorch: all runs of a batch at once, gradients by autograd.
+"""The learner of two-dimensional loops in PyTorch: all runs of a batch at once, gradients by autograd.
 
 The reference the compiled kernel is checked against, and the way to use a GPU: one matrix product then serves hundreds
 of runs. On a CPU it is several times slower than :mod:`nomadiff.plane.kernel_numba`, which has the same interface and

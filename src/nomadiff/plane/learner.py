@@ -1,4 +1,4 @@
-"""The learners of the two-dimensional world: a diffusion model small enough to train a million times.
+"""The learners of two-dimensional loops: a diffusion model small enough to train a million times.
 
 A preset is a network and two training plans. None is *the* learner of the SIMS paper, which does not publish batch,
 learning rate or network; each caption says what it is and how it was chosen.
@@ -174,6 +174,6 @@ def _kernel(network: Network, device: str) -> _Kernel:
         from nomadiff.plane.kernel_numba import NumbaKernel
     except ImportError as error:
         raise UsageError(
-            f"the two-dimensional world on a CPU needs numba: {install_command('loops')} (or device='torch', slower)"
+            f"two-dimensional loops on a CPU need numba: {install_command('loops')} (or device='torch', slower)"
         ) from error
     return NumbaKernel(network)

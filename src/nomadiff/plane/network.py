@@ -1,4 +1,4 @@
-"""The small network of the two-dimensional world: its shape, and where each weight lies in one flat vector.
+"""The small network of two-dimensional loops: its shape, and where each weight lies in one flat vector.
 
 The network predicts the noise in a point of the plane, ``eps(x, t, label)``. Four hidden layers of 64 units in one of
 two forms:

@@ -1,4 +1,4 @@
-"""The diffusion of the two-dimensional world: DDPM in 40 steps with the cosine schedule.
+"""The diffusion of two-dimensional loops: DDPM in 40 steps with the cosine schedule.
 
 Ho et al. 2020 (ancestral sampling, variance beta_t) with the cosine schedule of Nichol and Dhariwal 2021, as in the
 notebook the SIMS paper cites (albarji/toy-diffusion): the cumulative product is normalised to 1 at ``t = 0``, so that

@@ -1,4 +1,4 @@
-"""How long and how fast a network of the two-dimensional world is trained."""
+"""How long and how fast a two-dimensional network is trained."""
 
 from __future__ import annotations
 

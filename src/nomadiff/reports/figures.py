@@ -1,4 +1,4 @@
-"""Figures in the papers' own layouts, as files: the house style of a panel, and how a figure is kept."""
+"""Figures in the papers' own layouts, as files: the style of a panel, and writing a figure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["keep_figure", "logarithmic", "quiet_panel"]
 
 
 def quiet_panel(axes: Axes) -> None:
-    """The house style of a panel: two faint spines, a faint horizontal grid behind the data."""
+    """The common style of a panel: two faint spines, a faint horizontal grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE.light)
     axes.tick_params(colors=MUTED.light)

@@ -1,4 +1,4 @@
-"""Numbers as a table shows them: as many digits as tell arms apart, the same number of decimals down a column."""
+"""Numbers as a table shows them: as many digits as distinguish arms, the same number of decimals down a column."""
 
 from __future__ import annotations
 

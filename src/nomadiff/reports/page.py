@@ -1,4 +1,4 @@
-"""The report: one HTML file, complete in itself, that reads without network or scripts on a phone or a desktop."""
+"""The report: one self-contained HTML file, without network access or scripts, for phones and desktops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nomadiff.tables import Table
 
 __all__ = ["Composition", "Figure", "Finding", "GridPanel", "Neighbours", "Report"]
 
-_MOST_BARS = 16  # a bar plot of more arms than this is a wall: the table and the caller's own figures show them
+_MOST_BARS = 16  # a bar plot of more arms is unreadable: the table and the caller's own figures show them
 
 
 @dataclass
@@ -45,7 +45,7 @@ class GridPanel:
     Attributes:
         title: what the images are, such as ``casd``.
         caption: one short line below.
-        images: uint8 ``(N, C, H, W)``, the same noise in the same place for every generated panel.
+        images: uint8 ``(N, C, H, W)``, the same noise at the same position in every generated panel.
         columns: images a row.
         source: name of the synthetic source the panel belongs to; empty for all.
         method: gives the panel its colour; empty for none.
@@ -117,10 +117,10 @@ class Report:
         neighbours: samples beside their nearest training images (tuples in the order of :class:`Neighbours` will do).
         compositions: class composition of sample sets; the one of method ``real`` is the reference.
         curves: training logs.
-        findings: the answer, first thing on the page.
+        findings: the answer, at the top of the page.
         command: the exact command that made this.
         versions: package to version.
-        notes: honest limits, a sentence each.
+        notes: limitations, a sentence each.
         arms: what each method is, a sentence each; the legend of the page.
         by: fields that name an arm within a source.
         block: what a source is called where its rows begin in the table of means.

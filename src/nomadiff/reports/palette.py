@@ -1,4 +1,4 @@
-"""The colours of every plot and page, for light and for dark mode: a method looks the same everywhere."""
+"""The colours of every plot and page, for light and for dark mode: a method has the same colour everywhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PAGE_COLOURS = (
     Colour("--bad", "#ad3f35", "#ec9288"),
 )
 
-# Told apart with any colour vision: they differ in lightness as well as in hue.
+# Distinguishable with any colour vision: they differ in lightness as well as in hue.
 _METHODS = {
     "real": Colour("--arm-real", "#787f89", "#9aa1ac"),
     "dm": Colour("--arm-dm", "#3a6ea5", "#82b3e6"),

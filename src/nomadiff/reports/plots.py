@@ -76,7 +76,7 @@ def metric_bars(
         quiet_axes(axes, grid="x")
         axes.set_ylim(max(len(lines), 1) - 0.5, -0.5)
         axes.set_yticks([])
-        # position in figure units left of the axes, height in lines: labels stay put whatever the scale
+        # position in figure units left of the axes, height in lines: labels do not move with the scale
         beside = axes.get_yaxis_transform()
         for place, (name, arm) in enumerate(lines):
             if arm is None:
@@ -298,7 +298,7 @@ def _short(text: str, letters: int) -> str:
 
 
 def _limits(values: Sequence[float | None]) -> tuple[float, float]:
-    """Ends of an axis that hold all values, with a little air at the ends that are not zero."""
+    """Ends of an axis that hold all values, with a margin at the ends that are not zero."""
     present = [value for value in values if value is not None]
     low, high = min(present), max(present)
     if low == high:

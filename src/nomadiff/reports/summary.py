@@ -128,7 +128,7 @@ def floor_cells(table: Table, metrics: Sequence[MetricInfo]) -> list[str]:
 
 
 def _spread_text(spread: float, decimals: int) -> str:
-    """A spread that is there but too small for the column's decimals must not read as none at all."""
+    """A spread too small for the column's decimals must not read as zero."""
     text = fixed(spread, decimals)
     return text if spread == 0 or float(text.replace(",", "")) > 0 else f"<{fixed(10.0**-decimals, decimals)}"
 

@@ -28,7 +28,7 @@ _DROPPED = {"metadata", "style", "clipPath"}
 
 @contextmanager
 def drawing(height: float) -> Iterator[Figure]:
-    """Give an empty transparent figure, ``WIDTH x height`` units, with the house style while the block runs."""
+    """Give an empty transparent figure, ``WIDTH x height`` units, with the common style while the block runs."""
     import matplotlib
     from matplotlib.figure import Figure
 

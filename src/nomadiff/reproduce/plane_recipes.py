@@ -1,4 +1,4 @@
-"""What the recipes of the two-dimensional world share: sizes of a scale, and what they cost."""
+"""What the two-dimensional recipes share: sizes of a scale, and what they cost."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ ALL = "all"
 
 _OWN_SAMPLES, _SWEEP, _FRESH = 6, 7, 8  # keep the noise of the set, the sweep and the confirmation apart
 _BESIDE = ("precision", "recall", "coverage")
-_LEAST = 40  # samples a weight: below, not even an interval can be said
+_LEAST = 40  # samples a weight: below, there is no interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Shift:
             raise UsageError(f"count must be at least {_LEAST}, got {self.count}")
         if not all(math.isfinite(weight) for weight in self.weights) or not any(w > 0 for w in self.weights):
             raise UsageError("weights must be finite numbers, and one at least above 0: those move toward the target")
-        _ = self.fine_tuning  # complains about the rest
+        _ = self.fine_tuning  # validates the other settings
 
     @property
     def fine_tuning(self) -> Improvement:
@@ -87,7 +87,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Shifted:
-    """What came of a shift.
+    """The result of a shift.
 
     Attributes:
         model: the guided model, at the weight that is recommended.
@@ -147,8 +147,8 @@ def shift(
 
     The model draws samples, the classifier labels them, and a set of them is composed that is complementary to the
     target (:func:`~nomadiff.shift.complement.complementary_shares`). A copy is fine-tuned on that set, and what is
-    sampled is the extrapolation away from the copy, at the smallest weight that reaches the target. With the copy at
-    hand, other weights and another reference cost only their scores: call again.
+    sampled is the extrapolation away from the copy, at the smallest weight that reaches the target. Once the copy is
+    trained, other weights and another reference cost only their scores: call again.
 
     ``out`` becomes a model (``guidance.json``) with a copy of the base, the run folder ``auxiliary/`` and
     ``shift.json``, the table of all shares and scores.
@@ -157,9 +157,9 @@ def shift(
         model: the base, a single network, or where it is stored.
         out: folder of the shift.
         settings: target and everything else.
-        classifier: what sorts samples into classes: a name, a TorchScript file of logits, or one in memory.
-        reference: held-out real images to measure distances to, overall and group by group; it must sort its images by
-            the same classifier. Without it only the shares are measured.
+        classifier: assigns samples to classes: a name, a TorchScript file of logits, or one in memory.
+        reference: held-out real images to measure distances to, overall and group by group; its images must be
+            classified by the same classifier. Without it only the shares are measured.
         device: "cpu", "cuda", ...; None takes a GPU if there is one.
         command: the command line, recorded in the table.
 
@@ -193,7 +193,7 @@ class _Task:
         command: str,
     ) -> None:
         self.settings, self.classifier, self.reference, self.processes = settings, classifier, reference, processes
-        # an image that is not one: the classifier says now whether it reads this size, a TorchScript file its classes
+        # a blank image: a size that the classifier cannot read is an error now; TorchScript classes are known after it
         classify(classifier, torch.zeros((1, *model.image_shape), dtype=torch.uint8))
         self.groups = target_groups(settings.target, classifier.class_names)
         if reference is not None:

@@ -79,7 +79,7 @@ class Motion:
         for mirror, dimension in ((self.mirror_x, 3), (self.mirror_y, 2)):
             chosen = mirror.bool().reshape(-1, 1, 1, 1).to(images.device)
             images = torch.where(chosen, images.flip(dimension), images)
-        # chosen on the CPU: a GPU is never waited for
+        # chosen on the CPU: no wait for a GPU
         moved = (self.labels()[:, 2:] != 0).any(dim=1).nonzero()[:, 0]
         if len(moved) == 0:
             return images

@@ -1,4 +1,4 @@
-"""Everything a training run is determined by, as plain frozen values that go to ``config.json`` and back."""
+"""All settings of a training run, as plain frozen values that go to ``config.json`` and back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrainingConfig:
         adam_beta2: decay of Adam's second moment; the first moment's is 0.9.
         ema_half_life: images after which an old weight counts half in the exponential moving average.
         ema_rampup: the half-life is at most this share of the images seen so far; None switches the ramp off.
-        ema_stds: relative widths of power-function averages (Karras et al. 2024) to keep in place of the one with a
+        ema_stds: relative widths of power-function averages (Karras et al. 2024) to keep instead of the one with a
             half-life. The last is the model; every snapshot holds all, so that
             :func:`~nomadiff.training.post_hoc.rebuild_average` can make any other.
         augment: probability of each non-leaky augmentation (0 switches them off); the network needs ``augment_dim``.
@@ -116,8 +116,8 @@ class RunConfig:
         shares: share of each source among the images seen.
         sources: number of source labels the network knows; 0 for an unlabelled network.
         classes: number of class labels; 0 for none.
-        class_names: name of every class; empty if there are none, or nobody knows more than their number.
-        class_counts: for each source how many of its training images each class has; empty if nobody knows.
+        class_names: name of every class; empty if there are none, or if only their number is known.
+        class_counts: for each source how many of its training images each class has; empty if unknown.
         latents: the space of the latents it draws; None for a model of images.
     """
 
@@ -151,7 +151,7 @@ class RunConfig:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The name of every class; the numbers as text where nobody knows more."""
+        """The name of every class; the numbers as text if the names are unknown."""
         return self.class_names or tuple(map(str, range(self.classes)))
 
     @property
@@ -174,9 +174,9 @@ class RunConfig:
         values["network"] = self.network.to_dict()
         values["sampler"] = self.sampler.to_dict()
         values.pop("latents")
-        if self.latents is not None:  # the recipe of a model of images does not speak of them
+        if self.latents is not None:  # left out of the recipe of a model of images
             values["latents"] = self.latents.to_dict()
-        if not self.class_names:  # nor one without classes of those
+        if not self.class_names:  # and classes of one without
             values.pop("class_names")
         if not self.class_counts:
             values.pop("class_counts")

@@ -58,8 +58,8 @@ def train(
         mix: real and synthetic images, or latents of the space that the recipe names. Its batches' source labels reach
             the network if ``config.sources`` > 0.
         folder: where everything is written; continued if it holds this recipe already.
-        processes: this process' place among its equals.
-        start_from: weights to start from (fine-tuning) in place of fresh ones; the moving average starts from them too.
+        processes: the processes that train together.
+        start_from: weights to start from (fine-tuning) instead of fresh ones; the moving average starts from them too.
         description: words for the progress bar.
 
     Returns:
@@ -83,7 +83,7 @@ def train(
             trained = _Training(config, mix, folder, processes, start_from)
             trained.run(description or f"train {config.method}")
     else:
-        processes.barrier()  # until the main process has claimed the folder, and repaired what is there
+        processes.barrier()  # until the main process has claimed the folder and repaired it
         trained = _Training(config, mix, folder, processes, start_from)
         trained.run("")
     return trained.ema.module
@@ -367,7 +367,7 @@ class _Training:
         return {f"ema{index}": average for index, average in enumerate(self.ema.modules)}
 
     def _load_finished(self) -> None:
-        """A finished run whose state was removed (it is the larger part of a run) is finished all the same."""
+        """Whether a run is finished though its state (the larger part of a run) was removed."""
         tensors, metadata = load_tensors(self.folder.model_path)
         if reason := misfit(self.ema.module.state_dict(), tensors):
             told = f"{self.folder.model_path}: not the model of this run ({reason})"

@@ -1,4 +1,4 @@
-"""Whether images are what a model draws: asked wherever a trained model meets images that it was not made from."""
+"""Check that images match a trained model: size, channels, classes, sources."""
 
 from __future__ import annotations
 

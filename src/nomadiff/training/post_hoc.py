@@ -1,4 +1,4 @@
-"""Another width of averaging for a run that is already trained."""
+"""Weights of a finished run, averaged with another width."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rebuild_average(run: str | Path, std: float, out: str | Path, *, images_seen
     """Write the model that a run would have ended with, had it averaged its weights with relative width ``std``.
 
     The best width is known only by trying: it differs between models, guidance and metrics (Karras et al. 2024, section
-    3). It is put together by least squares from the averages in the run's snapshots: the more snapshots, the closer.
+    3). It is computed by least squares from the averages in the run's snapshots: the more snapshots, the closer.
 
     Args:
         run: folder of a run trained with ``ema_stds``.

@@ -1,4 +1,4 @@
-"""Does the network listen to its source label? CASD is worthless if it does not, and the loss would not tell."""
+"""Does the network use its source label? Without it CASD is plain SDA, and the loss does not show it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Make sure that weights are numbers before they are written: a model of NaN loads, and draws black images.
+    """Refuse to write weights that are not finite: such a model loads, and draws black images.
 
     Raises:
         NomadiffError: one is NaN or infinite; the message names it.
@@ -245,7 +245,7 @@ class RunFolder:
             handle.write(json.dumps(record) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The lines of ``log.jsonl``; what is none (a torn last line after a kill while writing) is left out."""
+        """The lines of ``log.jsonl``; a torn last line (after a kill while writing) is left out."""
         records = []
         if self.log_path.exists():
             try:

@@ -68,7 +68,7 @@ def extract_features(
         identity = "\n".join((detector.name, detector.version, detector.sha256, images_sha256(images)))
         kept = Path(cache) / f"{detector.name}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
         features = _read(kept, len(images))
-        if processes is not None:  # all of them compute, or none does: a cache that they do not share has less for some
+        if processes is not None:  # all of them compute, or none does: processes may have different caches
             missing = torch.tensor(float(features is None), device=processes.device)
             features = None if float(processes.total(missing)) else features
         if features is not None:
@@ -150,7 +150,7 @@ def _last_use(path: Path) -> float:
 
 
 def _read(path: Path, count: int) -> Tensor | None:
-    """The features kept at ``path``; None where there are none or the file is damaged, which is said."""
+    """The features kept at ``path``; None where there are none, or (with a warning) the file is damaged."""
     remove_leftovers(path.parent)  # here as well: where nothing is missing nothing is written, which would do it
     if not path.exists():
         return None
@@ -165,7 +165,7 @@ def _read(path: Path, count: int) -> Tensor | None:
     else:
         if features.ndim == 2 and len(features) == count and _content_hash(features) == expected:
             with suppress(OSError):
-                os.utime(path)  # for the tidying: last used now
+                os.utime(path)  # last used now, for the removal of old files
             return features
         reason = f"{path}: its content does not match its hash"
     warnings.warn(f"{reason}; the features are computed again", stacklevel=3)

@@ -1,4 +1,4 @@
-"""From a word on the command line to a detector."""
+"""Detectors by name."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def load_detector(
 def load_classifier(
     spec: str | Detector, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> Classifier:
-    """As :func:`load_detector`, for a detector that also classifies; of a TorchScript file the output are the scores.
+    """As :func:`load_detector`, for a detector that also classifies; a TorchScript file gives class scores.
 
     Raises:
         UsageError: no such detector, or it has no classes.

@@ -11,7 +11,7 @@ __all__ = ["PixelDetector"]
 
 
 class PixelDetector:
-    """Pixel values in [-1, 1] (``u8 / 127.5 - 1``), flattened. Distances see brightness and place, not meaning."""
+    """Pixel values in [-1, 1] (``u8 / 127.5 - 1``), flattened. Distances are of brightness and position."""
 
     name = "pixels"
     version = "1"

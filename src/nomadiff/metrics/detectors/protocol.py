@@ -14,7 +14,7 @@ __all__ = ["Classifier", "Detector", "check_images"]
 
 @runtime_checkable
 class Detector(Protocol):
-    """A fixed map from images to feature vectors, named well enough that its figures can be compared.
+    """A fixed map from images to feature vectors, with a name and version that make figures comparable.
 
     Attributes:
         name: names the distance measured on its features: ``fd_<name>``. Only the verified Inception-v3 is "fid".

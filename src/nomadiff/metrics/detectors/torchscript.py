@@ -1,4 +1,4 @@
-"""Any TorchScript file as a detector or classifier: preprocessing included, nothing guessed."""
+"""Any TorchScript file as a detector or classifier: preprocessing included."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFUSED = rb"save|from_file|_?print|Print|rpc_\w+"
 # operators and classes of other libraries: what they do is not known here
 _FOREIGN = rb"ops\.(?!aten\.|prim\.)\w+|torch\.classes"
 _IN_CODE = re.compile(rb"(?<!\w)(?:" + _REFUSED + rb"|" + _FOREIGN + rb")(?!\w)")
-# getattr(self, "0") is how torch writes parts with such names; its text must be what it looks like
+# getattr(self, "0") is how torch writes parts with such names; its text must be the literal one
 _SPLIT_TEXT = re.compile(rb"\\|[\"']\s*[\"']")
 _IN_PICKLES = re.compile(rb"torch\.classes")
 _STORAGE = re.compile(r"/(data|constants|tensors)/\d+$")
@@ -49,7 +49,7 @@ def load_script(path: Path, device: torch.device) -> tuple[torch.jit.ScriptModul
 
 
 def _checked(path: Path) -> io.BytesIO:
-    """The file again, entry by entry, with nothing in it that was not looked at.
+    """The file again, entry by entry, with only entries that were checked.
 
     Parts of a module run as soon as it is loaded, so its code is read before torch sees it. What torch is given is
     written here: two readers of one zip can disagree about what is in it.
@@ -92,7 +92,7 @@ class TorchScriptDetector:
     It gets the images as they are; whatever resizing and scaling it needs is its own. A module that can be asked for
     features (``forward(images, return_features=True)``, as NVIDIA's detectors can) is asked for them. Only
     TorchScript's own instructions run, no Python, and a file that names an operator with a way to files, other
-    processes or foreign libraries is refused. It is a program all the same, which may compute for ever: take such files
+    processes or foreign libraries is refused. It is still a program, which may never end: use only files
     from people you trust. Its distance is ``fd_<file name>``.
 
     Args:
