@@ -1,4 +1,4 @@
-"""Speed of the two-dimensional world, and a grid killed at random.
+"""Speed of two-dimensional loops, and a grid killed at random.
 
     python benchmarks/loops.py speed        CPU seconds of one SIMS generation: a plain PyTorch loop against ours, and
                                             against the speed of this processor's matrix products
@@ -39,7 +39,7 @@ from nomadiff.plane.worlds import world
 
 
 class PlainNetwork(nn.Module):
-    """The residual network as one writes it first."""
+    """The residual network, written directly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ if __name__ == "__main__":
 
 
 def kill(times: int) -> None:
-    """Kill a grid with SIGKILL at random moments, continue it every time, compare with one left in peace."""
+    """Kill a grid with SIGKILL at random moments, continue it every time, compare with an uninterrupted one."""
     random.seed(1)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

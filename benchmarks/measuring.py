@@ -50,7 +50,7 @@ class Span:
 
     @property
     def busy(self) -> float:
-        """The measure that other programs disturb least: CPU seconds, or the GPU's on a GPU."""
+        """CPU seconds, or the GPU's on a GPU: least affected by other programs."""
         return self.cpu if self.start.event is None else self.wall
 
 

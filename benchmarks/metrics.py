@@ -104,7 +104,7 @@ def _frechet_by_scipy(mean1, covariance1, mean2, covariance2) -> float:
 
 
 def products(dimension: int) -> str:
-    """How many operations a second matrix products reach here, by number type: what all of this is made of."""
+    """How many operations a second matrix products reach here, by number type."""
     import torch
 
     speeds = []

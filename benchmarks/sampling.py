@@ -3,7 +3,7 @@
     python benchmarks/sampling.py
     python benchmarks/sampling.py --device cuda --presets cifar10 --precisions fp32 bf16 --steps 18
 
-All run by turns in one process, `--rounds` times; medians are printed, nothing is asserted. Without diffusers (`pip
+All run in turn in one process, `--rounds` times; medians are printed, nothing is asserted. Without diffusers (`pip
 install diffusers`) its rows are left out.
 
 What is compared: Euler with diffusers' EDMEulerScheduler, the same algorithm. Heun with HeunDiscreteScheduler: of the

@@ -4,7 +4,7 @@
     python benchmarks/training.py memory             what 50,000 images of 32 x 32 cost, in a process of its own
     python benchmarks/training.py speed --device cuda --presets cifar10 --precisions fp32 bf16 --steps 50
 
-`speed` runs the loops by turns in one process, `--rounds` times, and prints medians; nothing is asserted. All train the
+`speed` runs the loops in turn in one process, `--rounds` times, and prints medians; nothing is asserted. All train the
 preset's network, told its source, on 2,000 random images in memory:
 
 * nomadiff: `nomadiff.training.loop.train` as users call it, augmentation as in the preset; then without augmentation;

@@ -1,10 +1,10 @@
-"""Make the most of a few minutes on a GPU: smoke tests, speeds, the two-dimensional world, then the photographic study.
+"""Jobs for a short session on a GPU: smoke tests, speeds, two-dimensional loops, then the photographic study.
 
     python scripts/gpu_session.py OUT [--minutes 9] [--data FOLDER] [--edm CHECKOUT]
-    python scripts/gpu_session.py OUT --toy --device cpu --minutes 2     a rehearsal with networks of a moment
+    python scripts/gpu_session.py OUT --toy --device cpu --minutes 2     a rehearsal with tiny networks
 
 It needs this checkout (``PYTHONPATH=src``) and the packages of ``pip install .``; nothing is fetched. Jobs run in order
-of worth, each at most once: OUT/jobs.jsonl gets a line as soon as one ends, a job that fails is recorded with its
+of priority, each at most once: OUT/jobs.jsonl gets a line as soon as one ends, a job that fails is recorded with its
 error, and the same command continues. OUT/report.md is written anew after every job. Jobs:
 
 * smoke: for every family of networks and precision two training steps, and one evaluation against the CPU's in fp32;
@@ -84,7 +84,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Session:
-    """What every job knows."""
+    """The settings that all jobs share."""
 
     device: torch.device
     toy: bool
@@ -230,7 +230,7 @@ def guidances(session: Session) -> dict[str, Any]:
 
 
 def under_torchrun(session: Session) -> dict[str, Any]:
-    """A training of a moment in DistributedDataParallel of one process."""
+    """A short training in DistributedDataParallel of one process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]
         command += ["nomadiff", "train", "--real", "digits:pool", "--synthetic", "close=digits:close"]
@@ -359,7 +359,7 @@ def plane(session: Session) -> dict[str, Any]:
 
 
 def jobs(session: Session) -> list[Job]:
-    """Everything but the study, in order of worth."""
+    """Everything but the study, in order of priority."""
     on_gpu = session.device.type == "cuda"
     half = "bf16"
     listed: list[Job] = []

@@ -16,7 +16,7 @@ COLUMNS, ROWS, SCALE, MARGIN, CAPTION = 10, 6, 3, 24, 30
 
 
 def main(run: Path, target: Path) -> None:
-    """Put the first samples of every arm of seed 0 beside held-out real digits; same place, same noise."""
+    """Put the first samples of every arm of seed 0 beside held-out real digits; same position, same noise."""
     held_out = ImageSource.open("digits:reference", name="reference", synthetic=False).images
     panels = {"real, held out": held_out}
     for name, title in (("dm", "DM: real only"), ("sda-style", "SDA: not told apart"), ("casd-style", "CASD")):

@@ -33,7 +33,7 @@ def train(images: torch.Tensor, classes: torch.Tensor, *, seed: int, epochs: int
     """Train with AdamW, jittered images, mixup, and a learning rate that falls to zero.
 
     Mixup (Zhang et al. 2018, coefficients uniform) makes the features of images that are no digits differ from those
-    of digits, which is what a detector is for; dropout, tried in its place, hid blur and noise from precision.
+    of digits, which is what a detector is for; with dropout instead, precision did not show blur and noise.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

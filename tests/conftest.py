@@ -1,4 +1,4 @@
-"""No test writes into the caches of the person who runs it; and what kills are made of."""
+"""Shared fixtures: caches of the session's own, and simulated kills."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 class Killed(BaseException):
-    """In place of SIGKILL: nothing catches it (``scripts/kill_at_every_write.py`` sends real ones)."""
+    """Instead of SIGKILL: nothing catches it (``scripts/kill_at_every_write.py`` sends real ones)."""
 
 
 @pytest.fixture

@@ -295,7 +295,7 @@ def _npz(first: str) -> dict[str, bytes]:
 
 
 def _raw_zip(members: list[tuple[str, bytes, int, int, int]]) -> bytes:
-    """A zip that says what it is told: name, content, method, unpacked size, checksum."""
+    """A zip with any claims: name, content, method, unpacked size, checksum."""
     out = io.BytesIO()
     _write_zip(out, members)
     return out.getvalue()

@@ -58,7 +58,7 @@ def test_python_of_the_readme(folders):
 
 
 def test_commands_of_the_readme_parse(folders, capsys):
-    """Every nomadiff command of the README is at least understood: no unknown verb or option."""
+    """Every nomadiff command of the README is parsed: no unknown verb or option."""
     from nomadiff.cli import main
 
     commands = re.findall(r"^nomadiff (.+?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)

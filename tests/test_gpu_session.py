@@ -1,4 +1,4 @@
-"""The script for a borrowed GPU, rehearsed on a CPU: it must not be tried out for the first time when minutes count."""
+"""The script for a short GPU session, rehearsed on a CPU."""
 
 import importlib.util
 import json

@@ -75,7 +75,7 @@ def nested(tensors: dict[str, Tensor], class_name: str, arguments: dict[str, Any
 
 
 def scrambled(config: NetworkConfig, classes: int = 0, seed: int = 0) -> nn.Module:
-    """A network whose every weight matters (fresh ones start at zero in places)."""
+    """A network whose every weight matters (some fresh ones are zero)."""
     network = build_network(config, classes).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():

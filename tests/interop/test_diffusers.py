@@ -1,4 +1,4 @@
-"""Pipelines of diffusers come in, get better, and go out again."""
+"""Pipelines of diffusers are imported, improved and exported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def drawn(pipeline: Any) -> torch.Tensor:
 
 
 def test_in_improved_and_out_again(tmp_path: Path) -> None:
-    """The proof of issue 6: import, improve, export, loaded by diffusers alone, same samples."""
+    """Import, improve, export, loaded by diffusers alone: same samples."""
     tiny_pipeline(tmp_path / "pipe")
     base = import_model(tmp_path / "pipe", tmp_path / "base")
     assert base.config.sampler.sigma_max == pytest.approx(157.4, abs=0.1)

@@ -1,4 +1,4 @@
-"""The page on interop says what is there."""
+"""The page on interop matches the code."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _vae() -> Any:
 
 @pytest.fixture(scope="module", name="place")
 def _place(vae: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user has it: an autoencoder, photos, somebody's synthetic images, held-out photos."""
+    """A user's folder: an autoencoder, photos, synthetic images, held-out photos."""
     place = tmp_path_factory.mktemp("latents")
     vae.save_pretrained(place / "vae")
     for name, kind, seed in (("photos", "real", 1), ("sdxl", "synthetic", 2), ("held-out", "real", 3)):

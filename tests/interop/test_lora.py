@@ -70,7 +70,7 @@ def test_what_is_not_linear_is_refused(tmp_path: Path) -> None:
 
 
 def own_images(folder: Path, count: int = 6) -> Path:
-    """A set as synthesize writes it, with pictures of nothing."""
+    """A set as synthesize writes it, with random images."""
     (folder / "00000").mkdir(parents=True)
     lines = []
     for index in range(count):
@@ -109,7 +109,7 @@ def loaded(folder: Path) -> Any:
 
 
 def test_a_neon_lora_is_the_merged_model(pipeline: Path, tmp_path: Path) -> None:
-    """The proof of issue 6: train, negate, load into diffusers at weight 1, compare with merged weights."""
+    """Train, negate, load into diffusers at weight 1, compare with merged weights."""
     pytest.importorskip("peft", reason="needs the diffusers extra")
     own = own_images(tmp_path / "own")
     command = ["lora", str(pipeline), "--images", str(own), "--out", str(tmp_path / "neon.safetensors")]

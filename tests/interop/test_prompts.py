@@ -1,4 +1,4 @@
-"""Prompt grids span what they say."""
+"""Prompt grids: every combination of attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pickle is a program: nothing of it may be run, whatever it says."""
+"""A pickle is a program: nothing in it may be run."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_hostile_files_are_refused_and_nothing_is_run(which: str, canary: Path, 
 
 
 def test_the_stock_unpickler_would_have_run_them(canary: Path) -> None:
-    """That the canary sings at all."""
+    """The canary works: running a pickle makes it."""
     pickle.loads(hostile(canary)["eval"])
     assert canary.exists()
 

@@ -1,4 +1,4 @@
-"""Synthetic sets: killed and continued, every image is there once, and the set says what it is."""
+"""Synthetic sets: killed and continued, every image is there once, with its manifest."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_the_verb_on_a_model(
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_a_killed_process_continues(lookalikes: Any, tiny_network: Any, tmp_path: Path) -> None:
-    """SIGKILL in the middle: no chance to tidy up."""
+    """SIGKILL in the middle: no cleanup runs."""
     make_model(lookalikes, tiny_network, tmp_path, classes=0)
     arguments = ["synthesize", "--from", str(tmp_path / "model"), "--count", "60", "--out", str(tmp_path / "set")]
     arguments += ["--steps", "3", "--batch-size", "2", "--device", "cpu"]

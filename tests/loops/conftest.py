@@ -6,5 +6,5 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """Networks this small lose by threads, and a busy machine punishes them."""
+    """Networks this small are slower with threads, most of all on a busy machine."""
     torch.set_num_threads(1)

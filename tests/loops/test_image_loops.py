@@ -137,7 +137,7 @@ def test_killed_at_every_stage_it_goes_on_to_the_same_result(
         calls[0] = deaths  # each life gets one call further than the one before, and then goes on from its files
         try:
             rows = make_loop(name, kind).run(2, 3, tmp_path / "killed")
-        except (KeyboardInterrupt, Interrupted):  # improve turns Ctrl-C into words of its own
+        except (KeyboardInterrupt, Interrupted):  # improve turns Ctrl-C into a message of its own
             deaths += 1
     assert deaths > 4
     assert rows == expected
@@ -151,7 +151,7 @@ def test_fresh_data_is_unseen_and_runs_out() -> None:
         for data in _seen(RealImages(real, seed=3, count=20, generations=3, fresh=True), "fresh data", 3)
     ]
     assert all(len(draw) == 20 for draw in draws) and len(set.union(*draws)) == 60
-    # prolonged, it hands out the same slices first
+    # a longer loop gets the same slices first
     again = _seen(RealImages(real, seed=3, count=20, generations=2, fresh=True), "fresh data", 2)
     assert [{image.tobytes() for image in data.real} for data in again] == draws[:2]
     with pytest.raises(UsageError, match=r"needs 80, and photos has 60: it lasts for 3 generations"):

@@ -1,4 +1,4 @@
-"""SIMS and its relatives as algorithms: images in, a model out, and each does what it says."""
+"""SIMS and its relatives as algorithms: images in, a model out, and the effect of each."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Record what other people's implementations give for seeded weights and images, for the tests to compare with.
+"""Record the results of other implementations for seeded weights and images, for the tests to compare with.
 
     python tests/metrics/record_golden.py
 

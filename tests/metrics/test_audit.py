@@ -1,4 +1,4 @@
-"""The audit on digits: known mixtures are recovered, and what nobody can know is said."""
+"""The audit on digits: known mixtures are recovered, and what cannot be known is reported."""
 
 from __future__ import annotations
 

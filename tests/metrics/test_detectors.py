@@ -1,4 +1,4 @@
-"""Detectors: the shipped one is what its script made, and wrong input or weights are told."""
+"""Detectors: the shipped one is what its script made, and wrong input or weights are reported."""
 
 from __future__ import annotations
 

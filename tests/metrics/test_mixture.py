@@ -69,7 +69,7 @@ def test_without_trusted_images_the_bound_holds(share: float) -> None:
         held += found.high >= share
         assert found.high < share + 0.2  # and is of use where the source is far off
     assert held == 10
-    assert bound_on_share(draw(200, 0), draw(200, 1)).high > 0.8  # of no use where it is not, and says so
+    assert bound_on_share(draw(200, 0), draw(200, 1)).high > 0.8  # near 1, so of no use, where it is not
 
 
 def test_what_cannot_be_told_apart_is_said() -> None:

@@ -1,4 +1,4 @@
-"""SSIM and LPIPS over pairs: the copier and the one that repeats itself are told apart."""
+"""SSIM and LPIPS over pairs: a model that copies and one that repeats itself are told apart."""
 
 from __future__ import annotations
 

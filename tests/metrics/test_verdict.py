@@ -1,4 +1,4 @@
-"""The verdict: it says harm where there is harm, no where there is nothing, and unclear where nobody can know."""
+"""The verdict: harm where there is harm, no where there is no effect, unclear where the data cannot tell."""
 
 from __future__ import annotations
 

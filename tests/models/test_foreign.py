@@ -1,4 +1,4 @@
-"""What is no model is told by its right name, with the command to use on it; nobody is told to delete it."""
+"""A file that is no model is named correctly, with the command to use on it, and never with the advice to delete it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_extras_come_from_the_checkout() -> None:
 
 
 def test_no_message_names_an_index() -> None:
-    """nomadiff is on no package index: a message that says so sends a user nowhere."""
+    """nomadiff is on no package index: no message may tell a user to install it from one."""
     source = Path(__file__).parents[2] / "src" / "nomadiff"
     told = [
         path.name

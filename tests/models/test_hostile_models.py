@@ -1,4 +1,4 @@
-"""Model files and folders of somebody's making: planned before they are built, one line each."""
+"""Hostile model files and folders: checked before they are built, one line of error each."""
 
 from __future__ import annotations
 

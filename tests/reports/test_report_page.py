@@ -1,4 +1,4 @@
-"""The page: complete in itself, escaped, and without the sections it has no data for."""
+"""The page: self-contained, escaped, and without the sections it has no data for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of means says what the rows say, and claims no more."""
+"""The table of means agrees with the rows."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ MAKES_ITS_OWN = ("casd-table-1", "casd-figure-2")
 
 @pytest.mark.parametrize("name", CASD)
 def test_medium_scale_on_images_from_files(name, tmp_path):
-    """Photographs, images of real generators, a generator of the study's own; here noise and trainings of a moment."""
+    """Photographs, images of real generators, a generator of the study's own; here noise and tiny trainings."""
     plan = reproduce(name, tmp_path / "out", scale="medium", dry_run=True)
     assert "missing" in plan and "on one CPU core" in plan and ("1 generators" in plan) == (name in MAKES_ITS_OWN)
     with pytest.raises(DataError, match=r"needs .*\.zip"):
@@ -71,7 +71,7 @@ def test_medium_scale_on_images_from_files(name, tmp_path):
 
 
 def shortened(study):
-    """The study with networks, data and samples of a moment."""
+    """The study with tiny networks, data and sample sets."""
     short = {"preset": "digits", "changes": {"budget": 32, "batch": 16, "warmup": 0}, "count": 20}
 
     def few(mix):

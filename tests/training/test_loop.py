@@ -247,7 +247,7 @@ def test_runs_of_before_labels_had_names_go_on_if_nothing_changed(mix, tmp_path,
 
 
 def test_a_label_out_of_range_is_refused_before_the_step(mix, tmp_path, monkeypatch):
-    """On the host, once a batch: on a GPU nobody would look at it again."""
+    """On the host, once a batch: labels on a GPU are not checked again."""
     method = METHODS["casd"](small(budget=48), class_labels=True)
     for field, wrong in (("labels", 3), ("source", 2)):
 

@@ -1,4 +1,4 @@
-"""A model meets images it cannot be trained on: one check, before anything is drawn, written or trained."""
+"""Images that a model cannot be trained on: one check, before anything is drawn, written or trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``test_several_processes.py`` runs under torchrun: many trainings for the price of one start."""
+"""What ``test_several_processes.py`` runs under torchrun: many trainings after one start."""
 
 from __future__ import annotations
 

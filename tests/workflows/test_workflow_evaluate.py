@@ -23,7 +23,7 @@ from nomadiff.workflows.evaluate import parse_groups
 
 @pytest.fixture
 def samples(tmp_path: Path) -> str:
-    """Fresh real digits in the place of generated ones."""
+    """Fresh real digits instead of generated ones."""
     path = tmp_path / "samples.zip"
     write_images(path, [read_digits("digits:pool").images[100:400]], 300, manifest={"generator": "none"})
     return str(path)

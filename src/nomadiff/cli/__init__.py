@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 _HELP = """No-MAD diffusion: train diffusion models with synthetic data, without harm.
 
-`nomadiff demo` shows the whole journey in minutes; `nomadiff VERB --help` has an example of each verb. `--config FILE`
+`nomadiff demo` shows all of it in minutes; `nomadiff VERB --help` has an example of each verb. `--config FILE`
 reads a verb's options from TOML or YAML; every folder that a run writes holds the file that repeats it, command.toml.
 """
 
@@ -51,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console=Console(file=sys.stdout),  # help has colours: it does not go through plain_output
         result_action="return_value",
         default_parameter=Parameter(negative=()),
-        suppress_keyboard_interrupt=False,  # it would leave without a word; what is told is told below
+        suppress_keyboard_interrupt=False,  # it would end without a message; the code below prints one
     )
     # a verb's module is imported when the verb is called; the list of verbs needs the first sentence of every one
     listed = not words or words[0] in ("--help", "-h")
     for number, (title, verbs) in enumerate(_VERBS.items()):
         group = Group(title, sort_key=number)
         for verb in verbs:
-            name = "import_" if verb == "import" else verb  # a word of the language cannot name a module
+            name = "import_" if verb == "import" else verb  # a keyword cannot name a module
             module = f"nomadiff.cli.{name}"
             command = getattr(import_module(module), name) if listed else f"{module}:{name}"
             app.command(command, name=verb, group=group)
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             write_command(words[0] if words else "", bound.arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # what reads the output has ended, as `| head` does: no error of ours
+    except BrokenPipeError:  # the reader of the output has ended, as `| head` does: no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except NomadiffError as error:

@@ -24,7 +24,7 @@ def audit(
     out: Path | None = None,
     device: Device = None,
 ) -> None:
-    """Ask how much of a "real" folder looks like given synthetic sources, and how sure that is.
+    """Estimate how much of a "real" folder comes from given synthetic sources, with intervals.
 
     An example:
 

@@ -18,7 +18,7 @@ def demo(
     device: Device = "cpu",
     dry_run: DryRun = False,
 ) -> None:
-    """The whole journey in minutes: few real digits, many synthetic ones, three methods, an honest report.
+    """Few real digits, many synthetic ones, three methods: trained, compared and reported in minutes.
 
     An example:
 

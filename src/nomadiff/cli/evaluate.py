@@ -106,7 +106,7 @@ def evaluate(
     if dry_run:
         print("\n".join(f"{name}: {value}" for name, value in table.meta.items()))
         return
-    if not table.rows:  # a process that only helped
+    if not table.rows:  # not the main process
         return
     table.write(out)
     meta = table.meta

@@ -1,4 +1,4 @@
-"""What verbs say to a terminal: text only. Names in other people's files may hold the characters that command one."""
+"""Output of verbs to a terminal: text only. Names in files may hold control characters, which are escaped."""
 
 from __future__ import annotations
 

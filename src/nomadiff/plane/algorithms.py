@@ -220,7 +220,7 @@ class SourceGuidance(PlaneAlgorithm):
 class CASD(SourceGuidance):
     """CASD with the model's own samples as its synthetic source, sampled as real: source guidance at weight 0.
 
-    What CASD can do in a loop when nobody knows which training data is synthetic.
+    CASD in a loop in which it is unknown which training data is synthetic.
     """
 
     name = "casd"

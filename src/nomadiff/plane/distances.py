@@ -1,4 +1,4 @@
-"""Distances of a set of points to a world of known truth.
+"""Distances of a set of points to a known distribution.
 
 Two distances are kept side by side. Bures-Wasserstein compares mean and covariance in closed form: it is the
 2-Wasserstein distance between the Gaussians with these moments, a lower bound of the true one, and has the lowest noise

@@ -1,4 +1,4 @@
-"""The learner of two-dimensional loops on a CPU: one run at a time, its weights in cache, everything fused.
+"""The learner of two-dimensional loops on a CPU: one run at a time, weights in cache, one fused function.
 
 Noise, forward pass, backward pass and Adam are one compiled function. A batch is walked in chunks of 32 points whose
 activations fit the second-level cache beside the weights (73 kB); batching over runs would throw them out again.
@@ -199,7 +199,7 @@ def _product(ready, scratch, rows, layer, residual):
 def _activate(ready, scratch, rows, layer, residual, layer_norm):
     """Normalise, rectify, add the skip; keep what the backward pass needs.
 
-    A pass of its own over the rows: the processor then works on several at once, and the sum of each is no wait.
+    A pass of its own over the rows: the processor then works on several at once, and none waits for another's sum.
     """
     start = HIDDEN_LAYERS + layer * LAYER_SIZE
     for row in range(rows):

@@ -86,7 +86,7 @@ def load(typing, array, offset):
 def single(typing, array, offset):
     """One number of a flat float32 array.
 
-    Unlike ``array[offset]`` it does not ask whether ``offset`` is negative, which is felt in the innermost loop.
+    Unlike ``array[offset]`` it does not check for a negative ``offset``, which costs time in the innermost loop.
     """
 
     def generate(context, builder, signature, arguments):

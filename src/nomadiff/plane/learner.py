@@ -1,4 +1,4 @@
-"""The learners of two-dimensional loops: a diffusion model small enough to train a million times.
+"""The learners of two-dimensional loops: diffusion models small enough to train a million times.
 
 A preset is a network and two training plans. None is *the* learner of the SIMS paper, which does not publish batch,
 learning rate or network; each caption says what it is and how it was chosen.
@@ -30,7 +30,7 @@ class LearnerConfig:
 
     Attributes:
         name: what tables call it.
-        caption: what it is and how it was chosen, in one honest sentence.
+        caption: what it is and how it was chosen, in one sentence.
         network: form of the network.
         base: training of a base model.
         auxiliary: fine-tuning on own samples (SIMS Algorithm 1, step 3).

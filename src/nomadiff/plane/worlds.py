@@ -53,7 +53,7 @@ class World:
         return (self.means[component] + np.einsum("nij,nj->ni", factors, normal)).astype(np.float32)
 
     def projected_quantiles(self, directions: np.ndarray, count: int) -> np.ndarray:
-        """Quantiles of the world seen along lines: where ``count`` equally likely parts have their middles.
+        """Quantiles of the distribution's projections: the middles of ``count`` equally likely parts.
 
         Args:
             directions: float64 ``(D, 2)``, unit vectors.
@@ -86,7 +86,7 @@ def _gaussian() -> World:
 
 
 def _ring() -> World:
-    """Eight Gaussians on a circle, covariance exactly 2 I: its first two moments hide all of its shape."""
+    """Eight Gaussians on a circle, covariance exactly 2 I: its first two moments do not show its shape."""
     angles = 2 * math.pi * np.arange(8) / 8
     spread = 0.25
     radius = math.sqrt(2 * (2 - spread**2))
@@ -95,7 +95,7 @@ def _ring() -> World:
 
 
 WORLDS = {"gaussian": _gaussian, "ring": _ring}
-"""Makers of the built-in worlds by name."""
+"""Functions that make the built-in worlds, by name."""
 
 
 def world(name: str) -> World:

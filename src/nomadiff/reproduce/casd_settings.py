@@ -1,4 +1,4 @@
-"""What the CASD recipes share: the four scales, and the worlds they run in: digits, photographs, the paper's images.
+"""What the CASD recipes share: the four scales, and their data: digits, photographs, the paper's images.
 
 ==========  ========================================================================================================
 ``smoke``   seconds on digits, in CI: shows that the recipe runs, nothing else

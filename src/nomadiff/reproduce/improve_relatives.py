@@ -145,7 +145,7 @@ def _models(subject: Subject, folder: Path, seed: int, data: Path | None, device
 def _makers(
     subject: Subject, folder: Path, seed: int, base: Model, device: str | None
 ) -> dict[str, Callable[[], Model]]:
-    """How each model is made; nothing is done before it is asked for."""
+    """How each model is made; each is made on first use."""
     settings = replace(subject.improvement, seed=seed)
     real = ImageSource.open("digits:pool", name="real", synthetic=False)
     mix = SourceMix(real)

@@ -1,4 +1,4 @@
-"""Every algorithm in self-consuming loops, side by side: what each is worth, what it needs to know, where it fails."""
+"""Every algorithm in self-consuming loops, side by side."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def run(
     """Run every method in loops on common random numbers; interrupted and called again, it goes on.
 
     All methods in the synthetic augmentation loop; those that use no provenance also in the other kinds of loop;
-    standard training and SIMS also on the ring, whose shape mean and covariance do not see.
+    standard training and SIMS also on the ring, whose shape mean and covariance do not show.
 
     Files in ``out``: ``summary`` (a row a loop) and ``generations`` (a row a run and generation), JSON and CSV;
     ``comparison-LEARNER`` (PNG and SVG); ``summary.md``.
@@ -250,7 +250,7 @@ def _listed(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _paragraph(rows: Sequence[dict[str, Any]], world_name: str) -> str:
-    """What can be cited of one loop: who holds, who improves on standard training, who fails."""
+    """One loop in sentences: which algorithms beat standard training, and which fail."""
     standard = next(row for row in rows if row["method"] == "standard")
     sentences = [
         f"Standard training goes from {significant(standard['g1_mean'])} to {significant(standard['g_inf_mean'])} "
@@ -285,7 +285,7 @@ def _paragraph(rows: Sequence[dict[str, Any]], world_name: str) -> str:
 
 
 def _open_question(rows: Sequence[dict[str, Any]]) -> str:
-    """The first open question of the CASD paper, as far as the rows answer it: CASD in a loop."""
+    """CASD in a loop (the first open question of its paper), as far as the rows answer it."""
     sentences = []
     for n_s in sorted({row["n_s"] for row in rows}):
         here = {

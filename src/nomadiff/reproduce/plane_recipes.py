@@ -30,7 +30,7 @@ def at_scale(scales: Mapping[str, Sizes], scale: str) -> Sizes:
 
 
 def cpu_seconds(grid: Grid) -> float:
-    """Roughly what a grid costs on a CPU, in seconds of one core."""
+    """Estimated cost of a grid on a CPU, in seconds of one core."""
     total = 0.0
     for cell in grid.cells:
         config = grid.config(cell.learner)
@@ -53,7 +53,7 @@ def cpu_seconds(grid: Grid) -> float:
 
 
 def cost_in_words(seconds: float) -> str:
-    """A number of CPU seconds as one says it."""
+    """CPU seconds in words, such as "about 3 CPU minutes"."""
     for size, unit in ((3600.0, "CPU hours"), (60.0, "CPU minutes")):
         if seconds >= 2 * size:
             return f"about {seconds / size:.0f} {unit}"

@@ -68,7 +68,7 @@ def reproduce(
         **options: further options of recipes that take them (``runs``, ``generations``, ``device``, ...).
 
     Returns:
-        What to tell the user: what a recipe concludes, where it says so, and the files it wrote.
+        The text to print: the recipe's conclusion, its source, and the files written.
 
     Raises:
         UsageError: no such recipe or scale, or an option that this recipe does not take.

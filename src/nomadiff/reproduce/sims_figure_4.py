@@ -1,4 +1,4 @@
-"""SIMS Figure 4: how far a model improves itself, over guidance weight and fine-tuning budget."""
+"""SIMS Figure 4: self-improvement against guidance weight and fine-tuning budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIMS Figure 6: how much synthetic pollution of its training set a second generation bears, with SIMS and without.
+"""SIMS Figure 6: how much synthetic pollution of its training set a second generation tolerates.
 
 Four scenarios (section 4.2.2), of which the first two do not depend on the pollution:
 
@@ -165,7 +165,7 @@ _PAPER = (
 
 @dataclass(frozen=True)
 class _Setting:
-    """What a worker is sent."""
+    """The input of a worker process."""
 
     scale: _Scale
     out: Path
@@ -290,7 +290,7 @@ def run(
             return {"text": _paper_plan(data)}
         raise UsageError("sims-figure-6 at the paper's scale is planned only: --dry-run prints files and GPU hours")
     scales = _DIGITS if data is None else _IMAGES
-    sizes = at_scale(scales | {"paper": scales["small"]}, scale)  # so that an unknown scale is told of all three
+    sizes = at_scale(scales | {"paper": scales["small"]}, scale)  # the error of an unknown scale lists all three
     sizes = replace(sizes, seeds=tuple(seeds) if seeds else sizes.seeds)
     setting = _Setting(sizes, out, data, device or ("cpu" if data is None else None))
     available, held_out = setting.images()
@@ -301,7 +301,7 @@ def run(
     if processes is None and join_processes(setting.device).device.type != "cpu":
         processes = 1  # a GPU is shared by the models of one process at a time
     settings = asdict(sizes)
-    settings.pop("seeds")  # more of them prolong what is there
+    settings.pop("seeds")  # more seeds extend a finished run
     about = {"scale": settings, "data": None if data is None else data.name}
     about |= {"held_out": images_sha256(held_out), "available": images_sha256(available)}
     first = run_jobs(
@@ -331,7 +331,7 @@ def run(
 def _searched(
     sizes: _Scale, rows: list[dict], distance: str, polluted: Callable[[Sequence[int]], list[dict]]
 ) -> list[dict]:
-    """Rows of the scale's amounts, and of amounts between the last that SIMS bears and the first that it does not."""
+    """Rows of the scale's amounts, and of amounts between the last that SIMS tolerates and the next."""
     found = polluted(sizes.amounts)
     for _ in range(sizes.refinements):
         borne, failed = threshold(pollution_summary([*rows, *found], distance), "sims_ratio")

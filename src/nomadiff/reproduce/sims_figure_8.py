@@ -51,8 +51,8 @@ def run(
 ) -> Table:
     """Shift every base at a fixed weight and draw both; interrupted and called again, it goes on.
 
-    Writes ``base.png`` and ``shifted.png`` (the first seed's first 64 samples of each, the same noise in the same
-    place), ``table.json``, ``table.csv`` and ``report.html``.
+    Writes ``base.png`` and ``shifted.png`` (the first seed's first 64 samples of each, the same noise at the same
+    position), ``table.json``, ``table.csv`` and ``report.html``.
 
     Args:
         out: folder.
@@ -101,7 +101,7 @@ def run(
 def _pair(
     subject: ShiftSubject, folder: Path, seed: int, data: Path | None, device: str | None
 ) -> list[dict[str, Any]]:
-    """Base and shifted model of one seed, scored on fresh noise, and who is in the picture."""
+    """Base and shifted model of one seed, scored on fresh noise, with the groups in the picture."""
     base, done = shifted(subject, folder, seed, data, device)
     classifier = subject.judge(data, device).classifier
     assert classifier is not None

@@ -1,4 +1,4 @@
-"""What the SIMS recipes share: bases to improve, what they are judged by, and jobs that survive being killed.
+"""What the SIMS recipes share: bases to improve, references, and resumable jobs.
 
 ========  ==========================================================================================================
 ``smoke``  seconds on digits: shows that the recipe runs, nothing else
@@ -108,7 +108,7 @@ class Subject:
         return DM("digits", budget=self.steps_budget, seed=seed).fit(mix, out / "base", device=device)
 
     def judge(self, data: Path | None, device: str | None) -> ReferenceSet:
-        """What it is judged by. Statistics files give the distance alone."""
+        """The reference. Statistics files give the distance alone."""
         judge_device = device or "cpu"
         if self.model:
             assert data is not None
@@ -259,7 +259,7 @@ def improved(
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker is sent: the recipe's function and everything it needs but the key."""
+    """The input of a worker process: the recipe's function and all its arguments but the key."""
 
     work: Callable[..., list[dict[str, Any]]]
     subjects: tuple[Subject, ...]

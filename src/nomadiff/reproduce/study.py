@@ -32,7 +32,7 @@ class Cell:
     """One setting of a study.
 
     Attributes:
-        fields: what sets it apart, such as ``{"n": 1000}``; written into every row.
+        fields: its values in the grid, such as ``{"n": 1000}``; written into every row.
         comparison: what is trained and scored; its ``out`` is a folder name below the study's. ``{sources}`` in a
             synthetic path is the folder of what the study's own generators drew.
     """
@@ -115,7 +115,7 @@ def run_study(
 ) -> dict[str, Any]:
     """Run every cell and write ``table`` and ``composition`` (JSON and CSV), ``summary.md`` and ``report.html``.
 
-    Interrupted, the same call continues. ``device`` takes the place of the study's own.
+    Interrupted, the same call continues. ``device`` replaces the study's own.
 
     Returns:
         ``text`` (what ``summary.md`` says) and ``table`` (a :class:`~nomadiff.tables.Table`, one row an arm and seed).

@@ -1,4 +1,4 @@
-"""What a study found, in words: in how many settings one method is nearer to the real images than another."""
+"""The results of a study in words: in how many settings one method is nearer to the real images than another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def study_text(title: str, keys: Sequence[str], table: Table, notes: Sequence[st
         notes: sentences to end with.
     """
     distance = distance_in(table.fields)
-    keys = [key for key in keys if len({row[key] for row in table.rows}) > 1]  # the others tell nothing apart
+    keys = [key for key in keys if len({row[key] for row in table.rows}) > 1]  # the others are the same in every row
     seeds = len({row["seed"] for row in table.rows})
     parts = [f"# {title}\n"]
     if seeds < 2:

@@ -100,7 +100,7 @@ def _one_thread() -> None:
 def run_arms(arms: Sequence[Arm], *, workers: int) -> None:
     """Run every arm, ``workers`` at a time, each in a process of one thread when there are several.
 
-    Small networks gain nothing from threads and collapse when threads fight over cores; arms side by side do not.
+    Small networks gain nothing from threads and become slow when threads compete for cores; arms side by side do not.
 
     Args:
         arms: what to run; finished ones cost nothing.

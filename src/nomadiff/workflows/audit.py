@@ -39,7 +39,7 @@ def audit_files(
         device: where the detector computes.
 
     Returns:
-        The audit. A folder whose own manifest says that it is synthetic is told so in the first suspect's sentence.
+        The audit. If the folder's own manifest says that it is synthetic, the first suspect's sentence says so.
 
     Raises:
         UsageError, DataError: the files cannot be used as asked.

@@ -37,11 +37,11 @@ def compare(comparison: Comparison) -> Table:
 
 
 def compared(comparison: Comparison) -> tuple[Table, Report]:
-    """As :func:`compare`, but the report is handed back unwritten, for callers that have more to say."""
+    """As :func:`compare`, but the report is returned unwritten, for callers that add to it."""
     if not comparison.mix.synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     arms = comparison.arms()
-    reference, _ = check_comparison(comparison)  # whatever is wrong is found before the first expensive step
+    reference, _ = check_comparison(comparison)  # validated before the first expensive step
     run_arms(arms, workers=comparison.workers or default_workers(comparison.device, len(arms)))
     return judge(comparison, arms, reference)
 

@@ -42,7 +42,7 @@ class Comparison:
         device: Where to compute.
         title: Title of the report.
         command: The command line, printed in the report.
-        notes: Honest limits, printed in the report.
+        notes: Limitations, printed in the report.
     """
 
     mix: MixSpec
@@ -100,7 +100,7 @@ class Comparison:
 
 
 def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
-    """Open everything a comparison reads and see whether it fits together.
+    """Open everything a comparison reads and check that it fits together.
 
     Returns:
         The held-out reference, and the mix of the last arm.

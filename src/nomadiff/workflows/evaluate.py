@@ -148,7 +148,7 @@ def evaluate_files(
             cache=cache,
             allow_train_as_reference=allow_train_as_reference,
         )
-    if by_class or groups is not None:  # a mistaken name is told before the work
+    if by_class or groups is not None:  # a wrong name is an error before the work
         if against.classifier is None:
             raise UsageError("metrics by class or group need a classifier: give --classifier")
         group_members(against.classifier.class_names, groups)
@@ -193,7 +193,7 @@ def parse_groups(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _check(sets: Mapping[str, Tensor], detectors: Sequence[Detector], k: int, interval: float | None) -> None:
-    """Everything that can be known to be wrong before the first expensive step."""
+    """Validate images and settings before the first expensive step."""
     samples = sets["samples"]
     for name, images in sets.items():
         if images.shape[1:] != samples.shape[1:]:

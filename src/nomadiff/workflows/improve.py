@@ -176,7 +176,7 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
         scored: whether there is a reference.
 
     Raises:
-        UsageError: nobody says how many own samples to draw.
+        UsageError: the number of own samples is neither given nor recorded.
     """
     base = Model.load(model, device="cpu")
     config = auxiliary_config(base.config, improvement)

@@ -33,7 +33,7 @@ def describe(
         path: run folder, safetensors file, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens, or one of
             :data:`~nomadiff.metrics.detectors.loading.DETECTORS`, unless there is a file of that name.
         weights: path or URL of the detector's weights.
-        accuracy_on: labelled images; of a detector that classifies its accuracy on them is told.
+        accuracy_on: labelled images; to measure a classifying detector's accuracy on.
         skip_unreadable: leave out images that cannot be read, and name them.
 
     Raises:

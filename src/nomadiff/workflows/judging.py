@@ -192,7 +192,7 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table |
 
 
 def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]:
-    """The metrics of the journey in the order a report shows them.
+    """The metrics in the order of a report.
 
     Args:
         distance: name of the Frechet distance, such as ``fd_digits``.

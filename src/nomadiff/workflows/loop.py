@@ -223,7 +223,7 @@ class _Setting:
 def run_image_loop(loop: ImageLoop) -> Table:
     """Run the loops and write ``metrics``, ``madness`` (JSON and CSV each) and ``report.html``.
 
-    Interrupted, the same call goes on with the generation and stage it had reached; with more generations it prolongs
+    Interrupted, the same call goes on with the generation and stage it had reached; with more generations it extends
     finished loops.
 
     Returns:

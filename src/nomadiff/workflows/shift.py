@@ -59,7 +59,7 @@ def shift_files(
         model: the base, anything :meth:`~nomadiff.models.model.Model.load` loads.
         out: folder of the shift.
         settings: target and everything else.
-        classifier: what sorts images into classes; None takes the shipped one for models of 8x8 digits.
+        classifier: assigns images to classes; None takes the shipped one for models of 8x8 digits.
         reference: held-out real images to measure distances to; None measures shares only.
         detector: feature space of the metrics.
         allow_synthetic_as_real: accept a sample set as reference.
@@ -196,7 +196,7 @@ def plan_shift(model: str | Path, settings: Shift, *, scored: bool) -> str:
         scored: whether there is a reference.
 
     Raises:
-        UsageError: nobody says how many own samples to draw.
+        UsageError: the number of own samples is neither given nor recorded.
     """
     base = Model.load(model, device="cpu")
     config = auxiliary_config(base.config, settings.fine_tuning)
