@@ -251,7 +251,7 @@ def require_regular(path: str | Path) -> int:
 
 
 def _held(path: str | Path, size: int) -> int:
-    """Bytes of a file that are on disk; holes, which take no room, read as zeros. All of them where nobody knows."""
+    """Bytes of a file that are on disk; holes, which take no room, read as zeros. All of them where that is unknown."""
     if not hasattr(os, "SEEK_DATA"):  # Windows
         return size
     held = end = 0

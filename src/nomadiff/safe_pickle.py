@@ -1,4 +1,4 @@
-"""Reading other people's pickles without running anything in them.
+"""Reading pickles without running anything in them.
 
 A pickle is a program for a small stack machine; Python's own unpickler lets it call any function there is. The machine
 here knows the instructions that a file of weights needs and calls nothing: a global name is a :class:`Reference`, a

@@ -239,7 +239,7 @@ def test_the_verb_runs_every_kind(kind: str, name: str, tmp_path: Path, capsys: 
     assert "MADness ratio" in page and "narrower than the truth" in page
 
 
-def test_one_run_is_never_certain_and_more_generations_prolong_it(tmp_path: Path) -> None:
+def test_one_run_is_never_certain_and_more_generations_extend_it(tmp_path: Path) -> None:
     short = run_image_loop(setting(tmp_path)).rows
     model = tmp_path / "loops" / "standard-seed0" / "generation-0002" / "model" / "model.safetensors"
     before = model.stat().st_mtime_ns

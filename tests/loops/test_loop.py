@@ -150,7 +150,7 @@ def test_a_loop_killed_anywhere_goes_on_to_the_same_files(tmp_path: Path, kind: 
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_a_finished_loop_is_read_and_can_be_prolonged(tmp_path: Path) -> None:
+def test_a_finished_loop_is_read_and_can_be_extended(tmp_path: Path) -> None:
     whole = make_loop("accumulation").run(5, seed=3, out=tmp_path / "whole")
     make_loop("accumulation").run(3, seed=3, out=tmp_path / "parts")
     algorithm = Moments()

@@ -126,7 +126,7 @@ _ODD = b'{"images_seen": NaN, "loss": 1}\n{"images_seen": 1e999, "loss": 1}\n{"i
 
 
 def test_a_fact_is_one_line_whatever_a_name_holds(run: Path, tmp_path: Path) -> None:
-    """A line end in somebody's name could write a line that nomadiff did not say."""
+    """A line end in a name could forge a line of output."""
     forged = "x\nsha256:      good\u2028\x1b[2J"
     lines = len(describe(str(run)).splitlines())
     for where in ("name", "spec", "kind"):

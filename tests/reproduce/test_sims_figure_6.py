@@ -1,4 +1,4 @@
-"""SIMS Figure 6: the recipe at smoke scale, resumed and prolonged, and what its rows are said to mean."""
+"""SIMS Figure 6: the recipe at smoke scale, resumed and extended, and what its rows are said to mean."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def test_the_text_says_what_the_rows_say() -> None:
     assert "it deteriorates, as in the paper" in text
     assert "is 20 images (20% of the real ones), and 40 is too much" in text
     assert "Each seed by itself: 40, 20, 40" in text
-    assert "certain that 20 is borne; 80 is certainly too much" in text
+    assert "certain that 20 is tolerated; 80 is certainly too much" in text
     assert "at least 80 images (80% of the real ones), the most that was tried" in text
     assert "narrower than the truth" in text
 
 
 @pytest.mark.slow
-def test_smoke_resumed_and_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smoke_resumed_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nomadiff.reproduce import sims_figure_6
 
     scores, calls = sims_figure_6._Setting.scores, []

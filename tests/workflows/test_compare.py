@@ -73,7 +73,7 @@ def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     assert again.rows == rows
 
 
-def test_an_arm_killed_while_it_draws_goes_on_or_draws_anew_when_it_was_prolonged(tmp_path, monkeypatch):
+def test_an_arm_killed_while_it_draws_goes_on_or_draws_anew_when_it_was_extended(tmp_path, monkeypatch):
     mix = MixSpec(real="digits:pool", synthetic=(), real_subset="random:30")
     small = {"budget": 128, "batch": 64, "warmup": 64}
 

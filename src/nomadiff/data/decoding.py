@@ -85,7 +85,7 @@ def decode_image(data: bytes, resolution: int | None = None, name: str = "") -> 
     try:
         return _decoded(data, resolution, suffix)
     except ValueError as error:
-        # Pillow refuses a PNG with more than a megabyte of text or colour profile, which are not looked at here
+        # Pillow refuses a PNG with more than a megabyte of text or colour profile, which are not used here
         if isinstance(error, UnusableImage) or not data.startswith(_PNG):
             raise
     try:

@@ -99,7 +99,7 @@ def _of_kind(features: dict[str, Any], kind: type) -> list[str]:
 def _configurations(datasets: Any, identifier: str) -> list[str]:
     try:
         return list(datasets.get_dataset_config_names(identifier))
-    except Exception:  # what the data set itself raised is told
+    except Exception:  # the message repeats what the data set raised
         return []
 
 

@@ -101,7 +101,7 @@ def encode_set(
 
 
 def _fitting(space: LatentSpace, autoencoder: Autoencoder) -> LatentSpace:
-    """The space with the autoencoder at hand, if that is the space's."""
+    """The space, with this autoencoder's address and hash, if it is the space's own."""
     known = space.vae_sha256 is not None
     if (autoencoder.channels, autoencoder.factor) != (space.channels, space.factor) or (
         known and space.vae_sha256 != autoencoder.sha256

@@ -229,7 +229,7 @@ def train_lora(
         factors = get_peft_model_state_dict(unet, adapter_name=_ADAPTER)
         # kohya's names: the only ones that diffusers, ComfyUI and A1111 all read
         layers = convert_state_dict_to_kohya({f"unet.{name}": value.float().cpu() for name, value in factors.items()})
-        require_finite(layers, str(out))  # the loss is looked at before a step, the last step is not
+        require_finite(layers, str(out))  # the loss is checked before each step, so the last step is not
     finally:
         unet.eval()
         unet.delete_adapters(_ADAPTER)

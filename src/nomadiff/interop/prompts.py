@@ -39,7 +39,7 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        text: what the pipeline is told.
+        text: the pipeline's prompt.
         attributes: the values in it, by name.
         label: its class, or None.
     """

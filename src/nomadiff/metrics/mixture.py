@@ -151,7 +151,7 @@ def bound_on_share(mixed: Tensor, source: Tensor, *, level: float = 0.95, seed: 
     quantile = _quantile(1 - (1 - level) / len(thresholds))  # the least of twenty bounds: each must be surer
     for threshold in thresholds:
         of_source, of_mixed = (synthetic >= threshold).mean(), (unknown >= threshold).mean()
-        # the interval of the ratio, by the delta method on its logarithm; half an image stands for none
+        # the interval of the ratio, by the delta method on its logarithm; half an image replaces none
         of_mixed = max(of_mixed, 0.5 / len(unknown))
         error = np.sqrt((1 - of_mixed) / (of_mixed * len(unknown)) + (1 - of_source) / (of_source * len(synthetic)))
         upper = of_mixed / of_source * np.exp(quantile * error)

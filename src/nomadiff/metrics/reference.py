@@ -297,7 +297,7 @@ class ReferenceSet:
     def style(self, samples: Tensor, synthetic: Tensor) -> float | None:
         """How much of a synthetic source's style shows in samples: the share that looks like it rather than real.
 
-        The reference stands for the real side, see :func:`~nomadiff.metrics.mixture.shares_of_sources`.
+        The reference is the real set, see :func:`~nomadiff.metrics.mixture.shares_of_sources`.
 
         Args:
             samples: uint8 ``(N, C, H, W)``, at least 20.

@@ -51,7 +51,7 @@ class Evidence:
 
     Attributes:
         metric: its name in the table.
-        role: what it stands for: "distance", or its own name.
+        role: "distance", or the metric's own name.
         baseline: mean of real-only training over the common seeds.
         value: mean of the arm over the same seeds.
         worse: how much worse the arm is: the relative change for the distance, the difference for all others;

@@ -194,5 +194,5 @@ def _sampling_line(sampler: SamplerConfig, forward: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """A number for people: three digits, or all digits before the point: 0.00941, 42.4, 7,635."""
+    """A readable number: three digits, or all digits before the point: 0.00941, 42.4, 7,635."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -18,7 +18,7 @@ _IMAGES = (".npz", ".npy", ".zip", ".tar", ".png", ".jpg", ".jpeg", ".parquet")
 def foreign(path: str | Path, *, images: bool = True) -> str | None:
     """Why a path is no model of nomadiff, with the command to use on it; None if it may be one.
 
-    Only names and configurations are looked at. The message never asks to delete files of another program.
+    Only names and configurations are read. The message never asks to delete files of another program.
 
     Args:
         path: a file or folder.

@@ -17,7 +17,7 @@ SOURCES_NAME = "sources.json"
 def origins(model: Model) -> list[dict[str, Any]]:
     """What a model was trained on, as the folder around its weights says: one mapping a source.
 
-    A guided model's origins are those of its base. Empty if nothing says so.
+    A guided model's origins are those of its base. Empty if none are recorded.
 
     Raises:
         DataError: the file is there and damaged.

@@ -43,7 +43,7 @@ class Terms:
 
     Attributes:
         scale, keep, gain: ``(B,)``, of the dtype of the noise levels.
-        time: ``(B,)``, what the network is told of the noise level.
+        time: ``(B,)``, the network's input for the noise level.
         offset: what is added to the network's input.
     """
 
@@ -136,7 +136,7 @@ class Flow(Schedule):
     Its ``(1 - t) x0 + t noise`` is EDM's ``x`` at ``sigma = t / (1 - t)``, shrunk by ``1 - t``.
 
     Args:
-        steps: what t is multiplied by before the network is told.
+        steps: factor of t in the network's input.
     """
 
     def __init__(self, steps: int) -> None:

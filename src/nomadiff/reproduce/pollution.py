@@ -74,12 +74,12 @@ def threshold(summary: Sequence[Mapping[str, Any]], field: str) -> tuple[int, in
         summary: rows with ``pollution``, ascending, and the ratio.
         field: the ratio, such as ``sims_ratio``, or an end of its interval.
     """
-    borne = 0
+    tolerated = 0
     for row in summary:
         if row[field] is None or row[field] > 1:
-            return borne, row["pollution"]
-        borne = row["pollution"]
-    return borne, None
+            return tolerated, row["pollution"]
+        tolerated = row["pollution"]
+    return tolerated, None
 
 
 def pollution_text(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], distance: str) -> str:
@@ -142,7 +142,7 @@ def pollution_report(table: Table, text: str, distance: str, command: str) -> Re
     svg = metric_lines(curves, "pollution", distance, by="scenario", label=distance, x_label="polluting images")
     shown = [{"method": row["scenario"], "source": "", **row} for row in table.rows]
     return Report(
-        title="How much pollution does a second generation bear?",
+        title="How much pollution does a second generation tolerate?",
         subtitle="Recipe sims-figure-6: standard training and SIMS, on real images (I) and on polluted ones (P)",
         table=Table(shown, table.meta),
         metrics=metric_infos(distance, {}),
@@ -203,7 +203,9 @@ def _prophylactic(
     if summary[0]["runs"] > 1:
         sure = threshold(summary, "sims_ratio_high")[0]
         too_much = next((row["pollution"] for row in summary if row["sims_ratio_low"] > 1), None)
-        text += f"The intervals are certain that {sure} is borne" if sure else "The intervals are certain of no amount"
+        text += (
+            f"The intervals are certain that {sure} is tolerated" if sure else "The intervals are certain of no amount"
+        )
         text += "; no amount is certainly too much. " if too_much is None else f"; {too_much} is certainly too much. "
     return text + (
         "Compared with the model without SIMS (G1_ST-I) it is "
@@ -212,12 +214,12 @@ def _prophylactic(
     )
 
 
-def _said(borne: int, failed: int | None, real_count: int) -> str:
+def _said(tolerated: int, failed: int | None, real_count: int) -> str:
     """A threshold in words, in images and as a share of the real ones."""
-    share = f"{borne} images ({borne / real_count:.0%} of the real ones)"
+    share = f"{tolerated} images ({tolerated / real_count:.0%} of the real ones)"
     if failed is None:
         return f"at least {share}, the most that was tried"
-    if borne == 0:
+    if tolerated == 0:
         return f"below {failed} images ({failed / real_count:.0%} of the real ones), the least that was tried"
     return f"{share}, and {failed} is too much"
 

@@ -334,10 +334,10 @@ def _searched(
     """Rows of the scale's amounts, and of amounts between the last that SIMS tolerates and the next."""
     found = polluted(sizes.amounts)
     for _ in range(sizes.refinements):
-        borne, failed = threshold(pollution_summary([*rows, *found], distance), "sims_ratio")
-        if failed is None or failed - borne <= max(1, sizes.real_count // 20):
+        tolerated, failed = threshold(pollution_summary([*rows, *found], distance), "sims_ratio")
+        if failed is None or failed - tolerated <= max(1, sizes.real_count // 20):
             break
-        found += polluted([(borne + failed) // 2])
+        found += polluted([(tolerated + failed) // 2])
     return found
 
 

@@ -22,7 +22,7 @@ def study_text(title: str, keys: Sequence[str], table: Table, notes: Sequence[st
     """The comparison of methods in Markdown: sentences made from the rows, then a table of means.
 
     Methods are compared seed by seed: arms of one seed have the same real images and the same noise. Of a method that
-    was trained in one setting only (DM, which sees no synthetic image) that one stands for all.
+    was trained in one setting only (DM, which sees no synthetic image) that one is used for all.
 
     Args:
         title: heading.

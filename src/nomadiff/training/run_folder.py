@@ -179,7 +179,7 @@ class RunFolder:
         write_json(self.path / "sources.json", provenance)
 
     def _check_reached(self, end: int) -> None:
-        """Refuse a budget that the run is beyond or cannot reach; say so when it begins again from zero."""
+        """Refuse a budget that the run is beyond or cannot reach; warn when it begins again from zero."""
         snapshots = self.snapshots()
         seen = {path: images_seen_by(path) for path in (self.state_path, self.model_path)}
         reached = max([value or 0 for value in seen.values()] + snapshots)

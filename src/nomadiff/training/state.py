@@ -39,7 +39,7 @@ def load_state(path: Path, module: nn.Module, averages: Mapping[str, nn.Module],
     for index, parameter in enumerate(parameters):
         if f"adam.{index}.step" in tensors:  # what the network does not use has no moments
             expected |= {f"adam.{index}.{name}": value for name, value in _adam(step, parameter, parameter).items()}
-    # nobody else looks at the shapes of moments: the fused optimizer would read and write beyond them
+    # shapes of moments are checked here only: the fused optimizer would read and write beyond them
     if reason := misfit(expected, tensors):
         raise DataError(f"{path}: not the state of this training ({reason})")
     images_seen = metadata.get("images_seen")

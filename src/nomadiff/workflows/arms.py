@@ -75,7 +75,7 @@ class Arm:
 
         part = part_of(self.samples_path)
         if (part / JOB_NAME).exists() and of_another_model(read_json(part / JOB_NAME)):
-            discard(self.samples_path)  # half drawn when the arm was killed, and prolonged since
+            discard(self.samples_path)  # unfinished when the arm was killed; the run was extended since
         if of_another_model(read_manifest(self.samples_path) if self.samples_path.exists() else None):
             self.samples_path.unlink(missing_ok=True)
             model.write_samples(self.samples_path, self.count, self.seed)

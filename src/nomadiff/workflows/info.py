@@ -55,7 +55,7 @@ def describe(
 
 
 def _joined(facts: list[str]) -> str:
-    """A line for each fact, whatever line ends are in somebody's names."""
+    """A line for each fact; line ends in names are escaped."""
     return "\n".join(map(printable, facts))
 
 
