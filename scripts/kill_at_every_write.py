@@ -36,7 +36,7 @@ def verbs(given: Path) -> dict[str, str]:
     """The command of every verb; all are run in an empty folder."""
     model, samples = given / "model", given / "samples.zip"
     small = "--preset smallest --batch 32 --device cpu --out out"
-    own = "--synthetic-count 32 --budget 64 --count 40 --device cpu --out out"
+    own = "--synthetic-count 64 --budget 64 --count 40 --device cpu --out out"
     draw = "--count 12 --steps 2 --batch-size 4 --device cpu --out"
     reference = "--reference digits:reference --detector digits"
     return {
@@ -44,7 +44,7 @@ def verbs(given: Path) -> dict[str, str]:
         f"--snapshot-every 64 --log-every 32 {small}",
         "improve": f"improve {model} {reference} --snapshots 2 --evaluations 1 --confirmations 2 --keep-synthetic "
         f"{own}",
-        "shift": f"shift {model} --target 0=0.5 --weight 1 --weight 2 {own}",
+        "shift": f"shift {model} --target 4=0.5 --weight 1 --weight 2 {own}",
         "sample": f"sample {model} {draw} out.zip",
         "sample-npz": f"sample {model} {draw} out.npz",
         "sample-folder": f"sample {model} {draw} out",
