@@ -319,18 +319,24 @@ class _Training:
     def _save(self, last: bool) -> None:
         """Write snapshots, state and model, in this order: wherever a kill comes, the rest is made again from these.
 
-        Snapshots without their state are trained and written again; a state that is at the end still makes the model.
+        Snapshots without their state are trained and written again; a state that is at the end still makes the rest.
         """
-        self._save_snapshots()
-        self._save_state()
+        if last and not self.folder.state_path.exists():
+            self._save_state()  # a last snapshot without any state is a finished run whose state was removed
+            self._save_snapshots()
+        else:
+            self._save_snapshots()
+            self._save_state()
         if last:
             self._save_average(self.folder.model_path, self.ema.module)
         self.processes.barrier()
 
-    def _save_snapshots(self) -> None:
+    def _save_snapshots(self, absent: bool = False) -> None:
+        """Write the snapshots of this moment; only those that are absent or damaged, if asked."""
         for std, average in zip(self.options.ema_stds or (None,), self.ema.modules):
-            beside = None if average is self.ema.module else std
-            self._save_average(self.folder.snapshot_path(self.images_seen, beside), average)
+            path = self.folder.snapshot_path(self.images_seen, None if average is self.ema.module else std)
+            if not absent or images_seen_by(path) is None:
+                self._save_average(path, average)
 
     def _save_average(self, path: Path, average: EDMDenoiser) -> None:
         if self.processes.is_main:
@@ -342,8 +348,7 @@ class _Training:
     def _complete(self) -> None:
         """Write what a trained run lacks: a kill came between state and model, or a file was deleted or damaged."""
         if self.processes.is_main and self.continued:
-            if images_seen_by(self.folder.snapshot_path(self.images_seen)) is None:
-                self._save_snapshots()
+            self._save_snapshots(absent=True)
             if images_seen_by(self.folder.model_path) != self.images_seen:
                 self._save_average(self.folder.model_path, self.ema.module)
         self.processes.barrier()
