@@ -74,8 +74,11 @@ def write_model(
         classes=0 if source_names else labels,
         latents=imported.latents,
     )
-    denoiser = _filled(config, imported)
-    check_denoiser(denoiser, config)
+    try:
+        denoiser = _filled(config, imported)
+        check_denoiser(denoiser, config)
+    except (DataError, UsageError) as error:
+        raise DataError(f"{provenance.get('file') or provenance.get('url') or method}: {error}") from error
     facts = {**provenance, **imported.facts, "training": sorted(imported.training)}
     sources = [
         {
