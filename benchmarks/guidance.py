@@ -175,8 +175,8 @@ def main() -> None:
     rows = measure(options.network, device, options.batch, options.rounds, options.steps)
     base = rows[0]
     kind = "CPU seconds" if device.type == "cpu" else "seconds"
-    place = f"{device}, {torch.get_num_threads()} thread(s)"
-    print(f"{options.network}, {options.steps} Heun steps, batch {options.batch}, {place}")
+    hardware = f"{device}, {torch.get_num_threads()} thread(s)"
+    print(f"{options.network}, {options.steps} Heun steps, batch {options.batch}, {hardware}")
     print(f"{'':<30}{'NFE':>7}{'GFLOP':>10}{'x base':>8}{kind + ' an image':>22}{'x base':>8}")
     for row in rows:
         print(

@@ -202,9 +202,9 @@ def main() -> None:
         raise SystemExit("SIMS improves the first generation of none of the learners that are near the paper")
     sizes = {"amounts": tuple(PAPER), "runs": 16, "generations": 20, "processes": arguments.processes}
     found: dict[tuple[str, float], list[Row]] = {}
-    for place, candidate in enumerate(finalists, 1):
+    for rank, candidate in enumerate(finalists, 1):
         seed = arguments.seed + 1
-        found |= summary(arguments.out, [candidate.config], (0.0, *WEIGHTS), f"final-{place}", seed=seed, **sizes)
+        found |= summary(arguments.out, [candidate.config], (0.0, *WEIGHTS), f"final-{rank}", seed=seed, **sizes)
     text = report(finalists, found)
     write_text(arguments.out / "search.md", text)
     print(text)

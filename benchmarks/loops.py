@@ -72,15 +72,15 @@ def plain_training(network: PlainNetwork, points: torch.Tensor, plan: TrainingPl
 @torch.no_grad()
 def plain_sampling(base: PlainNetwork, auxiliary: PlainNetwork | None, weight: float, count: int) -> torch.Tensor:
     """DDPM's ancestral sampler with the SIMS score."""
-    place = torch.randn(count, 2)
+    points = torch.randn(count, 2)
     for time_step in range(STEPS - 1, 0, -1):
         times = torch.full((count, 1), float(time_step))
-        noise = base(place, times)
+        noise = base(points, times)
         if auxiliary is not None:
-            noise = (1 + weight) * noise - weight * auxiliary(place, times)
-        place = float(STEP_SCALE[time_step]) * (place - float(STEP_PREDICTION[time_step]) * noise)
-        place = place + float(STEP_NOISE[time_step]) * torch.randn_like(place)
-    return place
+            noise = (1 + weight) * noise - weight * auxiliary(points, times)
+        points = float(STEP_SCALE[time_step]) * (points - float(STEP_PREDICTION[time_step]) * noise)
+        points = points + float(STEP_NOISE[time_step]) * torch.randn_like(points)
+    return points
 
 
 def plain_generation(points: np.ndarray, config: LearnerConfig) -> torch.Tensor:
@@ -161,38 +161,38 @@ def kill(times: int) -> None:
     """Kill a grid with SIGKILL at random moments, continue it every time, compare with an uninterrupted one."""
     random.seed(1)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / "grid.py").write_text(_GRID)
+        workdir = Path(folder)
+        (workdir / "grid.py").write_text(_GRID)
 
         def start(name: str, processes: int) -> subprocess.Popen:
-            return subprocess.Popen([sys.executable, place / "grid.py", place / name, str(processes)])
+            return subprocess.Popen([sys.executable, workdir / "grid.py", workdir / name, str(processes)])
 
         start("whole", 1).wait()
-        journal = place / "killed" / "generations.journal.jsonl"
+        journal = workdir / "killed" / "generations.journal.jsonl"
         killed = 0
         while killed < times:
             process = start("killed", random.choice([1, 2]))
             lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
-            # wait until it does its work, then a little; a grid of 120 units outlives 20 such deaths
+            # wait until it does its work, then a little; a grid of 120 units outlasts 20 such kills
             while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") <= lines):
                 time.sleep(0.02)
             time.sleep(random.random())
             if process.poll() is not None:
-                sys.exit(f"the grid was finished after {killed} deaths: make it larger")
+                sys.exit(f"the grid was finished after {killed} kills: make it larger")
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
-            print(f"death {killed}: {journal.read_bytes().count(bytes([10])) - 1} of 120 loops kept", flush=True)
+            print(f"kill {killed}: {journal.read_bytes().count(bytes([10])) - 1} of 120 loops kept", flush=True)
         start("killed", 2).wait()
         for name in ("generations.json", "generations.csv"):
-            same = (place / "whole" / name).read_bytes() == (place / "killed" / name).read_bytes()
+            same = (workdir / "whole" / name).read_bytes() == (workdir / "killed" / name).read_bytes()
             print(f"{name}: {'the same, byte for byte' if same else 'DIFFERS'}")
 
 
 def gpu(runs: int) -> None:
     """Seconds of one SIMS generation of many runs together, noise drawn on the host included."""
-    place, seeds = world("gaussian"), tuple(range(runs))
-    data = LoopData(np.stack([place.sample(1125, seed) for seed in seeds]))
+    gaussian, seeds = world("gaussian"), tuple(range(runs))
+    data = LoopData(np.stack([gaussian.sample(1125, seed) for seed in seeds]))
     algorithm = plane_algorithm("sims", Learner(learner_config("P2"), "cuda"), 1.0)
     for attempt in ("first", "second"):
         before = time.perf_counter()
@@ -205,7 +205,7 @@ def main() -> None:
     """Parse the command and do it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "scaling", "kill", "gpu"])
-    parser.add_argument("count", type=int, nargs="?", help="runs of scaling (40) and gpu (1000), deaths of kill (20)")
+    parser.add_argument("count", type=int, nargs="?", help="runs of scaling (40) and gpu (1000), number of kills (20)")
     arguments = parser.parse_args()
     if arguments.what == "speed":
         speed()

@@ -136,7 +136,7 @@ def compare(
     presets: list[str], precisions: list[str], device: torch.device, rounds: int, steps: int | None, batch: int | None
 ) -> None:
     """Print one row for every preset, precision, library and solver."""
-    print(f"{describe_machine(device)}; {rounds} rounds by turns, medians")
+    print(f"{describe_machine(device)}; {rounds} rounds in turn, medians")
     sides = {"nomadiff": (ours, ["euler", "heun"])}
     try:
         import diffusers

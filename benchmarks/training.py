@@ -151,7 +151,7 @@ def speed(
     presets: list[str], precisions: list[str], device: torch.device, rounds: int, steps: int | None, batch: int | None
 ) -> None:
     """Print one row for every preset, precision and loop."""
-    print(f"{describe_machine(device)}; {rounds} rounds by turns, medians")
+    print(f"{describe_machine(device)}; {rounds} rounds in turn, medians")
     columns = [
         "network",
         "precision",

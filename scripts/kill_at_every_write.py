@@ -87,16 +87,16 @@ class Changes:
             self.last = path
 
     def _tear(self) -> None:
-        # a whole file that has its name was flushed before; the log is the one that grows in its place
+        # a whole file that has its name was flushed before; the log is the one that grows instead of it
         if self.last and os.path.isfile(self.last) and (".nomadiff-" in self.last or self.last.endswith(".jsonl")):
             descriptor = os.open(self.last, os.O_WRONLY)
             os.ftruncate(descriptor, max(0, os.fstat(descriptor).st_size - 5))
             os.close(descriptor)
 
 
-def forked(work: Callable[[], int], place: Path) -> tuple[int, str]:
-    """Run ``work`` in a child in the folder ``place``; its status (negative: the signal) and what it said."""
-    said = place.with_name(f"{place.name}.said")
+def forked(work: Callable[[], int], workdir: Path) -> tuple[int, str]:
+    """Run ``work`` in a child in the folder ``workdir``; its status (negative: the signal) and what it said."""
+    said = workdir.with_name(f"{workdir.name}.said")
     child = os.fork()
     if child == 0:
         status = 99
@@ -104,9 +104,9 @@ def forked(work: Callable[[], int], place: Path) -> tuple[int, str]:
             with open(said, "w") as handle:
                 os.dup2(handle.fileno(), 1)
                 os.dup2(handle.fileno(), 2)
-            place.mkdir(exist_ok=True)
-            os.chdir(place)
-            os.environ["NOMADIFF_CACHE"] = str(place / "cache")
+            workdir.mkdir(exist_ok=True)
+            os.chdir(workdir)
+            os.environ["NOMADIFF_CACHE"] = str(workdir / "cache")
             status = work()
         finally:
             sys.stdout.flush()
@@ -115,29 +115,29 @@ def forked(work: Callable[[], int], place: Path) -> tuple[int, str]:
     return status, said.read_text(errors="replace")
 
 
-def run(command: list[str], place: Path, kill_at: int | None = None) -> tuple[int, str, int]:
-    """Run a command in ``place``; its status, what it said, and the number of its writes."""
+def run(command: list[str], workdir: Path, kill_at: int | None = None) -> tuple[int, str, int]:
+    """Run a command in ``workdir``; its status, what it said, and the number of its writes."""
     from nomadiff.cli import main
 
-    counted = place.with_name(f"{place.name}.count")
+    counted = workdir.with_name(f"{workdir.name}.count")
 
     def work() -> int:
-        changes = Changes(place, kill_at)
+        changes = Changes(workdir, kill_at)
         sys.addaudithook(changes)
         sys.argv = ["nomadiff", *command]
         status = main(command)
         counted.write_text(str(changes.count))
         return status
 
-    status, said = forked(work, place)
+    status, said = forked(work, workdir)
     return status, said, int(counted.read_text()) if status == 0 else 0
 
 
-def contents(place: Path) -> dict[str, Any]:
-    """Every file and folder below ``place``, without what tells the time."""
+def contents(workdir: Path) -> dict[str, Any]:
+    """Every file and folder below ``workdir``, without what tells the time."""
     found: dict[str, Any] = {}
-    for path in sorted(place.rglob("*")):
-        name = str(path.relative_to(place))
+    for path in sorted(workdir.rglob("*")):
+        name = str(path.relative_to(workdir))
         if path.name == ".lock":
             continue
         if path.is_dir():
@@ -210,13 +210,13 @@ def check(name: str, command: list[str], folder: Path, every: int) -> bool:
     whole, failed = contents(folder / f"{name}-whole"), 0
     points = range(1, writes + 1, every)
     for number in points:
-        place = folder / f"{name}-{number}"
-        status, said, _ = run(command, place, number)
+        workdir = folder / f"{name}-{number}"
+        status, said, _ = run(command, workdir, number)
         if status != -signal.SIGKILL:
             told = f"was not killed (status {status}): {said}"
         else:
-            status, said, _ = run(command, place)
-            told = f"status {status}: {said}" if status else difference(whole, contents(place))
+            status, said, _ = run(command, workdir)
+            told = f"status {status}: {said}" if status else difference(whole, contents(workdir))
         if told:
             failed += 1
             print(f"{name}, killed at write {number}: {told}", flush=True)

@@ -25,8 +25,8 @@ def main(run: Path, target: Path) -> None:
     width, height = next(iter(grids.values())).size
     picture = Image.new("RGB", (len(grids) * (width + MARGIN) - MARGIN, height + CAPTION), "white")
     draw = ImageDraw.Draw(picture)
-    for place, (title, grid) in enumerate(grids.items()):
-        left = place * (width + MARGIN)
+    for column, (title, grid) in enumerate(grids.items()):
+        left = column * (width + MARGIN)
         draw.text((left, 4), title, fill="black", font=ImageFont.load_default(16))
         picture.paste(grid.convert("RGB"), (left, CAPTION))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -113,7 +113,7 @@ def _compute(
 
 
 def _begin_worker() -> None:
-    """One thread a worker; Ctrl-C is the parent's to handle; a worker whose parent is gone (killed) ends too."""
+    """One thread a worker; Ctrl-C is the parent's to handle; a worker whose parent was killed ends too."""
     import torch
 
     torch.set_num_threads(1)

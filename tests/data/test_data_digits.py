@@ -27,9 +27,9 @@ def test_the_split_is_frozen():
     from sklearn.datasets import load_digits
 
     scans = load_digits()
-    place = np.random.RandomState(1234).permutation(1797)
-    np.testing.assert_array_equal(np.round(every[:, 0] * (16 / 255)), scans.images[place])
-    np.testing.assert_array_equal(torch.cat([pool.labels, reference.labels]), scans.target[place])
+    order = np.random.RandomState(1234).permutation(1797)
+    np.testing.assert_array_equal(np.round(every[:, 0] * (16 / 255)), scans.images[order])
+    np.testing.assert_array_equal(torch.cat([pool.labels, reference.labels]), scans.target[order])
 
 
 def test_the_style_is_a_binomial_blur_and_a_shift():

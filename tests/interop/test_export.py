@@ -187,9 +187,9 @@ def test_at_weight_0_the_base_goes_out(kind: str, form: str, models: Any, tmp_pa
     (tmp_path / "guided").mkdir()
     GuidanceConfig(kind, 0.0, "../base", auxiliary).write(tmp_path / "guided")
     out = export_model(Model.load(tmp_path / "guided", device="cpu"), tmp_path / "out", form=form)
-    place = out if form == "safetensors" else out / "model"
+    exported = out if form == "safetensors" else out / "model"
     assert not list(out.rglob("guidance.json")) and not list(out.rglob("auxiliary*"))
-    same(base, Model.load(place, device="cpu"))
+    same(base, Model.load(exported, device="cpu"))
     assert "| method | edm |" in (out / "README.md").read_text()
 
 

@@ -51,19 +51,19 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks(page) for line in block.splitlines() if line and not line.startswith("#")]
 
 
-def smaller(command: str, **places: Path) -> list[str]:
+def smaller(command: str, **paths: Path) -> list[str]:
     for pattern, small in SMALLER:
         command = re.sub(pattern, small, command)
-    for name, place in places.items():
-        command = command.replace(name, str(place))
+    for name, workdir in paths.items():
+        command = command.replace(name, str(workdir))
     words = shlex.split(command)
     assert words[0] == "nomadiff"
     return words[1:]
 
 
-def run(page: str, **places: Path) -> None:
+def run(page: str, **paths: Path) -> None:
     for command in commands(page):
-        assert main(smaller(command, **places)) == 0, command
+        assert main(smaller(command, **paths)) == 0, command
 
 
 @pytest.fixture(name="here")
@@ -143,7 +143,7 @@ def test_lora(here: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.slow
 def test_latent_edm2(here: Path, lookalikes: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
-    place = tmp_path_factory.mktemp("autoencoders")
+    workdir = tmp_path_factory.mktemp("autoencoders")
     for name, levels in (("small", 2), ("edm2", 4)):
         torch.manual_seed(0)
         diffusers.AutoencoderKL(
@@ -152,15 +152,15 @@ def test_latent_edm2(here: Path, lookalikes: Any, tmp_path_factory: pytest.TempP
             up_block_types=("UpDecoderBlock2D",) * levels,
             latent_channels=4,
             norm_num_groups=4,
-        ).save_pretrained(place / name)
+        ).save_pretrained(workdir / name)
     network = NetworkConfig("edm2", 8, 4, 16, (1, 2), 1, (4,), channels_per_head=16, channel_mult_embedding=2)
     arguments = {"img_resolution": 8, "img_channels": 4, "label_dim": 2, "model_channels": 16, "channel_mult": [1, 2]}
     arguments |= {"num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 16}
     contents = lookalikes.edm2(build_network(network, 2), **arguments)
     contents["encoder"].identity = ("StabilityVAEEncoder", "")
-    contents["encoder"]._init_kwargs.update(vae_name=str(place / "edm2"))
+    contents["encoder"]._init_kwargs.update(vae_name=str(workdir / "edm2"))
     (here / "edm2.pkl").write_bytes(lookalikes.pickle(contents))
-    run("latent-edm2.md", VAE=place / "small")
+    run("latent-edm2.md", VAE=workdir / "small")
     assert ImageSource.open("better.zip", name="s", synthetic=True).resolution == 16
     assert ImageSource.open("sims512.zip", name="s", synthetic=True).resolution == 64
     assert Model.load("run", device="cpu").config.sources == 2

@@ -78,7 +78,7 @@ def photos(folder: Path, seed: int = 1, count: int = 20) -> Path:
     return folder
 
 
-def killed_before(change: int, verb: Verb, place: Path) -> bool:
+def killed_before(change: int, verb: Verb, workdir: Path) -> bool:
     """Run ``verb`` in a process that is killed before its ``change``-th change on disk; False if it ended before."""
     process = os.fork()
     if process == 0:
@@ -94,7 +94,7 @@ def killed_before(change: int, verb: Verb, place: Path) -> bool:
 
             setattr(os, name, counted)
         try:
-            verb(place)
+            verb(workdir)
         except BaseException:
             os._exit(1)
         os._exit(0)
@@ -138,12 +138,12 @@ def test_killed_before_every_change_and_continued(verb: Verb, name: str, tmp_pat
     expected = contents(tmp_path / "whole" / name)
     change = 1
     while True:
-        place = tmp_path / f"{change}"
-        if not killed_before(change, lambda out: verb(out / name), place):
+        workdir = tmp_path / f"{change}"
+        if not killed_before(change, lambda out: verb(out / name), workdir):
             break
-        verb(place / name)  # also where the set was whole and only the working folder was left to delete
-        assert contents(place / name) == expected, f"killed before change {change}"
-        assert {entry.name for entry in place.iterdir()} == {name}
+        verb(workdir / name)  # also where the set was whole and only the working folder was left to delete
+        assert contents(workdir / name) == expected, f"killed before change {change}"
+        assert {entry.name for entry in workdir.iterdir()} == {name}
         change += 1
     assert change > 8
 
@@ -160,18 +160,18 @@ def test_a_model_folder_is_whole_or_absent(
     elif verb == "export for diffusers":
         pytest.importorskip("diffusers")
 
-    def make(place: Path) -> None:
+    def make(workdir: Path) -> None:
         if verb == "import":
-            import_model(snapshot, place / "model")
+            import_model(snapshot, workdir / "model")
         else:
-            export_model(model, place / "model", form="safetensors" if verb == "export" else "diffusers")
+            export_model(model, workdir / "model", form="safetensors" if verb == "export" else "diffusers")
 
     make(tmp_path / "whole")
     expected, change = contents(tmp_path / "whole" / "model"), 1
-    while killed_before(change, make, place := tmp_path / f"{change}"):
-        if not (place / "model").exists():
-            make(place)
-        assert contents(place / "model") == expected, f"killed before change {change}"
+    while killed_before(change, make, workdir := tmp_path / f"{change}"):
+        if not (workdir / "model").exists():
+            make(workdir)
+        assert contents(workdir / "model") == expected, f"killed before change {change}"
         change += 1
     assert change > 8
 
@@ -196,11 +196,11 @@ def test_two_at_once_and_another_job(verb: Verb, tmp_path: Path) -> None:
 
 def test_another_job_is_not_told_that_it_is_done(model: Model, tmp_path: Path) -> None:
     """Killed while it deleted the working folder, and continued with another seed."""
-    out, places = tmp_path / "set.zip", [tmp_path / f"{change}" for change in range(1, 60)]
-    for change, place in enumerate(places, 1):
-        if not killed_before(change, lambda path: model.write_samples(path / out.name, 10, 3, batch_size=4), place):
+    out, workdirs = tmp_path / "set.zip", [tmp_path / f"{change}" for change in range(1, 60)]
+    for change, workdir in enumerate(workdirs, 1):
+        if not killed_before(change, lambda path: model.write_samples(path / out.name, 10, 3, batch_size=4), workdir):
             break
-    killed = [place / out.name for place in places if (place / out.name).exists()]
+    killed = [workdir / out.name for workdir in workdirs if (workdir / out.name).exists()]
     assert len(killed) > 5
     for set_ in killed[:-1]:
         before = set_.read_bytes()

@@ -61,24 +61,24 @@ def _vae() -> Any:
     return small_vae()
 
 
-@pytest.fixture(scope="module", name="place")
+@pytest.fixture(scope="module", name="workdir")
 def _place(vae: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: an autoencoder, photos, synthetic images, held-out photos."""
-    place = tmp_path_factory.mktemp("latents")
-    vae.save_pretrained(place / "vae")
+    workdir = tmp_path_factory.mktemp("latents")
+    vae.save_pretrained(workdir / "vae")
     for name, kind, seed in (("photos", "real", 1), ("sdxl", "synthetic", 2), ("held-out", "real", 3)):
-        write_images(place / name, [pictures(40, seed)], 40, labels=[0, 1] * 20, manifest={"kind": kind, "by": name})
-    return place
+        write_images(workdir / name, [pictures(40, seed)], 40, labels=[0, 1] * 20, manifest={"kind": kind, "by": name})
+    return workdir
 
 
 @pytest.fixture(scope="module", name="sets")
-def _sets(place: Path) -> Path:
+def _sets(workdir: Path) -> Path:
     """The same with real and synthetic latents."""
-    encode = ["encode", "--vae", str(place / "vae"), "--device", "cpu"]
-    assert main([*encode, str(place / "photos"), "--out", str(place / "real.zip")]) == 0
-    like = ["--like", str(place / "real.zip")]
-    assert main([*encode, str(place / "sdxl"), *like, "--out", str(place / "sdxl.zip")]) == 0
-    return place
+    encode = ["encode", "--vae", str(workdir / "vae"), "--device", "cpu"]
+    assert main([*encode, str(workdir / "photos"), "--out", str(workdir / "real.zip")]) == 0
+    like = ["--like", str(workdir / "real.zip")]
+    assert main([*encode, str(workdir / "sdxl"), *like, "--out", str(workdir / "sdxl.zip")]) == 0
+    return workdir
 
 
 @pytest.fixture(scope="module", name="run")
@@ -96,8 +96,8 @@ def pictures(count: int = 5, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def loaded(place: Path, **options: Any) -> Autoencoder:
-    return Autoencoder.load(str(place / "vae"), **options)
+def loaded(workdir: Path, **options: Any) -> Autoencoder:
+    return Autoencoder.load(str(workdir / "vae"), **options)
 
 
 # --- the autoencoder
@@ -128,7 +128,7 @@ def test_decoding_in_chunks_and_tiles(vae: Any, monkeypatch: pytest.MonkeyPatch)
     assert asked == [True]
 
 
-def test_images_that_do_not_fit_and_autoencoders_that_are_not_there(vae: Any, place: Path, tmp_path: Path) -> None:
+def test_images_that_do_not_fit_and_autoencoders_that_are_not_there(vae: Any, workdir: Path, tmp_path: Path) -> None:
     small = Autoencoder(vae, "small")
     with pytest.raises(UsageError, match="must be uint8"):
         small.encode(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
@@ -138,8 +138,8 @@ def test_images_that_do_not_fit_and_autoencoders_that_are_not_there(vae: Any, pl
         small.space((0.0,), (1.0,))
     with pytest.raises(DataError, match="cannot be loaded"):
         Autoencoder.load(str(tmp_path / "none"))
-    ours = loaded(place)
-    assert ours.sha256 == small.sha256 and ours.spec == str((place / "vae").resolve())
+    ours = loaded(workdir)
+    assert ours.sha256 == small.sha256 and ours.spec == str((workdir / "vae").resolve())
     small_vae(1).save_pretrained(tmp_path / "other")
     with pytest.raises(DataError, match="another autoencoder than the one these latents belong to"):
         Autoencoder.load(str(tmp_path / "other"), sha256=ours.sha256)
@@ -148,8 +148,8 @@ def test_images_that_do_not_fit_and_autoencoders_that_are_not_there(vae: Any, pl
 # --- encoding sets
 
 
-def test_an_autoencoder_is_planned_before_it_is_built(place: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(place / "vae", tmp_path / "vae")
+def test_an_autoencoder_is_planned_before_it_is_built(workdir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(workdir / "vae", tmp_path / "vae")
     config = json.loads((folder / "config.json").read_text())
     for change in (
         {"block_out_channels": [20_000] * len(config["block_out_channels"])},
@@ -374,7 +374,7 @@ def test_a_discriminator_and_a_student_learn_from_latents(sets: Path, tmp_path: 
 # --- EDM2's own models
 
 
-def test_an_imported_model_of_latents(place: Path, lookalikes: Any, tmp_path: Path) -> None:
+def test_an_imported_model_of_latents(workdir: Path, lookalikes: Any, tmp_path: Path) -> None:
     from nomadiff.networks.build import build_network
 
     config = NetworkConfig("edm2", 8, 4, 16, (1, 2), 1, (4,), channels_per_head=16, channel_mult_embedding=2)
@@ -397,7 +397,7 @@ def test_an_imported_model_of_latents(place: Path, lookalikes: Any, tmp_path: Pa
     again = Model.load(tmp_path / "said", vae=str(tmp_path / "vae"), device="cpu")
     assert again.sample(2, sampler=replace(again.config.sampler, steps=2)).shape == (2, 3, 64, 64)
     with pytest.raises(DataError, match="4 channels of 2 pixels a side; this model's latents have 4 of 8"):
-        Model.load(tmp_path / "said", vae=str(place / "vae"), device="cpu").sample(1)
+        Model.load(tmp_path / "said", vae=str(workdir / "vae"), device="cpu").sample(1)
     encoder._init_kwargs.update(raw_std=[2.0] * 3)
     with pytest.raises(DataError, match="its encoder: latent space: a latent space needs"):
         imported("three")

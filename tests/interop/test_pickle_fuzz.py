@@ -43,21 +43,21 @@ def damaged(data: bytes, random: random.Random) -> bytes:
     for _ in range(random.choice((1, 1, 2, 4, 16))):
         if not changed:
             break
-        place, kind = random.randrange(len(changed)), random.randrange(7)
+        position, kind = random.randrange(len(changed)), random.randrange(7)
         if kind == 0:
-            changed[place] = random.randrange(256)
+            changed[position] = random.randrange(256)
         elif kind == 1:
-            changed[place] = random.choice(OPCODES)
+            changed[position] = random.choice(OPCODES)
         elif kind == 2:
-            changed[place] ^= 1 << random.randrange(8)
+            changed[position] ^= 1 << random.randrange(8)
         elif kind == 3:
-            del changed[place : place + random.choice((1, 2, 8, 1000))]
+            del changed[position : position + random.choice((1, 2, 8, 1000))]
         elif kind == 4:
-            changed[place:place] = changed[place : place + random.choice((1, 8, 100))]
+            changed[position:position] = changed[position : position + random.choice((1, 8, 100))]
         elif kind == 5:
-            changed[place : place + 8] = random.choice((b"\xff" * 8, bytes(8), b"\xff" * 7 + b"\x7f"))
+            changed[position : position + 8] = random.choice((b"\xff" * 8, bytes(8), b"\xff" * 7 + b"\x7f"))
         else:
-            changed[place:] = bytes(random.choice(OPCODES) for _ in range(random.randrange(200)))
+            changed[position:] = bytes(random.choice(OPCODES) for _ in range(random.randrange(200)))
     return bytes(changed)
 
 

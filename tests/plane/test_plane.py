@@ -110,11 +110,11 @@ def test_presets_are_what_their_captions_say() -> None:
 
 def test_the_learner_nearest_to_the_paper_improves_itself_over_a_wide_range_of_weights() -> None:
     """SIMS under N (docs/loops.md has sixteen runs: by 44, 46 and 32 % at weights 1, 2 and 3)."""
-    place, seeds = world("gaussian"), (941, 942, 943, 944)
-    data = LoopData(np.stack([place.sample(1000, seed) for seed in seeds]))
+    gaussian, seeds = world("gaussian"), (941, 942, 943, 944)
+    data = LoopData(np.stack([gaussian.sample(1000, seed) for seed in seeds]))
     learner = Learner(learner_config("N"))
     distances = [
-        bures_wasserstein(plane_algorithm("sims", learner, weight).fit(data, seed=seeds).sample(2000, seeds), place)
+        bures_wasserstein(plane_algorithm("sims", learner, weight).fit(data, seed=seeds).sample(2000, seeds), gaussian)
         for weight in (0.0, 1.0, 2.0)
     ]
     base, one, two = (distance.mean() for distance in distances)
@@ -123,12 +123,12 @@ def test_the_learner_nearest_to_the_paper_improves_itself_over_a_wide_range_of_w
 
 def test_an_under_trained_learner_improves_itself() -> None:
     """SIMS and Neon at weight 1 under P2, three fresh runs (issue: over twelve, by more than 60 % and 50 %)."""
-    place, seeds = world("gaussian"), (901, 902, 903)
+    gaussian, seeds = world("gaussian"), (901, 902, 903)
     learner = Learner(learner_config("P2"))
-    data = LoopData(np.stack([place.sample(1000, seed) for seed in seeds]))
+    data = LoopData(np.stack([gaussian.sample(1000, seed) for seed in seeds]))
     distance = {}
     for name, weight in (("standard", 0.0), ("sims", 1.0), ("neon", 1.0)):
         model = plane_algorithm(name, learner, weight).fit(data, seed=seeds)
-        distance[name] = bures_wasserstein(model.sample(2000, (1, 2, 3)), place).mean()
+        distance[name] = bures_wasserstein(model.sample(2000, (1, 2, 3)), gaussian).mean()
     assert distance["sims"] < 0.5 * distance["standard"]
     assert distance["neon"] < 0.7 * distance["standard"]

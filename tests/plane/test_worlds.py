@@ -9,11 +9,11 @@ from nomadiff.plane.worlds import WORLDS, world
 
 @pytest.mark.parametrize("name", list(WORLDS))
 def test_samples_have_the_exact_moments(name: str) -> None:
-    place = world(name)
-    samples = place.sample(200_000, seed=3).astype(np.float64)
+    target = world(name)
+    samples = target.sample(200_000, seed=3).astype(np.float64)
     # standard errors are below 0.01 for all these moments
-    np.testing.assert_allclose(samples.mean(axis=0), place.mean, atol=0.03)
-    np.testing.assert_allclose(np.cov(samples.T), place.covariance, atol=0.03)
+    np.testing.assert_allclose(samples.mean(axis=0), target.mean, atol=0.03)
+    np.testing.assert_allclose(np.cov(samples.T), target.covariance, atol=0.03)
 
 
 def test_the_gaussian_is_the_papers_and_the_ring_hides_in_its_moments() -> None:
@@ -25,17 +25,17 @@ def test_the_gaussian_is_the_papers_and_the_ring_hides_in_its_moments() -> None:
 
 @pytest.mark.parametrize("name", list(WORLDS))
 def test_a_point_depends_on_seed_and_index_only(name: str) -> None:
-    place = world(name)
-    np.testing.assert_array_equal(place.sample(100, 5)[:7], place.sample(7, 5))
-    assert not np.array_equal(place.sample(7, 5), place.sample(7, 6))
+    target = world(name)
+    np.testing.assert_array_equal(target.sample(100, 5)[:7], target.sample(7, 5))
+    assert not np.array_equal(target.sample(7, 5), target.sample(7, 6))
 
 
 @pytest.mark.parametrize("name", list(WORLDS))
 def test_projected_quantiles_are_those_of_many_samples(name: str) -> None:
-    place = world(name)
+    target = world(name)
     direction = np.array([[0.6, 0.8]])
-    expected = np.quantile(place.sample(400_000, 1) @ direction[0], (np.arange(9) + 0.5) / 9)
-    np.testing.assert_allclose(place.projected_quantiles(direction, 9)[0], expected, atol=0.02)
+    expected = np.quantile(target.sample(400_000, 1) @ direction[0], (np.arange(9) + 0.5) / 9)
+    np.testing.assert_allclose(target.projected_quantiles(direction, 9)[0], expected, atol=0.02)
 
 
 def test_an_unknown_world_is_refused() -> None:

@@ -229,8 +229,8 @@ def without_names(folder):
 
 def test_runs_of_before_labels_had_names_go_on_if_nothing_changed(mix, tmp_path, monkeypatch):
     named = called_by_name(mix)
-    for place, data in enumerate((mix, named)):
-        folder = RunFolder(tmp_path / str(place))
+    for number, data in enumerate((mix, named)):
+        folder = RunFolder(tmp_path / str(number))
         method = half_done(data, folder, monkeypatch)
         without_names(folder)
         train(method.recipe(data), data, folder, ALONE)

@@ -88,7 +88,7 @@ def test_numbers_with_gaps_are_classes_like_others(labels, tmp_path) -> None:
     assert model.config.vocabulary == tuple(map(str, sorted(set(labels))))
     own = replace(numbered, labels=torch.tensor(labels[-1:]).repeat(30))
     train_discriminator(model, SourceMix(own), tmp_path / "d.safetensors", Fitting(budget=16, batch=16))
-    unknown = replace(own, labels=torch.tensor([1]).repeat(30))  # within the model's numbers of places
+    unknown = replace(own, labels=torch.tensor([1]).repeat(30))  # within the model's class indices
     with pytest.raises(UsageError, match="have the class.* 1, the model knows"):
         improve(model, tmp_path / "out", Improvement(weight=1.0), synthetic=unknown, device="cpu")
 

@@ -52,13 +52,13 @@ def recipe(mix: SourceMix, name: str, *, classes: bool = False, **changes: Any) 
     return method.recipe(mix)
 
 
-def families(place: Path) -> None:
+def families(workdir: Path) -> None:
     """Every preset, with and without augmentation and accumulation, and networks with a parameter that is not used."""
     group = join_processes("cpu")
     mix = SourceMix(source("real", 0), [source("made", 1)])
 
     def trained(label: str, config: RunConfig) -> None:
-        denoiser = train(config, mix, RunFolder(place / label), group)
+        denoiser = train(config, mix, RunFolder(workdir / label), group)
         weights = torch.cat([value.flatten().double() for value in denoiser.state_dict().values()])
         sums = group.gather(torch.stack([weights.sum(), weights.abs().sum()])[None])
         assert torch.isfinite(sums).all() and torch.equal(sums[0], sums[1]), f"{label}: the processes disagree"
@@ -84,20 +84,20 @@ def families(place: Path) -> None:
     RunConfig.build_denoiser = build  # type: ignore[method-assign]
 
 
-def disagreements(place: Path) -> None:
+def disagreements(workdir: Path) -> None:
     """What one process does alone, told by both: another folder, a folder with less in it, options, images."""
     group = join_processes("cpu")
     mix = SourceMix(source("real", 0), [source("made", 1)])
     other = SourceMix(source("real", 2), [source("made", 1)])
     config = recipe(mix, "digits")
     longer = config.with_budget(96)
-    train(config, mix, RunFolder(place / "run"), group)
-    RunFolder(place / "alone").begin(config, mix.provenance)
+    train(config, mix, RunFolder(workdir / "run"), group)
+    RunFolder(workdir / "alone").begin(config, mix.provenance)
     cases = {
-        "fresh": (config, mix, place / f"fresh{group.rank}"),
-        "behind": (longer, mix, place / ("run" if group.is_main else "alone")),
-        "options": (config if group.is_main else recipe(mix, "digits", learning_rate=0.1), mix, place / "options"),
-        "images": (config, mix if group.is_main else other, place / "images"),
+        "fresh": (config, mix, workdir / f"fresh{group.rank}"),
+        "behind": (longer, mix, workdir / ("run" if group.is_main else "alone")),
+        "options": (config if group.is_main else recipe(mix, "digits", learning_rate=0.1), mix, workdir / "options"),
+        "images": (config, mix if group.is_main else other, workdir / "images"),
     }
     for name, (chosen, images, folder) in cases.items():
         try:

@@ -72,7 +72,7 @@ def paired_gain(base: Sequence[float], other: Sequence[float], *, higher: bool =
 class Chooser:
     """Scores candidates, remembers every score, and so goes on where an interrupted choice was.
 
-    All candidates are drawn from the same noise, so their differences are not luck of the draw. The final comparison
+    All candidates are drawn from the same noise, so their differences are not due to the noise. The final comparison
     uses noise that no candidate was chosen by, since the best of many is biased on the noise it was chosen on.
 
     Args:

@@ -1,7 +1,7 @@
 """How far a metric would move with other samples of the same generator: the delete-a-group jackknife.
 
 The samples are dealt into twenty groups at random, and every metric is computed once without each group. A bootstrap
-would draw some samples twice, and twins are what the neighbour metrics count: it would bias every one of them. Leaving
+would draw some samples twice, and duplicates bias every neighbour metric. Leaving
 out a group keeps the samples distinct and their number nearly the same.
 
 An interval covers the value that infinitely many sets of this size would have on average. The reference is held fixed,

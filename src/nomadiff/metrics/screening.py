@@ -118,7 +118,7 @@ class Screen:
         return _bounded(product, i.flatten(), j.flatten(), a, b).upper.reshape(j.shape).max(1).values.double()
 
     def settle(self) -> None:
-        """Leave out the rough precision if it was no help."""
+        """Stop using bfloat16 if it did not help."""
         if self.crowded > 3 and len(self.left) > 1:
             self.left, self.right = self.left[1:], self.right[1:]
 

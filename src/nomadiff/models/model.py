@@ -56,7 +56,7 @@ class Model:
         denoiser: the denoiser, on the device it is to run on.
         config: its recipe; a guided model goes by its base's, under its own method name.
         path: the file it was loaded from: weights, or ``guidance.json``.
-        device: where it lives; None asks the denoiser's parameters.
+        device: its device; None takes that of the denoiser's parameters.
         guidance: how a guided model is made, None for a single network.
         parts: what a guided model is made of, the base first.
     """

@@ -140,9 +140,9 @@ def _cells(learner: str, sizes: _Scale) -> list[Cell]:
     cells = [cell(method, n_s) for n_s in sizes.sizes for method in _NAMES]
     if sizes.whole:
         most = max(sizes.sizes)
-        blind = [method for method in _NAMES if method not in _KNOWING]
+        unaware = [method for method in _NAMES if method not in _KNOWING]
         for kind in ("fully synthetic", "fresh data", "accumulation"):
-            cells += [cell(method, most, kind=kind) for method in blind]
+            cells += [cell(method, most, kind=kind) for method in unaware]
         cells += [cell(method, most, world="ring") for method in ("standard", "sims")]
     return cells
 

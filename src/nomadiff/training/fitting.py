@@ -63,11 +63,11 @@ def fit(
 
     Args:
         module: what to train; it is trained in place.
-        loss: mean loss of the batch at a position of the data, ``loss(images_seen, generator)``; the generator lives on
+        loss: mean loss of the batch at a position of the data, ``loss(images_seen, generator)``; the generator is on
             ``device`` and is seeded for the step.
         options: how.
         state: file that an interrupted training continues from; the caller deletes it once the result is stored.
-        device: where the module lives.
+        device: the module's device.
         description: words for the progress bar.
 
     Returns:

@@ -26,7 +26,7 @@ def check_source_reaches_output(denoiser: EDMDenoiser, shape: tuple[int, ...], d
     Args:
         denoiser: a source-conditional denoiser.
         shape: shape of one image ``(C, H, W)``.
-        device: where the denoiser lives.
+        device: the denoiser's device.
 
     Raises:
         NomadiffError: the gradient is exactly zero.
