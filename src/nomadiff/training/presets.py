@@ -117,7 +117,7 @@ PRESETS: dict[str, Preset] = {
         TrainingConfig(
             budget=300_000,
             batch=64,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             warmup=20_000,
             ema_half_life=20_000,
             augment=0.12,
