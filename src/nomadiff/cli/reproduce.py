@@ -40,7 +40,8 @@ def reproduce(
 
     Args:
         recipe: the recipe.
-        scale: smoke (seconds), small (two cores, within an hour) or paper (GPU hours; see --dry-run).
+        scale: smoke (seconds), small (two cores, within an hour), medium (CASD on photographs from --data: hours on two
+            cores, minutes on a GPU) or paper (GPU hours; see --dry-run).
         out: Folder for tables, plots and report; reproduce-RECIPE-SCALE by default.
         data: Folder with the image files that the recipe reads.
         seeds: Seeds of the models, for recipes on images; once for every seed. By default the recipe's own.

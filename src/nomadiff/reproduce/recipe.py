@@ -60,7 +60,7 @@ def reproduce(
     Args:
         name: one of :data:`RECIPES`.
         out: where its tables, plots and report go.
-        scale: "smoke", "small" or "paper".
+        scale: "smoke", "small", "medium" (CASD's recipes) or "paper".
         data: folder with the files it reads, for recipes on images.
         seeds: seeds of the models; None takes the recipe's own, or 0, 1 and 2.
         dry_run: only say what it needs and costs.
