@@ -17,50 +17,50 @@ def with_moments(mean: np.ndarray, covariance: np.ndarray, count: int = 500) -> 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_bures_is_the_closed_form_with_matrix_roots(seed: int) -> None:
-    gaussian = world("gaussian")
+    target = world("gaussian")
     generator = np.random.default_rng(seed)
     factor = generator.normal(size=(2, 2))
     mean, covariance = generator.normal(size=2), factor @ factor.T + 0.01 * np.eye(2)
-    root = sqrtm(gaussian.covariance)
+    root = sqrtm(target.covariance)
     cross = sqrtm(root @ covariance @ root)
-    expected = np.sqrt(mean @ mean + np.trace(covariance + gaussian.covariance - 2 * cross).real)
-    assert bures_wasserstein(with_moments(mean, covariance), gaussian) == pytest.approx(expected, rel=1e-6)
+    expected = np.sqrt(mean @ mean + np.trace(covariance + target.covariance - 2 * cross).real)
+    assert bures_wasserstein(with_moments(mean, covariance), target) == pytest.approx(expected, rel=1e-6)
 
 
 def test_bures_is_zero_for_the_right_moments_and_the_shift_for_shifted_ones() -> None:
-    gaussian = world("gaussian")
-    assert bures_wasserstein(with_moments(gaussian.mean, gaussian.covariance), gaussian) < 1e-6
-    shifted = with_moments(np.array([3.0, -4.0]), gaussian.covariance)
-    assert bures_wasserstein(shifted, gaussian) == pytest.approx(5, rel=1e-9)
+    target = world("gaussian")
+    assert bures_wasserstein(with_moments(target.mean, target.covariance), target) < 1e-6
+    shifted = with_moments(np.array([3.0, -4.0]), target.covariance)
+    assert bures_wasserstein(shifted, target) == pytest.approx(5, rel=1e-9)
     collapsed = np.zeros((10, 2))
-    assert bures_wasserstein(collapsed, gaussian) == pytest.approx(2)  # the root of the truth's variance, 4
+    assert bures_wasserstein(collapsed, target) == pytest.approx(2)  # the root of the truth's variance, 4
 
 
 def test_noise_floors_are_those_measured_before() -> None:
-    gaussian = world("gaussian")
-    sets = np.stack([gaussian.sample(2000, seed) for seed in range(60)])
-    assert bures_wasserstein(sets, gaussian).mean() == pytest.approx(0.058, rel=0.15)
-    assert sliced_wasserstein(sets, gaussian).mean() == pytest.approx(0.059, rel=0.15)
+    target = world("gaussian")
+    sets = np.stack([target.sample(2000, seed) for seed in range(60)])
+    assert bures_wasserstein(sets, target).mean() == pytest.approx(0.058, rel=0.15)
+    assert sliced_wasserstein(sets, target).mean() == pytest.approx(0.059, rel=0.15)
 
 
 def test_sets_are_measured_one_by_one() -> None:
-    gaussian = world("ring")
-    sets = np.stack([gaussian.sample(300, seed) for seed in range(3)])
+    target = world("ring")
+    sets = np.stack([target.sample(300, seed) for seed in range(3)])
     for distance in (bures_wasserstein, sliced_wasserstein):
-        np.testing.assert_allclose(distance(sets, gaussian), [distance(one, gaussian) for one in sets])
+        np.testing.assert_allclose(distance(sets, target), [distance(one, target) for one in sets])
 
 
 def test_sliced_distance_of_a_shift() -> None:
-    gaussian = world("gaussian")
-    samples = gaussian.sample(20_000, 1) + np.array([3.0, 4.0])
-    assert sliced_wasserstein(samples, gaussian) == pytest.approx(5 / np.sqrt(2), rel=0.01)
+    target = world("gaussian")
+    samples = target.sample(20_000, 1) + np.array([3.0, 4.0])
+    assert sliced_wasserstein(samples, target) == pytest.approx(5 / np.sqrt(2), rel=0.01)
 
 
 def test_only_the_sliced_distance_sees_what_the_moments_hide() -> None:
     ring = world("ring")
-    gaussian = with_moments(ring.mean, ring.covariance, count=4000)
-    assert bures_wasserstein(gaussian, ring) < 1e-6
-    assert sliced_wasserstein(gaussian, ring) > 2 * sliced_wasserstein(ring.sample(4000, 1), ring)
+    target = with_moments(ring.mean, ring.covariance, count=4000)
+    assert bures_wasserstein(target, ring) < 1e-6
+    assert sliced_wasserstein(target, ring) > 2 * sliced_wasserstein(ring.sample(4000, 1), ring)
 
 
 def test_a_diverged_model_is_infinitely_far() -> None:
@@ -72,8 +72,8 @@ def test_a_diverged_model_is_infinitely_far() -> None:
 
 
 def test_exact_transport() -> None:
-    gaussian = world("gaussian")
-    samples = gaussian.sample(200, 1)
+    target = world("gaussian")
+    samples = target.sample(200, 1)
     assert exact_wasserstein(samples[::-1], samples) == 0
     assert exact_wasserstein(samples + np.float32(0.5), samples) == pytest.approx(0.5 * np.sqrt(2), rel=1e-5)
-    assert exact_transport_floor(gaussian, 500, 1) == pytest.approx(0.346, rel=0.25)
+    assert exact_transport_floor(target, 500, 1) == pytest.approx(0.346, rel=0.25)
