@@ -24,7 +24,7 @@ __all__ = ["cache_folder", "download"]
 
 
 def cache_folder() -> Path:
-    """Where downloaded files and computed features are kept; see the module."""
+    """Folder of downloaded files and computed features; see the module."""
     if folder := os.environ.get("NOMADIFF_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nomadiff"

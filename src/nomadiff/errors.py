@@ -33,4 +33,4 @@ class Interrupted(NomadiffError):
 
 
 class NomadiffWarning(UserWarning):
-    """What a user should know and need not act on; the command line prints it on standard error and goes on."""
+    """Information that needs no action; the command line prints it on standard error and goes on."""

@@ -72,7 +72,7 @@ def run_jobs(
 
 
 def computed_with(device: str = "cpu") -> dict[str, str]:
-    """What the rounding of two-dimensional runs depends on: versions and kind of processor."""
+    """Versions and kind of processor, which decide the rounding of two-dimensional runs."""
     if device != "cpu":
         return {"numpy": version("numpy"), "torch": version("torch")}
     from llvmlite import binding  # type: ignore[import-untyped]

@@ -38,7 +38,7 @@ class Reference:
 
 
 def printable(value: Any, longest: int = 80) -> str:
-    """Somebody's value for a message: one line, no control characters, not long."""
+    """A value of a file for a message: one line, no control characters, not long."""
     if type(value) in (list, tuple) and len(value) <= 8:
         text = f"[{', '.join(printable(item, 20) if type(item) not in (list, tuple) else '...' for item in value)}]"
     elif type(value) in (str, int, float, bool, type(None)):
@@ -71,7 +71,7 @@ class Built:
 
 
 class _Mark:
-    """Where a group of values on the stack begins."""
+    """Marks the start of a group of values on the stack."""
 
 
 _MARK = _Mark()

@@ -42,7 +42,7 @@ def split_config(words: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def config_reader(path: Path) -> Any:
-    """What cyclopts reads a verb's options from; the command line goes before the file.
+    """The source of options for cyclopts; the command line goes before the file.
 
     Raises:
         UsageError: neither TOML nor YAML by its name.

@@ -51,7 +51,7 @@ Images = Annotated[int, Parameter(converter=_convert_images)]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What can be changed in a preset's training.
+    """Training options that can differ from the preset's.
 
     Attributes:
         budget: Images to see in all, such as 5Mi or 150k.

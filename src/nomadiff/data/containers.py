@@ -1,4 +1,4 @@
-"""Where image files lie: a folder or a zip, listed in one order and read one file at a time, never unpacked to disk."""
+"""Folders and zips of image files, listed in one order and read one file at a time, never unpacked to disk."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def labels_from_json(content: bytes, names: Sequence[str], where: str) -> Labels
 
 
 def labels_json(labels: Iterable[tuple[str, int]] | None, class_names: Sequence[str] | None) -> dict:
-    """What :func:`labels_from_json` reads: the content of ``dataset.json``.
+    """The content of ``dataset.json``, as :func:`labels_from_json` reads it.
 
     Args:
         labels: name and label of every file; None for no labels.

@@ -98,7 +98,7 @@ class LatentSpace:
         return self.normalised(mean + std * noise)
 
     def difference(self, other: LatentSpace) -> str | None:
-        """What keeps latents of two spaces from being mixed, in a few words; None if nothing does."""
+        """Why latents of two spaces cannot be mixed, in a few words; None if they can."""
         if None in (self.vae_sha256, other.vae_sha256):
             differ = self.vae != other.vae  # all there is to go by
         else:

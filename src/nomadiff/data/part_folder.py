@@ -37,12 +37,12 @@ LOCK_NAME = ".lock"
 
 
 def part_of(out: Path) -> Path:
-    """Where the work on ``out`` goes on."""
+    """The working folder of ``out``."""
     return out.with_name(f"{out.name}.part")
 
 
 def _note_of(out: Path) -> Path:
-    """What says that ``out`` is whole and from which job, until the working folder is gone.
+    """The note that ``out`` is whole and from which job, until the working folder is deleted.
 
     A folder cannot be deleted in one step, this file can: killed at any moment, the same command either works on, or
     finds the note and ends as if it had not been killed.
@@ -185,6 +185,6 @@ def _tidy(part: Path) -> None:
 
 
 def _identity(path: Path) -> list[int]:
-    """What a move leaves as it is: inode, size and time of a file, or of the manifest in a folder."""
+    """Values that a move does not change: inode, size and time of a file, or of the manifest in a folder."""
     stat = (path / MANIFEST_NAME if path.is_dir() else path).stat()
     return [stat.st_ino, stat.st_size, stat.st_mtime_ns]

@@ -356,7 +356,7 @@ class SourceMix:
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
-        """Where the images of every source came from, plain values fit for JSON."""
+        """Origin of the images of every source, plain values fit for JSON."""
         return [
             {"label": label, "name": source.name, "share": float(self.shares[label]), **source.provenance}
             for label, source in enumerate(self.sources)
@@ -430,7 +430,7 @@ class SourceMix:
         )
 
     def clean(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """What networks are trained on: images in [-1, 1]; of latents a fresh sample of each posterior.
+        """The input of training: images in [-1, 1]; of latents a fresh sample of each posterior.
 
         Args:
             images: of a batch or a part of it, on the device to train on.

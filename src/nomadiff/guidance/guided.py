@@ -1,4 +1,4 @@
-"""What every guidance has in common: a base denoiser, a weight, and the noise levels at which it acts."""
+"""The base class of guidances: a base denoiser, a weight, and the noise levels at which it acts."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class _Task:
         return self.candidates.make(budget, weight, self.improvement.space, self.improvement.interval)
 
     def _scoring(self) -> dict[str, Any] | None:
-        """What scores depend on beside candidate and seed; None where nothing is scored."""
+        """The settings that scores depend on beside candidate and seed; None where nothing is scored."""
         if self.reference is None:
             return None
         interval = self.improvement.interval

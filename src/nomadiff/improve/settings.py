@@ -12,7 +12,7 @@ from nomadiff.models.partial_copy import TRAIN_PARTS
 __all__ = ["SPACES", "Improvement"]
 
 SPACES = {"function": ("extrapolation", "sims"), "parameters": ("merge", "neon")}
-"""Where the extrapolation takes place: the kind of guidance and the method's name."""
+"""Spaces of extrapolation: for each the kind of guidance and the method's name."""
 
 
 @dataclass(frozen=True, kw_only=True)

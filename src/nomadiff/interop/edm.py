@@ -121,7 +121,7 @@ def constructor_arguments(module: Module) -> dict[str, Any]:
 
 
 def training_facts(contents: dict[str, Any]) -> dict[str, Any]:
-    """What loss and augmentation objects beside the network say, as training options."""
+    """Training options from the loss and augmentation objects in the file."""
     facts: dict[str, Any] = {}
     loss, augment = contents.get("loss_fn"), contents.get("augment_pipe")
     if isinstance(loss, Module):
@@ -136,7 +136,7 @@ def training_facts(contents: dict[str, Any]) -> dict[str, Any]:
 
 
 def data_facts(contents: dict[str, Any]) -> dict[str, Any]:
-    """What the file says about its training data."""
+    """The training data recorded in the file."""
     data = contents.get("dataset_kwargs")
     if type(data) is not dict:
         return {}

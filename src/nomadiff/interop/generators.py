@@ -1,4 +1,4 @@
-"""Where synthetic images come from: a model of nomadiff, or a text-to-image pipeline of diffusers."""
+"""Generators of synthetic images: a model of nomadiff, or a text-to-image pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ImageGenerator(Protocol):
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest says of it; also what must not change when a job continues."""
+        """Its entry in the manifest; it must not change when a job continues."""
         ...
 
 

@@ -97,7 +97,7 @@ class _Job:
         self.wait = processes.barrier if processes else lambda: None
 
     def recipe(self) -> dict[str, Any]:
-        """What must not change when the work continues, and what the manifest says."""
+        """The settings for the manifest; they must not change when the work continues."""
         recipe = {"first": self.indices.start, "count": len(self.indices), "resolution": self.resolution}
         return {**self.generator.facts(), **recipe}
 

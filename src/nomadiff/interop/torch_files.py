@@ -1,4 +1,4 @@
-"""What PyTorch writes, read with the closed table of :mod:`nomadiff.safe_pickle`.
+"""Files of PyTorch, read with the closed table of :mod:`nomadiff.safe_pickle`.
 
 Three containers hold the same objects: a bare pickle (snapshots of EDM and EDM2; each tensor carries a small file of
 the third kind), the zip of ``torch.save`` since 1.6, and the file of ``torch.save`` before that. ``torch.load`` is not

@@ -74,7 +74,7 @@ class ImageModel:
 
 
 class ImageAlgorithm:
-    """What the algorithms share: a base model trained on everything as if it were real.
+    """Common base of the algorithms: a base model trained on everything as if it were real.
 
     Args:
         preset: name of a preset, or one.

@@ -135,5 +135,5 @@ def train_discriminator(base: Model, mix: SourceMix, path: Path, options: Fittin
 
 
 def _state_path(path: Path) -> Path:
-    """What an interrupted training of the discriminator at ``path`` continues from."""
+    """Path of the state from which the training of the discriminator at ``path`` continues."""
     return path.with_name("discriminator-state.safetensors")

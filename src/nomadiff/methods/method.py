@@ -1,4 +1,4 @@
-"""What every algorithm has in common: ``G = A(D)``, here ``method.fit(mix, out) -> Model``."""
+"""The base class of algorithms: ``G = A(D)``, here ``method.fit(mix, out) -> Model``."""
 
 from __future__ import annotations
 

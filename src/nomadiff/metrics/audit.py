@@ -38,7 +38,7 @@ SHARES = (0.0, 0.05, 0.2, 0.5)
 
 @dataclass(frozen=True)
 class Suspicion:
-    """What is known about one suspect source.
+    """The findings on one suspect source.
 
     Attributes:
         source: its name.

@@ -41,7 +41,7 @@ class Calibration:
     near: int
 
     def sentence(self, held_out: str = "reference images", train: str = "training images") -> str:
-        """What overlaps, in words; empty if nothing does."""
+        """The overlap in words; empty if there is none."""
         if self.exact + self.near == 0:
             return ""
         nearly = f" ({self.near} of them nearly: the same saved anew)" if self.near else ""

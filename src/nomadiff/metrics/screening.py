@@ -155,7 +155,7 @@ def half_is_faster() -> bool:
 
 
 class _Block(NamedTuple):
-    """What bounds need of some points: squared norms as multiplied, and how far rounding has moved each."""
+    """Values of some points that bounds need: squared norms as multiplied, and how far rounding has moved each."""
 
     norm: Tensor
     error: Tensor

@@ -1,4 +1,4 @@
-"""What one image of a model costs: network evaluations, operations, parameters."""
+"""The cost of one image: network evaluations, operations, parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run will cost, before it starts: parameters, operations, memory, time on named hardware."""
+"""The cost of a run before it starts: parameters, operations, memory, time on named hardware."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _CORE_FLOPS = (
 
 @dataclass(frozen=True)
 class Activations:
-    """What the forward pass keeps for the backward pass.
+    """Memory that the forward pass keeps for the backward pass.
 
     Attributes:
         per_image: bytes for each image of the batch.
@@ -66,7 +66,7 @@ class _LikeCUDA(TorchFunctionMode):
 
 
 def activations_of(config: RunConfig) -> Activations:
-    """What one training pass keeps in memory on a GPU, in the run's precision.
+    """Memory that one training pass keeps on a GPU, in the run's precision.
 
     Every block of memory that autograd saves is counted once, weights left out, on shapes alone (nothing is computed).
     In fp32 the count is what a process grows by; the allocator's rounding and the kernels' scratch memory come on top.

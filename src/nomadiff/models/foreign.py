@@ -58,7 +58,7 @@ def require_images(spec: str) -> None:
 
 
 def bare_network(folder: Path) -> str | None:
-    """What to do with a network of diffusers without its scheduler, as training scripts keep it; None if it is none."""
+    """Advice for a network of diffusers without its scheduler, as training scripts keep it; None if it is none."""
     inside = [name for name in ("unet_ema", "unet") if "_class_name" in _settings(folder / name / "config.json")]
     itself = "_class_name" in _settings(folder / "config.json")
     if not itself and not inside:

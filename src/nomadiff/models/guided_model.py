@@ -77,7 +77,7 @@ class GuidanceConfig:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The model's method name."""
         return self.method or self.kind
 
     def write(self, folder: str | Path) -> None:
@@ -95,13 +95,13 @@ class GuidanceConfig:
         return from_plain(cls, read_json(path), str(path))
 
     def facts(self) -> dict[str, Any]:
-        """What a manifest says of it: everything but the paths."""
+        """Its entry in a manifest: everything but the paths."""
         facts: dict[str, Any] = {"kind": self.kind, "weight": self.weight, "interval": self.interval}
         return {**facts, "source": self.source} if self.kind == "source" else facts
 
 
 class Part(Protocol):
-    """What is needed of a model that a guided one is made of; see :class:`~nomadiff.models.model.Model`."""
+    """The interface of a part of a guided model; see :class:`~nomadiff.models.model.Model`."""
 
     denoiser: Denoiser
     config: RunConfig

@@ -214,7 +214,7 @@ class Model:
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
-        """What decodes the latents of this model; loaded when it is first used, by a guided model as its base's.
+        """The autoencoder of this model's latents, loaded on first use; a guided model uses its base's.
 
         Raises:
             UsageError: it is a model of images, or diffusers is not installed.
@@ -419,7 +419,7 @@ class Model:
         class_label: int | str | None = None,
         classes: str | None = None,
     ) -> dict[str, Any]:
-        """What is written beside a sample set so that it can never be taken for real data by accident."""
+        """The manifest of a sample set; it keeps the set from being taken for real data by accident."""
         used = sampler or self.config.sampler
         drawn = classes or ("real" if self.config.class_counts else "uniform")
         if class_label is not None:

@@ -15,7 +15,7 @@ from nomadiff.training.config import RunConfig
 __all__ = ["TRAIN_PARTS", "trained_prefixes", "with_frozen_part_of"]
 
 TRAIN_PARTS = {"all": "auxiliary", "decoder": "auxiliary-decoder"}
-"""What of the copy is trained, and the method name that records it in the recipe."""
+"""Parts of a copy that can be trained, with the method name that records each in the recipe."""
 
 
 def trained_prefixes(config: RunConfig) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a model was trained on: the ``sources.json`` that every run folder, import and improvement carries."""
+"""Training data of a model: the ``sources.json`` that every run folder, import and improvement carries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOURCES_NAME = "sources.json"
 
 
 def origins(model: Model) -> list[dict[str, Any]]:
-    """What a model was trained on, as the folder around its weights says: one mapping a source.
+    """Training data of a model, from the folder of its weights: one mapping a source.
 
     A guided model's origins are those of its base. Empty if none are recorded.
 

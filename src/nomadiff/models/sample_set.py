@@ -23,7 +23,7 @@ _PREVIEW = 64  # images
 
 
 class Drawable(Protocol):
-    """What is needed of a model; see :class:`~nomadiff.models.model.Model`."""
+    """The interface of a model; see :class:`~nomadiff.models.model.Model`."""
 
     config: RunConfig
 

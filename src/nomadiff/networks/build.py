@@ -1,4 +1,4 @@
-"""From a configuration to a network, and from EDM's parameter names to ours."""
+"""Build networks from configurations, and load weights with EDM's parameter names."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def build_filled(build: Callable[[], Built], weights: Mapping[str, Tensor]) -> B
 
 
 def misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """What keeps weights from filling a network, in a few words: names and shapes; None if nothing does."""
+    """Why weights do not fit a network (names and shapes), in a few words; None if they do."""
     wrong = [f"{name} is missing" for name in expected.keys() - given.keys()]
     wrong += [f"{printable(name)} is unknown" for name in given.keys() - expected.keys()]
     wrong += [

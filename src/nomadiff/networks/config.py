@@ -1,4 +1,4 @@
-"""What a network is made of, as plain values: the part of a checkpoint's config from which the network is rebuilt."""
+"""The architecture of a network as plain values: the part of a checkpoint's config that rebuilds it."""
 
 from __future__ import annotations
 

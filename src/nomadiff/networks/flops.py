@@ -1,4 +1,4 @@
-"""What a network costs, counted without allocating it."""
+"""The cost of a network, counted without allocating it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the U-Nets have in common: the plan of their layers, and the three parts they are called in."""
+"""Common base of the U-Nets: the plan of their layers, and their three parts."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class UNet(nn.Module):
         return 1.0
 
     def embed(self, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        """What every block reads, ``(B, model_channels * channel_mult_embedding)``; arguments as in :meth:`forward`."""
+        """The embedding, ``(B, model_channels * channel_mult_embedding)``; arguments as in :meth:`forward`."""
         raise NotImplementedError
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:

@@ -93,7 +93,7 @@ class PlaneModel:
 
 
 class PlaneAlgorithm:
-    """What the methods share: training a base model and drawing its own samples.
+    """Common base of the methods: training a base model and drawing its own samples.
 
     Args:
         learner: the learner.

@@ -1,4 +1,4 @@
-"""What a recipe concludes, in Markdown: numbers and intervals in a sentence, and tables."""
+"""Conclusions of a recipe in Markdown: numbers and intervals in a sentence, and tables."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Figure:
 
 @dataclass
 class Report:
-    """What a report says. A section whose data is absent is absent from the page.
+    """The content of a report. A section whose data is absent is absent from the page.
 
     Attributes:
         title: what was asked.
@@ -170,7 +170,7 @@ class Report:
         return environment.get_template("report.html.j2").render(self._content())
 
     def _content(self) -> dict[str, Any]:
-        """What the template shows, section by section."""
+        """The values of the template, section by section."""
         rows = self.table.rows
         metrics = [each for each in self.metrics if any(as_number(row.get(each.field)) is not None for row in rows)]
         colours = method_colours(self._methods())

@@ -165,7 +165,7 @@ def training_curves(
     label: str = "training loss",
     colours: Mapping[str, Colour] | None = None,
 ) -> str:
-    """What was logged during training against images seen: one line a run, in the colour of its method.
+    """A field of training logs against images seen: one line a run, in the colour of its method.
 
     A log of more than 80 lines is averaged over stretches of equal length; the axis is logarithmic where the values
     span more than a factor of ten.

@@ -15,7 +15,7 @@ __all__ = ["ArmRow", "Block", "Cell", "MetricInfo", "blocks_by_source", "floor_c
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a reader must know of a metric.
+    """Description of a metric for readers.
 
     Attributes:
         field: its field in the table, such as ``fd_digits``.

@@ -39,7 +39,7 @@ def demo_comparison(
     workers: int | None = None,
     device: str | None = "cpu",
 ) -> Comparison:
-    """What the demo compares.
+    """The comparison of the demo.
 
     Args:
         out: folder for runs, ``metrics.json`` and ``report.html``.

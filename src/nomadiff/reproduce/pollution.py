@@ -1,4 +1,4 @@
-"""What the rows of ``sims-figure-6`` say: ratios to the first generation, prophylactic threshold, text and plots."""
+"""Results of ``sims-figure-6`` from its rows: ratios to the first generation, threshold, text and plots."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ _SCALES = {
 
 @dataclass(frozen=True)
 class _Setting:
-    """What every run of the figure shares; the learner is named."""
+    """Settings common to every run of the figure; the learner is given by name."""
 
     learner: str
     seed: int
@@ -252,7 +252,7 @@ def _figure(setting: _Setting, summary: Sequence[dict[str, Any]]) -> Any:
 
 
 def _text(setting: _Setting, summary: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
-    """What the paper says of its figure, point by point, with what is seen here."""
+    """The paper's statements on its figure, point by point, with the results here."""
     sizes = setting.scale
     parts = [
         f"# SIMS Figure 3 with learner {setting.learner}\n",

@@ -176,7 +176,7 @@ def _name(row: dict[str, Any]) -> str:
 def _findings(
     base: str, rows: list[dict[str, Any]], plain: dict[int, dict[str, Any]], verdicts: list[dict[str, Any]], metric: str
 ) -> list[Finding]:
-    """What weight 1 in function space gives at each budget, and what the tool concludes by itself."""
+    """The gain of weight 1 in function space at each budget, and the tool's own conclusion."""
     result = []
     for budget in dict.fromkeys(row["budget"] for row in rows if row["weight"]):
         chosen = {

@@ -1,4 +1,4 @@
-"""What sims-figure-5 says of its rows: sentences against the paper's numbers, and a table for each learner."""
+"""Text of sims-figure-5 from its rows: sentences against the paper's numbers, and a table for each learner."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class ShiftSubject(Subject):
     classifier: str = "digits"
 
     def files(self) -> list[NeededFile]:
-        """What it reads from ``--data``: the images of the reference too, as distances are measured by group."""
+        """The files it reads from ``--data``: with the reference's images, as distances are measured by group."""
         if not self.model:
             return []
         return [
@@ -233,7 +233,7 @@ def _report(table: Table, verdicts: Table, command: str) -> Report:
 
 
 def _findings(base: str, rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], distance: str) -> list[Finding]:
-    """Where each group went, its distance at the weight that is best for it, and how often the target was reached."""
+    """The share of each group, its distance at the weight that is best for it, and how often the target was reached."""
     result = []
     for group in dict.fromkeys(row["group"] for row in rows if row["group"] not in (ALL, REST)):
         means = summarise([row for row in rows if row["group"] == group], ["weight"], ["share", "target"])

@@ -91,7 +91,7 @@ class Subject:
     steps: int = 18
 
     def files(self) -> list[NeededFile]:
-        """What it reads from ``--data``."""
+        """The files that it reads from ``--data``."""
         if not self.model:
             return []
         return [

@@ -89,7 +89,7 @@ def check_scale(scale: str) -> None:
 
 
 def plan_study(study: Study, data: Path | None) -> str:
-    """What a study needs and costs, one fact a line: files found or missing, models, compute."""
+    """Needs and costs of a study, one fact a line: files found or missing, models, compute."""
     lines = [f"{study.name}: {study.title}"]
     for file in study.files:
         found = data is not None and (data / file.name).exists()

@@ -22,7 +22,7 @@ __all__ = ["SOLVERS", "Churn", "NoiseStream", "Solver", "ddpm", "euler", "heun"]
 
 
 class NoiseStream(Protocol):
-    """Where a stochastic solver gets its noise (``nomadiff.seeding.SampleNoise``)."""
+    """The noise of a stochastic solver (``nomadiff.seeding.SampleNoise``)."""
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal float32 noise on the CPU, one row a sample."""

@@ -204,7 +204,7 @@ class ComplementarySet:
         return own, of_class[classes]
 
     def _images(self, stored: Tensor) -> Tensor:
-        """What a classifier reads: a model of latents keeps those, as its copy learns from them."""
+        """The samples as images for the classifier; latents are decoded."""
         return stored if self.model.config.latents is None else self.model.autoencoder.decode(stored).cpu()
 
     def _check_present(self, group: Tensor) -> None:

@@ -31,7 +31,7 @@ from nomadiff.tables import Table
 __all__ = ["ALL", "Shift", "Shifted", "shift"]
 
 ALL = "all"
-"""What the rows of the table call the whole set."""
+"""Name of the whole set in the table."""
 
 _OWN_SAMPLES, _SWEEP, _FRESH = 6, 7, 8  # keep the noise of the set, the sweep and the confirmation apart
 _BESIDE = ("precision", "recall", "coverage")
@@ -345,7 +345,7 @@ def _sentence(
     after: Mapping[str, Mapping[str, Any]],
     distance: str | None,
 ) -> str:
-    """What the recommended weight did on fresh noise, and what it cost."""
+    """The effect and cost of the recommended weight on fresh noise."""
     moved = [
         f"'{group.name}' {before[group.name]['share']:.1%} -> {after[group.name]['share']:.1%} "
         f"(95 % interval {after[group.name]['share_low']:.1%} to {after[group.name]['share_high']:.1%}, "

@@ -1,4 +1,4 @@
-"""In which precision a network computes while it is trained, and what "auto" means on this machine."""
+"""The precision of training, and the meaning of "auto" on this machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def resolved_precision(precision: str, device: torch.device, forward: float) -> 
         forward: operations of one forward pass on one image.
 
     Warns:
-        NomadiffWarning: half precision is asked for by name and slow on this device.
+        NomadiffWarning: half precision is asked for by name and is slow on this device.
     """
     if precision == "auto":
         if forward < _WORTHWHILE:

@@ -61,7 +61,7 @@ def _edm2(
 
 
 def _imagenet(batches_before_decay: int, **training: Any) -> TrainingConfig:
-    """What all of EDM2's ImageNet trainings share."""
+    """Settings common to all of EDM2's ImageNet trainings."""
     return TrainingConfig(
         batch=2048,
         lr_decay=batches_before_decay * 2048,

@@ -261,7 +261,7 @@ class RunFolder:
         return records
 
     def read_sources(self) -> list[dict[str, Any]]:
-        """What ``sources.json`` says of each source; every entry has a text as its ``name``.
+        """The entry of each source in ``sources.json``; every entry has a text as its ``name``.
 
         Raises:
             DataError: the file is absent, damaged, or says something else.
@@ -280,7 +280,7 @@ class RunFolder:
                 temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
     def snapshot_path(self, images_seen: int, std: float | None = None) -> Path:
-        """Where the EMA weights after ``images_seen`` images lie; ``std`` names an average that is not the model."""
+        """Path of the EMA weights after ``images_seen`` images; ``std`` names an average that is not the model."""
         which = "" if std is None else f"-std{std:g}"
         return self.path / "snapshots" / f"{images_seen:012d}{which}.safetensors"
 

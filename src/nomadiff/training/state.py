@@ -1,4 +1,4 @@
-"""What an interrupted training goes on from: weights, averages, Adam's moments and the images seen, in one file."""
+"""The state of an interrupted training: weights, averages, Adam's moments and the images seen, in one file."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def save_state(
 
 
 def load_state(path: Path, module: nn.Module, averages: Mapping[str, nn.Module], optimizer: torch.optim.Adam) -> int:
-    """Fill all of these from a state and give the images seen; where it does not fit, nothing is touched.
+    """Fill all of these from a state and give the images seen; if it does not fit, nothing is changed.
 
     Raises:
-        DataError: the file is absent or damaged, or the state of something else.
+        DataError: the file is absent or damaged, or the state of another training.
     """
     tensors, metadata = load_tensors(path)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     expected = _weights(module, averages)
     step = torch.zeros(())
     for index, parameter in enumerate(parameters):
-        if f"adam.{index}.step" in tensors:  # what the network does not use has no moments
+        if f"adam.{index}.step" in tensors:  # unused parameters have no moments
             expected |= {f"adam.{index}.{name}": value for name, value in _adam(step, parameter, parameter).items()}
     # shapes of moments are checked here only: the fused optimizer would read and write beyond them
     if reason := misfit(expected, tensors):

@@ -57,7 +57,7 @@ class Arm:
 
     @property
     def samples_path(self) -> Path:
-        """Where its samples lie."""
+        """Path of its samples."""
         return self.out / "samples.zip"
 
     def algorithm(self) -> Method:

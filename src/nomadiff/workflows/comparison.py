@@ -1,4 +1,4 @@
-"""What is compared with what: the design of CASD's section 4 as plain values."""
+"""The settings of a comparison (CASD section 4) as plain values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Comparison", "check_comparison", "plan_comparison"]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is compared with what.
+    """The settings of a comparison.
 
     Attributes:
         mix: Real and synthetic images. ``{seed}`` in a subset is replaced by each seed.
@@ -144,7 +144,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
 
 
 def plan_comparison(comparison: Comparison) -> str:
-    """What a comparison will train, from its images and recipes, without starting it: one fact a line.
+    """The plan of a comparison, from its images and recipes, without starting it: one fact a line.
 
     Raises:
         UsageError, DataError: as the comparison itself would.

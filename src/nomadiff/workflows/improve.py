@@ -33,7 +33,7 @@ COST_METRICS = [
     MetricInfo("mparams", "Mparams", "lower", None, "Parameters in memory, in 10^6."),
     MetricInfo("seconds_per_image", "seconds", "lower", None, "Wall clock for one image, on the machine as it was."),
 ]
-"""What a sample costs, for reports."""
+"""Metrics of the cost of a sample, for reports."""
 
 
 def improve_files(
@@ -168,7 +168,7 @@ def _cost_text(model: Model) -> str:
 
 
 def plan_improvement(model: str | Path, improvement: Improvement, *, scored: bool) -> str:
-    """What an improvement will do and cost, one fact a line; nothing is started.
+    """The plan and cost of an improvement, one fact a line; nothing is started.
 
     Args:
         model: the base.

@@ -1,4 +1,4 @@
-"""What a file is, in a few lines: ``nomadiff info``."""
+"""Describe a file in a few lines: ``nomadiff info``."""
 
 from __future__ import annotations
 

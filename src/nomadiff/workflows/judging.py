@@ -1,4 +1,4 @@
-"""From arms to answers: their samples scored, one tidy table, one report."""
+"""Score the samples of all arms; write one table and one report."""
 
 from __future__ import annotations
 

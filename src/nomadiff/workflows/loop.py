@@ -164,7 +164,7 @@ class _Setting:
 
     @cached_property
     def reference_set(self) -> ReferenceSet:
-        """What generations are judged by."""
+        """The reference that generations are compared with."""
         loop = self.loop
         detector = load_detector(
             loop.detector, weights=loop.detector_weights, device=join_processes(loop.device).device
@@ -263,7 +263,7 @@ def run_image_loop(loop: ImageLoop) -> Table:
 
 
 def plan_image_loop(loop: ImageLoop) -> str:
-    """What the loops will train, one fact a line; nothing is started.
+    """The plan of the loops, one fact a line; nothing is started.
 
     Raises:
         UsageError, DataError: as the loops themselves would.

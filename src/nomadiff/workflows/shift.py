@@ -188,7 +188,7 @@ def _method(row: dict[str, Any]) -> str:
 
 
 def plan_shift(model: str | Path, settings: Shift, *, scored: bool) -> str:
-    """What a shift will do and cost, one fact a line; nothing is started.
+    """The plan and cost of a shift, one fact a line; nothing is started.
 
     Args:
         model: the base.

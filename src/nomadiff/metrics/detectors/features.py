@@ -33,7 +33,7 @@ def images_sha256(images: Tensor) -> str:
 
 
 def feature_cache() -> Path:
-    """Where verbs keep the features of images they have seen: a folder in the cache of downloads."""
+    """The folder in which verbs keep features of images, in the cache of downloads."""
     return cache_folder() / "features"
 
 

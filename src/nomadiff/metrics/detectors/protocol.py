@@ -1,4 +1,4 @@
-"""What a detector is: uint8 images in, features out, with a name, a version and the hash of its weights."""
+"""The interface of detectors: uint8 images in, features out, with a name, a version and the hash of its weights."""
 
 from __future__ import annotations
 
