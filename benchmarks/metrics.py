@@ -79,10 +79,10 @@ def _prepared(contender: str, real, fake):
 
         return lambda: float(package.compute_prdc(real, fake, nearest_k=5)["density"])
     if contender == "prdc-intervals":
-        from nomadiff.metrics.intervals import deal
+        from nomadiff.metrics.intervals import random_groups
         from nomadiff.metrics.manifold import prdc_left_out
 
-        return lambda: prdc_left_out(real, fake, deal(len(fake)))[0]["density"]
+        return lambda: prdc_left_out(real, fake, random_groups(len(fake)))[0]["density"]
     from nomadiff.metrics.kid import kid
 
     return lambda: kid(torch.from_numpy(real), torch.from_numpy(fake))

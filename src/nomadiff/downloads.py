@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
-from nomadiff.files import sha256_of_file, told_in_one_line
+from nomadiff.files import one_line_errors, sha256_of_file
 from nomadiff.progress import progress_bar
 
 __all__ = ["cache_folder", "download"]
@@ -58,7 +58,7 @@ def download(url: str, *, sha256: str | None = None) -> Path:
     target = cache_folder() / "downloads" / name
     if _is_here(target, sha256):
         return target
-    with told_in_one_line(target):
+    with one_line_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{name}.lock")):
             if _is_here(target, sha256):  # another process was faster

@@ -27,6 +27,7 @@ __all__ = [
     "atomic_path",
     "check_output",
     "normal_name",
+    "one_line_errors",
     "open_regular",
     "printable",
     "read_json",
@@ -34,7 +35,6 @@ __all__ = [
     "remove_leftovers",
     "require_regular",
     "sha256_of_file",
-    "told_in_one_line",
     "write_json",
     "write_text",
 ]
@@ -85,7 +85,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
     """A path of the same name in a folder of its own beside ``path``: libraries put temporary files there, too."""
-    with told_in_one_line(path):
+    with one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
         working = Path(tempfile.mkdtemp(prefix=f".nomadiff-{os.getpid()}-{_HOST}-", suffix=".tmp", dir=path.parent))
@@ -172,18 +172,18 @@ def check_output(path: str | Path, kind: Literal["file", "folder", "new"]) -> No
     while not place.exists():
         place = place.parent
     remove_leftovers(place, below=inside)
-    with told_in_one_line(path), tempfile.TemporaryFile(dir=place) as handle:
+    with one_line_errors(path), tempfile.TemporaryFile(dir=place) as handle:
         handle.write(bytes(4096))
         handle.flush()
         os.fsync(handle.fileno())
 
 
 @contextmanager
-def told_in_one_line(path: str | Path) -> Iterator[None]:
-    """Say in one line why ``path`` could not be written, whatever the block was told by the operating system.
+def one_line_errors(path: str | Path) -> Iterator[None]:
+    """Turn an error of writing ``path`` into one line that names the path and the cause.
 
     Raises:
-        NomadiffError: in place of an ``OSError``, and of what libraries make of one.
+        NomadiffError: instead of an ``OSError``, or of a library's error that wraps one.
     """
     try:
         yield

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
-from nomadiff.files import told_in_one_line
+from nomadiff.files import one_line_errors
 from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
 
@@ -138,7 +138,7 @@ class _Journal:
 
     def __enter__(self) -> _Journal:
         whole = self._read() if self._path.exists() else 0
-        with told_in_one_line(self._path):
+        with one_line_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = open(self._path, "ab")
             self._handle.truncate(whole)
@@ -157,7 +157,7 @@ class _Journal:
 
     def _write(self, value: dict[str, Any]) -> None:
         line = json.dumps(value, allow_nan=False).encode() + b"\n"
-        with told_in_one_line(self._path):
+        with one_line_errors(self._path):
             self._handle.write(line)
             self._handle.flush()
             os.fsync(self._handle.fileno())

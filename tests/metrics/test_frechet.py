@@ -19,7 +19,7 @@ from nomadiff.metrics.frechet import (
     frechet_distance_from_features,
     frechet_left_out,
 )
-from nomadiff.metrics.intervals import GROUPS, deal
+from nomadiff.metrics.intervals import GROUPS, random_groups
 
 
 def gaussian(mean: list[float], covariance: list[list[float]]) -> Statistics:
@@ -169,7 +169,7 @@ SIZES = [(200, 100, 48), (100, 30, 48), (40, 100, 48), (44, 40, 48), (44, 30, 48
 @pytest.mark.parametrize(("n", "m", "d"), SIZES)
 def test_left_out_is_the_distance_of_what_is_left(n: int, m: int, d: int) -> None:
     """Samples n, reference m, dimension d: all orders of the three."""
-    member = deal(n)
+    member = random_groups(n)
     a, b = features(n, d, 0), features(m, d, 1, scale=1.3)
     b[:, 0] = a[:, 0] = 2.0  # a dimension that says nothing: no covariance has full rank
     without = frechet_left_out(Statistics.from_features(b), a, member)
@@ -194,5 +194,5 @@ def test_few_features_take_no_matrix_of_all_dimensions_apart(n: int, m: int, mon
     reference = Statistics.from_features(b)
     frechet_distance(reference, Statistics.from_features(a))
     if m < d:  # the root of a larger reference is taken once
-        frechet_left_out(reference, a, deal(n))
+        frechet_left_out(reference, a, random_groups(n))
     assert sizes and max(sizes) <= min(n, m)

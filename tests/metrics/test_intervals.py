@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nomadiff.errors import UsageError
 from nomadiff.metrics import intervals, manifold
 from nomadiff.metrics.frechet import Statistics, frechet_distance_from_features, frechet_left_out
-from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
+from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.manifold import prdc, prdc_left_out
 
@@ -21,11 +21,11 @@ def draw(count: int, dimension: int, seed: int) -> torch.Tensor:
 
 
 def test_groups_are_even_and_a_function_of_the_seed() -> None:
-    member = deal(90)
+    member = random_groups(90)
     assert sorted(torch.bincount(member).tolist()) == [4] * 10 + [5] * 10
-    assert torch.equal(member, deal(90)) and not torch.equal(member, deal(90, seed=1))
+    assert torch.equal(member, random_groups(90)) and not torch.equal(member, random_groups(90, seed=1))
     with pytest.raises(UsageError, match="at least 40 samples, got 39"):
-        deal(39)
+        random_groups(39)
 
 
 @settings(max_examples=25, deadline=None)
@@ -40,7 +40,7 @@ def test_groups_are_even_and_a_function_of_the_seed() -> None:
 )
 def test_left_out_is_the_metric_without_the_group(n, m, d, k, seed, kind, convention) -> None:
     """Also where points coincide, and where a group holds most of a point's neighbours."""
-    real, fake, member = draw(n, d, seed), draw(m, d, seed + 1), deal(m)
+    real, fake, member = draw(n, d, seed), draw(m, d, seed + 1), random_groups(m)
     if kind == "grid":
         real, fake = (2 * real).round(), (2 * fake).round()
     elif kind == "copies":
@@ -64,7 +64,7 @@ def test_left_out_is_the_metric_without_the_group(n, m, d, k, seed, kind, conven
 
 def test_too_small_for_intervals_is_told() -> None:
     with pytest.raises(UsageError, match="fake without a twentieth: .* more than 40 images, got 38"):
-        prdc_left_out(draw(50, 2, 0), draw(40, 2, 1), deal(40), 40)
+        prdc_left_out(draw(50, 2, 0), draw(40, 2, 1), random_groups(40), 40)
     with pytest.raises(UsageError, match=r"between 0 and 1 \(0.95 for 95 %\), got 95"):
         jackknife_interval(0.0, [0.0, 1.0], 95)
 
@@ -74,7 +74,7 @@ def test_standard_error_of_a_mean() -> None:
     from scipy.stats import t
 
     x = draw(40, 1, 0)[:, 0].double()
-    member = deal(40)
+    member = random_groups(40)
     low, high = jackknife_interval(float(x.mean()), means_left_out(x, member), 0.95)
     groups = torch.stack([x[member == group].mean() for group in range(GROUPS)])
     error = float(groups.std()) / GROUPS**0.5
@@ -86,7 +86,7 @@ def test_covers_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(200):
         x = random.exponential(size=200)
-        member = intervals.deal(200).numpy()
+        member = intervals.random_groups(200).numpy()
         low, high = jackknife_interval(x.std(), [x[member != group].std() for group in range(GROUPS)], 0.9)
         hits += low <= 1 <= high
     assert 160 <= hits <= 195  # 180 expected; skewed data costs some

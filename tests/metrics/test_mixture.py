@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.mixture import bound_on_share, separation, shares_of_sources, told_apart
+from nomadiff.metrics.mixture import bound_on_share, is_separable, separation, shares_of_sources
 
 
 def draw(count: int, seed: int, shift: float = 0.0, dimension: int = 4) -> torch.Tensor:
@@ -73,8 +73,8 @@ def test_without_trusted_images_the_bound_holds(share: float) -> None:
 
 
 def test_what_cannot_be_told_apart_is_said() -> None:
-    assert told_apart(draw(100, 0), draw(100, 1, 1.0))
-    assert not any(told_apart(draw(100, 2 * seed), draw(100, 2 * seed + 1)) for seed in range(10))
+    assert is_separable(draw(100, 0), draw(100, 1, 1.0))
+    assert not any(is_separable(draw(100, 2 * seed), draw(100, 2 * seed + 1)) for seed in range(10))
 
 
 def test_bad_input_is_told() -> None:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.data.writing import refuse_existing
 from nomadiff.errors import DataError, Interrupted, UsageError
-from nomadiff.files import read_json, told_in_one_line, write_json
+from nomadiff.files import one_line_errors, read_json, write_json
 
 __all__ = [
     "JOB_NAME",
@@ -63,7 +63,7 @@ def part_folder(out: Path, recipe: dict[str, Any]) -> Iterator[Path]:
         Interrupted: Ctrl-C; what is done is kept.
     """
     part, recipe = part_of(out), json.loads(json.dumps(recipe))
-    with told_in_one_line(part):
+    with one_line_errors(part):
         if not is_begun(out):
             refuse_existing(out)
         part.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def deliver(out: Path, write: Callable[[Path], None]) -> None:
     refuse_existing(out)
     # before the move: if this process is killed after it, the next one must know that what lies there is its own
     write_json(_note_of(out), {"job": read_json(part_of(out) / JOB_NAME), "identity": _identity(made)})
-    with told_in_one_line(out):
+    with one_line_errors(out):
         if out.is_dir():
             out.rmdir()  # empty, or refused above
         made.replace(out)

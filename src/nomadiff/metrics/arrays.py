@@ -17,7 +17,7 @@ from nomadiff.metrics.frechet import (
     frechet_distance_from_features,
     frechet_left_out,
 )
-from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
+from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.manifold import prdc, prdc_left_out
 from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
@@ -98,7 +98,7 @@ def metrics_of_arrays(
     for name, array in given.items():
         if array.shape[1] != x.shape[1]:
             raise UsageError(f"{name}: vectors of dimension {array.shape[1]}, real has {x.shape[1]}")
-    member = deal(len(y))
+    member = random_groups(len(y))
     near = {name: _near_zero(array, x) for name, array in given.items()}  # for metrics of differences only
     values, left_out = prdc_left_out(near["real"], near["fake"], member, k, convention)
     statistics = Statistics.from_features(x)

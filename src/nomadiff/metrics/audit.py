@@ -25,9 +25,9 @@ from nomadiff.metrics.mixture import (
     Separation,
     Share,
     bound_on_share,
+    is_separable,
     separation,
     shares_of_sources,
-    told_apart,
 )
 from nomadiff.tables import Table
 
@@ -142,7 +142,7 @@ def audit(
         shares = {name: bound_on_share(features, source, level=level) for name, source in of_sources.items()}
     else:
         known = extract_features(loaded, trusted, cache=cache)
-        clear = {name: source for name, source in of_sources.items() if told_apart(known, source)}
+        clear = {name: source for name, source in of_sources.items() if is_separable(known, source)}
         if clear:
             shares = shares_of_sources(features, clear, known, level=level)
         for name, source in clear.items():
@@ -200,7 +200,7 @@ def known_mixtures(
         found = None
         if not with_trusted:
             found = bound_on_share(mixed, known, level=level, seed=seed)
-        elif told_apart(trusted, known, seed=seed):
+        elif is_separable(trusted, known, seed=seed):
             found = shares_of_sources(mixed, {"source": known}, trusted, level=level, seed=seed)["source"]
         if found is not None:
             row |= {"estimate": found.share, "low": found.low, "high": found.high}

@@ -198,7 +198,7 @@ def frechet_left_out(reference: Statistics, features: Tensor | np.ndarray, membe
     Args:
         reference: what is compared with.
         features: float ``(N, D)``.
-        member: group of each, int64 ``(N,)``, see :func:`~nomadiff.metrics.intervals.deal`.
+        member: group of each, int64 ``(N,)``, see :func:`~nomadiff.metrics.intervals.random_groups`.
 
     Returns:
         float64 ``(GROUPS,)``.

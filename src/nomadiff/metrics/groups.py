@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out, validate_level
+from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups, validate_level
 from nomadiff.metrics.reference import ReferenceSet, distance_name
 from nomadiff.metrics.splits import fresh_count, mean_scores
 from nomadiff.tables import Table
@@ -103,7 +103,7 @@ def evaluate_groups(
             "reference_share": float(theirs.double().mean()),
         }
         if interval is not None and len(samples) >= 2 * GROUPS:
-            low, high = jackknife_interval(row["share"], means_left_out(mine, deal(len(samples))), interval)
+            low, high = jackknife_interval(row["share"], means_left_out(mine, random_groups(len(samples))), interval)
             row |= {"share_low": max(low, 0.0), "share_high": min(high, 1.0)}
         if with_floor:
             row["share_floor"] = row["reference_share"]

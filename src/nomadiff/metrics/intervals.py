@@ -18,19 +18,24 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 
-__all__ = ["GROUPS", "deal", "jackknife_interval", "means_left_out", "validate_level"]
+__all__ = ["GROUPS", "jackknife_interval", "means_left_out", "random_groups", "validate_count", "validate_level"]
 
 GROUPS = 20
 
 
-def deal(count: int, seed: int = 0) -> Tensor:
+def validate_count(count: int) -> None:
+    """Raise UsageError if ``count`` samples are too few for an interval: less than two to a group."""
+    if count < 2 * GROUPS:
+        raise UsageError(f"an interval needs at least {2 * GROUPS} samples, got {count}")
+
+
+def random_groups(count: int, seed: int = 0) -> Tensor:
     """Deal ``count`` samples into :data:`GROUPS` equal groups at random: int64 ``(count,)``.
 
     Raises:
         UsageError: fewer than two samples to a group.
     """
-    if count < 2 * GROUPS:
-        raise UsageError(f"an interval needs at least {2 * GROUPS} samples, got {count}")
+    validate_count(count)
     member = torch.empty(count, dtype=torch.int64)
     member[torch.from_numpy(np.random.default_rng(seed).permutation(count))] = torch.arange(count) % GROUPS
     return member

@@ -37,7 +37,7 @@ def kid_left_out(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, member: T
 
     Args:
         real, fake: as for :func:`kid`.
-        member: group of each generated feature, int64 ``(M,)``, see :func:`~nomadiff.metrics.intervals.deal`.
+        member: group of each generated feature, int64 ``(M,)``, see :func:`~nomadiff.metrics.intervals.random_groups`.
 
     Returns:
         The value, and float64 ``(groups,)``.

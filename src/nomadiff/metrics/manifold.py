@@ -80,7 +80,7 @@ def prdc_left_out(
 
     Args:
         real, fake, k, convention, real_radii: as for :func:`prdc`.
-        member: group of each generated feature, int64 ``(M,)``, see :func:`~nomadiff.metrics.intervals.deal`.
+        member: group of each generated feature, int64 ``(M,)``, see :func:`~nomadiff.metrics.intervals.random_groups`.
 
     Returns:
         The values of :func:`prdc`, and for each of the four float64 ``(GROUPS,)``.

@@ -23,7 +23,7 @@ from torch import Tensor
 from nomadiff.errors import UsageError
 from nomadiff.metrics.neighbours import as_points
 
-__all__ = ["Separation", "Share", "bound_on_share", "separation", "shares_of_sources", "told_apart"]
+__all__ = ["Separation", "Share", "bound_on_share", "is_separable", "separation", "shares_of_sources"]
 
 FOLDS = 5
 CLEAR = 4.0  # standard errors between real and synthetic scores, below which a share would be a guess
@@ -100,7 +100,7 @@ def shares_of_sources(
     Args:
         mixed: features ``(N, D)`` of the images in question, at least 20.
         sources: features of images known to come from each source, at least 20, each clearly different from the
-            trusted ones (:func:`told_apart`): a source that is not makes the shares of all unreliable.
+            trusted ones (:func:`is_separable`): a source that is not makes the shares of all unreliable.
         trusted: features of images known to be real, at least 20.
         level: of the intervals (bootstrap of the images' scores).
         seed: of folds and bootstrap.
@@ -160,7 +160,7 @@ def bound_on_share(mixed: Tensor, source: Tensor, *, level: float = 0.95, seed: 
     return Share(float(min(best, 1.0)), 0.0, float(min(highest, 1.0)), bound_only=True)
 
 
-def told_apart(trusted: Tensor, source: Tensor, *, seed: int = 0) -> bool:
+def is_separable(trusted: Tensor, source: Tensor, *, seed: int = 0) -> bool:
     """Whether a source differs from real images clearly enough for :func:`shares_of_sources` to say its share.
 
     Raises:

@@ -20,11 +20,11 @@ from nomadiff.metrics.detectors import Classifier, Detector, extract_features, i
 from nomadiff.metrics.detectors.features import images_sha256
 from nomadiff.metrics.detectors.protocol import check_images
 from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
-from nomadiff.metrics.intervals import GROUPS, deal, jackknife_interval, means_left_out
+from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.manifold import prdc, prdc_left_out, radii
-from nomadiff.metrics.mixture import shares_of_sources, told_apart
+from nomadiff.metrics.mixture import is_separable, shares_of_sources
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.metrics.replication import calibrate
@@ -207,7 +207,7 @@ class ReferenceSet:
         if self.images is not None and samples.shape[1:] != self.images.shape[1:]:
             (c, h, w), (channels, height, width) = samples.shape[1:], self.images.shape[1:]
             raise UsageError(f"samples: {c}x{h}x{w} images against a reference of {channels}x{height}x{width}")
-        member = None if interval is None else deal(len(samples))
+        member = None if interval is None else random_groups(len(samples))
         features, classes = self.read(samples)
         row, left_out, nearest = self._scores(samples, features, classes, member, extra, lpips)
         result: dict[str, Any] = row | _intervals(row, left_out, interval)
@@ -227,7 +227,7 @@ class ReferenceSet:
             features: float ``(N, D)``, more than k.
             interval: level of the intervals, ``<metric>_low`` and ``<metric>_high``; there are none for fewer than 40.
         """
-        member = None if interval is None or len(features) < 2 * GROUPS else deal(len(features))
+        member = None if interval is None or len(features) < 2 * GROUPS else random_groups(len(features))
         row, left_out = self._of_features(features, member, False)
         return row | _intervals(row, left_out, interval)
 
@@ -314,7 +314,7 @@ class ReferenceSet:
         source = self._features(self.detector, synthetic)
         name = images_sha256(synthetic)
         if name not in self._has_style:
-            self._has_style[name] = told_apart(self.features, source)
+            self._has_style[name] = is_separable(self.features, source)
         if not self._has_style[name]:
             return None
         features = self._features(self.detector, samples)

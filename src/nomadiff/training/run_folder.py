@@ -25,11 +25,11 @@ from torch import Tensor
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import (
     atomic_path,
+    one_line_errors,
     read_json,
     read_regular,
     remove_leftovers,
     require_regular,
-    told_in_one_line,
     write_json,
 )
 from nomadiff.plain import parse_json
@@ -227,7 +227,7 @@ class RunFolder:
             UsageError: another process trains here.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
-        with told_in_one_line(self.path):
+        with one_line_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire()
@@ -241,7 +241,7 @@ class RunFolder:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of JSON to ``log.jsonl``."""
-        with told_in_one_line(self.log_path), open(self.log_path, "a", encoding="utf-8") as handle:
+        with one_line_errors(self.log_path), open(self.log_path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors import Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.groups import evaluate_groups, group_members
-from nomadiff.metrics.intervals import deal
+from nomadiff.metrics.intervals import validate_count
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import EXTRAS, ReferenceSet
 from nomadiff.metrics.replication import calibrate
@@ -204,7 +204,7 @@ def _check(sets: Mapping[str, Tensor], detectors: Sequence[Detector], k: int, in
         if name != "train" and len(images) <= k:
             raise UsageError(f"{name}: {len(images)} images; precision and recall with k = {k} need more than {k}")
     if interval is not None:
-        deal(len(samples))
+        validate_count(len(samples))
     for detector in detectors:
         detector(samples[:1])
 
