@@ -327,7 +327,7 @@ def _report(setting: _Setting, table: Table, verdicts: Table) -> Report:
             "MADness ratio",
             metric_lines(table.rows, metric="ratio", label="E[dist(Gt)] / E[dist(G1)]", floor=None, **axis),
             "The same distances, each divided by its algorithm's own first: a method that is bad from the start has a "
-            "fine ratio.",
+            "good ratio.",
         ),
         Figure("recall over generations", metric_lines(table.rows, metric="recall", label="recall", **axis), ""),
     ]
