@@ -85,7 +85,7 @@ def own_images(folder: Path, count: int = 6) -> Path:
 def test_prompts_are_matched_by_name(tmp_path: Path) -> None:
     folder = own_images(tmp_path / "set")
     assert prompts_of(folder, ["00000/img00000004.png", "00000/img00000001.png"]) == ["a cat no 4", "a cat no 1"]
-    with pytest.raises(DataError, match=r"says no prompt of b\.png"):
+    with pytest.raises(DataError, match=r"has no prompt of b\.png"):
         prompts_of(folder, ["b.png"])
     (folder / "metadata.jsonl").write_text("{")
     with pytest.raises(DataError, match="one JSON object"):

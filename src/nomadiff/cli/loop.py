@@ -44,7 +44,7 @@ def loop(
     nomadiff loop --real photos/ --reference held-out/ --algorithm standard --algorithm sims --preset tiny --out loops/
 
     The same command goes on with the generation and stage it was stopped at; with more --generations it extends
-    finished loops. A distance is printed beside every ratio: a method that is bad from the start has a fine ratio.
+    finished loops. A distance is printed beside every ratio: a method that is bad from the start has a good ratio.
 
     Args:
         options: training.

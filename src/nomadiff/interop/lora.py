@@ -144,7 +144,7 @@ def prompts_of(path: str | Path, names: Sequence[str]) -> list[str]:
         except (DataError, ValueError, KeyError) as error:
             raise DataError(f"{path}/{METADATA_NAME}: not one JSON object with file_name a line ({error})") from error
     if missing := next((name for name in names if not isinstance(known.get(name), str)), None):
-        raise DataError(f"{path}/{METADATA_NAME}: says no prompt of {missing}")
+        raise DataError(f"{path}/{METADATA_NAME}: has no prompt of {missing}")
     return [str(known[name]) for name in names]
 
 

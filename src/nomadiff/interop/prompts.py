@@ -104,7 +104,7 @@ class PromptGrid:
         if not isinstance(negative, str):
             raise DataError("negative must be a text")
         if label is not None and label not in attributes:
-            raise DataError(f"label names the attribute {label!r}, which there is none of")
+            raise DataError(f"label names the attribute {label!r}, which does not exist")
         for template in templates:
             try:
                 fields = [part for part in string.Formatter().parse(template) if part[1] is not None]

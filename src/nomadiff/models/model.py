@@ -495,5 +495,5 @@ def _space_of(config: RunConfig) -> LatentSpace:
 
 def _device_of(denoiser: Denoiser) -> torch.device:
     if not isinstance(denoiser, torch.nn.Module):
-        raise UsageError(f"a {type(denoiser).__name__} does not say where it lives: pass device=")
+        raise UsageError(f"a {type(denoiser).__name__} has no parameters that tell its device: pass device=")
     return next(denoiser.parameters()).device

@@ -88,7 +88,7 @@ class Autoencoder:
             lines = str(error).strip().splitlines()
             reason = lines[0] if lines else type(error).__name__
             raise DataError(
-                f"{spec}: this autoencoder cannot be loaded ({reason}); --vae says where it lies"
+                f"{spec}: this autoencoder cannot be loaded ({reason}); give its folder with --vae"
             ) from error
         loaded = cls(vae, str(Path(name).resolve()) if Path(name).is_dir() else spec, batch_size)
         if sha256 is not None and loaded.sha256 != sha256:

@@ -197,7 +197,7 @@ def schedule_of(scheduler: dict[str, Any]) -> Schedule:
     if kind == "KarrasVe":
         return VarianceExploding(_number(scheduler, "sigma_min", 0.02), _number(scheduler, "sigma_max", 100.0))
     families = "those of DDPM, DDIM and their solvers, EDM, flow matching (Euler, Heun) and ScoreSdeVe are known"
-    raise DataError(f"what its scheduler {str(name)[:60]!r} asks of a network is not known here: {families}")
+    raise DataError(f"its scheduler {str(name)[:60]!r} is not supported: {families}")
 
 
 def _ddpm_like(scheduler: dict[str, Any], kind: str) -> Schedule:

@@ -145,7 +145,7 @@ class RunConfig:
         if len(names) != (self.classes if names else 0) or len(set(names)) < len(names):
             raise UsageError(f"{self.classes} classes need as many different names, got {len(names)}")
         if rows and (len(rows) != len(self.source_names) or any(len(row) != self.classes for row in rows)):
-            raise UsageError("the number of images of each class must be said for every source")
+            raise UsageError("every source needs the number of images of each class")
         if rows and (min(map(min, rows), default=0) < 0 or not sum(rows[0])):
             raise UsageError("numbers of images must not be negative, nor all 0")
 
