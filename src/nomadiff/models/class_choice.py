@@ -1,4 +1,7 @@
-"""Which classes a class-conditional model draws: those it was trained on, as often as its training images have them."""
+"""With which shares a class-conditional model draws its classes: by default those of its training images.
+
+The class of each sample is then drawn by :func:`nomadiff.sampling.sampler.drawn_classes`.
+"""
 
 from __future__ import annotations
 
