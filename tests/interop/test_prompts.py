@@ -81,7 +81,7 @@ def test_shipped_grids_span_the_papers_faces() -> None:
         ('templates = ["a {b.__class__}"]\n[attributes]\nb = ["x"]', "no attribute"),
         ('templates = ["a {b:>{c}}"]\n[attributes]\nb = ["x"]\nc = ["3"]', "only plain"),
         ('templates = ["a", "a"]', "twice"),
-        ('templates = ["a {b}"]\nlabel = "c"\n[attributes]\nb = ["x"]', "there is none of"),
+        ('templates = ["a {b}"]\nlabel = "c"\n[attributes]\nb = ["x"]', "does not exist"),
         ('templates = ["a"]\nlabel = "b"\n[attributes]\nb = ["x"]', "does not say its class"),
         ('templates = ["a {b}"]\nattributes = 3', "table of lists"),
         ('templates = ["a {b}"]\n[attributes]\nb = "x"', "attribute b must be a list"),

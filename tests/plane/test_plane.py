@@ -88,7 +88,7 @@ def test_a_saved_model_samples_the_same(learner: Learner, tmp_path: Path, name: 
 
 def test_a_damaged_model_is_named(learner: Learner, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
-    with pytest.raises(DataError, match=r"model\.safetensors: no model"):
+    with pytest.raises(DataError, match=r"model\.safetensors: no two-dimensional model"):
         PlaneModel.load(learner, tmp_path)
 
 
