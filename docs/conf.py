@@ -31,13 +31,16 @@ linkcheck_ignore = [r"https?://localhost.*", r"https://doi\.org/.*", r"https://o
 def reference(name: str) -> str:
     """The directive for one public name."""
     value = getattr(nomadiff, name)
+    if inspect.ismodule(value) and callable(value):  # a package that is called as the verb of its name
+        return f"```{{eval-rst}}\n.. autofunction:: {value.__name__}.{name}.{name}\n```\n"
     if inspect.ismodule(value):
         kind = "automodule"
     elif inspect.isclass(value):
         kind = "autoclass"
     else:
         kind = "autofunction" if callable(value) else "autodata"
-    return f"```{{eval-rst}}\n.. {kind}:: nomadiff.{name}\n```\n"
+    options = "   :no-value:\n" if kind == "autodata" else ""
+    return f"```{{eval-rst}}\n.. {kind}:: nomadiff.{name}\n{options}```\n"
 
 
 def public_names() -> str:

@@ -18,63 +18,216 @@ from typing import TYPE_CHECKING, Any
 from nomadiff.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from nomadiff.data.mix_spec import MixSpec
-    from nomadiff.data.sources import ImageSource, SourceMix
-    from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
-    from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
-    from nomadiff.methods.casd import CASD
-    from nomadiff.methods.dm import DM
-    from nomadiff.methods.sda import SDA
-    from nomadiff.metrics.evaluate import ReferenceSet, evaluate
-    from nomadiff.models.model import Model
-    from nomadiff.sampling.sampler import SamplerConfig
-    from nomadiff.workflows.compare import Comparison, compare
+    from nomadiff.data.mix_spec import MixSpec as MixSpec
+    from nomadiff.data.sources import ImageSource as ImageSource
+    from nomadiff.data.sources import SourceMix as SourceMix
+    from nomadiff.denoiser import BoundDenoiser as BoundDenoiser
+    from nomadiff.denoiser import Denoiser as Denoiser
+    from nomadiff.denoiser import EDMDenoiser as EDMDenoiser
+    from nomadiff.errors import DataError as DataError
+    from nomadiff.errors import Interrupted as Interrupted
+    from nomadiff.errors import NomadiffError as NomadiffError
+    from nomadiff.errors import NomadiffWarning as NomadiffWarning
+    from nomadiff.errors import UsageError as UsageError
+    from nomadiff.guidance.extrapolation import Extrapolation as Extrapolation
+    from nomadiff.guidance.label_guidance import ClassifierFreeGuidance as ClassifierFreeGuidance
+    from nomadiff.guidance.label_guidance import SourceGuidance as SourceGuidance
+    from nomadiff.improve.improve import improve as improve
+    from nomadiff.improve.settings import Improvement as Improvement
+    from nomadiff.interop.export import export_model as export_model
+    from nomadiff.interop.export import push_to_hub as push_to_hub
+    from nomadiff.interop.importing import import_model as import_model
+    from nomadiff.interop.latents import encode_set as encode
+    from nomadiff.interop.lora import neon_lora as neon_lora
+    from nomadiff.interop.lora import train_lora as train_lora
+    from nomadiff.interop.synthesis import synthesize as synthesize
+    from nomadiff.methods.casd import CASD as CASD
+    from nomadiff.methods.dm import DM as DM
+    from nomadiff.methods.method import Method as Method
+    from nomadiff.methods.sda import SDA as SDA
+    from nomadiff.methods.sims import SIMS as SIMS
+    from nomadiff.methods.sims import Neon as Neon
+    from nomadiff.methods.source_guidance import SourceGuided as SourceGuided
+    from nomadiff.metrics.arrays import metrics_of_arrays as metrics_of_arrays
+    from nomadiff.metrics.evaluate import ReferenceSet as ReferenceSet
+    from nomadiff.metrics.evaluate import evaluate as evaluate
+    from nomadiff.models.guided_model import GuidanceConfig as GuidanceConfig
+    from nomadiff.models.model import Model as Model
+    from nomadiff.networks.autoencoder import Autoencoder as Autoencoder
+    from nomadiff.networks.config import NetworkConfig as NetworkConfig
+    from nomadiff.sampling.sampler import SamplerConfig as SamplerConfig
+    from nomadiff.shift.shift import Shift as Shift
+    from nomadiff.shift.shift import shift as shift
+    from nomadiff.tables import Table as Table
+    from nomadiff.tables import read_table as read_table
+    from nomadiff.training.config import RunConfig as RunConfig
+    from nomadiff.training.config import TrainingConfig as TrainingConfig
+    from nomadiff.training.presets import PRESETS as PRESETS
+    from nomadiff.training.presets import Preset as Preset
+    from nomadiff.workflows.audit import audit_files as audit
+    from nomadiff.workflows.compare import Comparison as Comparison
+    from nomadiff.workflows.compare import compare as compare
+    from nomadiff.workflows.evaluate import evaluate_files as evaluate_files
+    from nomadiff.workflows.info import describe as info
+    from nomadiff.workflows.loop import ImageLoop as ImageLoop
+    from nomadiff.workflows.loop import run_image_loop as loop
+    from nomadiff.workflows.verdict import verdict as verdict
 
+# where each name lives; "name=other" is called otherwise there
 _HOMES = {
+    "nomadiff.data.sources": (
+        "ImageSource",
+        "SourceMix",
+    ),
     "nomadiff.data.mix_spec": ("MixSpec",),
-    "nomadiff.data.sources": ("ImageSource", "SourceMix"),
-    "nomadiff.denoiser": ("BoundDenoiser", "Denoiser", "EDMDenoiser"),
-    "nomadiff.errors": ("DataError", "Interrupted", "NomadiffError", "UsageError"),
-    "nomadiff.workflows.compare": ("Comparison", "compare"),
-    "nomadiff.methods.casd": ("CASD",),
+    "nomadiff.methods.method": ("Method",),
     "nomadiff.methods.dm": ("DM",),
-    "nomadiff.models.model": ("Model",),
     "nomadiff.methods.sda": ("SDA",),
-    "nomadiff.metrics.evaluate": ("ReferenceSet", "evaluate"),
+    "nomadiff.methods.casd": ("CASD",),
+    "nomadiff.methods.sims": (
+        "SIMS",
+        "Neon",
+    ),
+    "nomadiff.methods.source_guidance": ("SourceGuided",),
+    "nomadiff.training.presets": (
+        "PRESETS",
+        "Preset",
+    ),
+    "nomadiff.training.config": (
+        "RunConfig",
+        "TrainingConfig",
+    ),
+    "nomadiff.networks.config": ("NetworkConfig",),
+    "nomadiff.models.model": ("Model",),
+    "nomadiff.models.guided_model": ("GuidanceConfig",),
     "nomadiff.sampling.sampler": ("SamplerConfig",),
+    "nomadiff.workflows.compare": (
+        "Comparison",
+        "compare",
+    ),
+    "nomadiff.workflows.verdict": ("verdict",),
+    "nomadiff.metrics.evaluate": (
+        "evaluate",
+        "ReferenceSet",
+    ),
+    "nomadiff.workflows.evaluate": ("evaluate_files",),
+    "nomadiff.metrics.arrays": ("metrics_of_arrays",),
+    "nomadiff.workflows.audit": ("audit=audit_files",),
+    "nomadiff.improve.settings": ("Improvement",),
+    "nomadiff.shift.shift": ("Shift",),
+    "nomadiff.workflows.loop": (
+        "ImageLoop",
+        "loop=run_image_loop",
+    ),
+    "nomadiff.interop.importing": ("import_model",),
+    "nomadiff.interop.export": (
+        "export_model",
+        "push_to_hub",
+    ),
+    "nomadiff.interop.latents": ("encode=encode_set",),
+    "nomadiff.networks.autoencoder": ("Autoencoder",),
+    "nomadiff.interop.synthesis": ("synthesize",),
+    "nomadiff.interop.lora": (
+        "train_lora",
+        "neon_lora",
+    ),
+    "nomadiff.workflows.info": ("info=describe",),
+    "nomadiff.tables": (
+        "Table",
+        "read_table",
+    ),
+    "nomadiff.denoiser": (
+        "Denoiser",
+        "EDMDenoiser",
+        "BoundDenoiser",
+    ),
+    "nomadiff.guidance.extrapolation": ("Extrapolation",),
+    "nomadiff.guidance.label_guidance": (
+        "SourceGuidance",
+        "ClassifierFreeGuidance",
+    ),
+    "nomadiff.errors": (
+        "NomadiffError",
+        "UsageError",
+        "DataError",
+        "Interrupted",
+        "NomadiffWarning",
+    ),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_PACKAGES = ("improve", "shift")  # packages that are called as the verb of their name
+
+_HOME_OF = {
+    name.partition("=")[0]: (module, name.rpartition("=")[2]) for module, names in _HOMES.items() for name in names
+}
 
 __all__ = [  # noqa: RUF022 - the order a reader meets them
     "ImageSource",
     "SourceMix",
     "MixSpec",
+    "Method",
     "DM",
     "SDA",
     "CASD",
+    "SIMS",
+    "Neon",
+    "SourceGuided",
+    "PRESETS",
+    "Preset",
+    "RunConfig",
+    "TrainingConfig",
+    "NetworkConfig",
     "Model",
+    "GuidanceConfig",
     "SamplerConfig",
-    "evaluate",
-    "ReferenceSet",
     "Comparison",
     "compare",
+    "verdict",
+    "evaluate",
+    "ReferenceSet",
+    "evaluate_files",
+    "metrics_of_arrays",
+    "audit",
+    "Improvement",
+    "improve",
+    "Shift",
+    "shift",
+    "ImageLoop",
+    "loop",
+    "import_model",
+    "export_model",
+    "push_to_hub",
+    "encode",
+    "Autoencoder",
+    "synthesize",
+    "train_lora",
+    "neon_lora",
+    "info",
+    "Table",
+    "read_table",
     "Denoiser",
     "EDMDenoiser",
     "BoundDenoiser",
+    "Extrapolation",
+    "SourceGuidance",
+    "ClassifierFreeGuidance",
     "NomadiffError",
     "UsageError",
     "DataError",
     "Interrupted",
+    "NomadiffWarning",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"nomadiff.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'nomadiff' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    module, attribute = _HOME_OF[name]
+    value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

@@ -18,6 +18,7 @@ from typing import Any
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import one_line_errors
+from nomadiff.memory import keep_freed_memory
 from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
 
@@ -117,6 +118,7 @@ def _begin_worker() -> None:
     import torch
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import re
 import sys
@@ -104,19 +103,6 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep the memory of a freed tensor for the next one.
-
-    By default it returns blocks of some megabytes to the system and gets them back zeroed, page by page: a third of the
-    CPU time of sampling 8x8 images in batches of 1,000. Blocks above 32 MiB, glibc's limit, still go back.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # numbers of the options in malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # musl has none
-        mallopt(mmap_threshold, 32 << 20)
-        mallopt(trim_threshold, (1 << 31) - 1)
-
-
 def join_processes(device: str | torch.device | None = None) -> Processes:
     """This process among those that a launcher started; one process unless ``WORLD_SIZE`` is set.
 
@@ -141,8 +127,6 @@ def join_processes(device: str | torch.device | None = None) -> Processes:
         raise UsageError(f"device '{device}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
     if torch_device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device 'mps' is not there")
-    if torch_device.type == "cpu":
-        _keep_freed_memory()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(rank=0, count=1, device=torch_device)
     from accelerate import PartialState

@@ -7,14 +7,15 @@ needs no saved generator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from nomadiff.errors import UsageError
 
-__all__ = ["EDMNoise", "SampleNoise", "checked_seed", "mixed_seed"]
+__all__ = ["EDMNoise", "SampleNoise", "checked_seed", "mixed_seed", "own_randomness"]
 
 
 def mixed_seed(*parts: int) -> int:
@@ -40,6 +41,13 @@ def checked_seed(seed: int, limit: int = 1 << 64) -> int:
     if not 0 <= seed < limit:
         raise UsageError(f"a seed must be a whole number from 0 to {limit - 1}, got {seed}")
     return seed
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Give torch's global generators, of the CPU and of ``device``, back to the caller as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 class SampleNoise:

@@ -12,11 +12,12 @@ from typing import Any
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import check_output, read_json, write_json, write_text
+from nomadiff.pictures import html_table
 
 __all__ = ["Table", "check_table", "read_table", "summarise"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Table:
     """Rows of plain values (str, int, float, bool, None) and what makes them comparable.
 
@@ -32,6 +33,12 @@ class Table:
     def fields(self) -> list[str]:
         """Names of all fields, in order of first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def __repr__(self) -> str:
+        return f"Table({len(self.rows)} rows of {', '.join(self.fields) or 'nothing'})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows)
 
     def write(self, path: str | Path) -> None:
         """Write ``path`` (JSON) and the same rows as CSV beside it, each atomically.

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from nomadiff.errors import NomadiffError, UsageError
-from nomadiff.reports.grids import image_grid, png_data_uri, save_grid
+from nomadiff.pictures import image_grid, png_data_uri
+from nomadiff.reports.grids import save_grid
 
 
 def images(count: int, channels: int, height: int = 4, width: int = 3) -> torch.Tensor:

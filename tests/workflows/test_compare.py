@@ -7,7 +7,7 @@ import pytest
 from nomadiff.data.digits import read_digits
 from nomadiff.data.images import read_images
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.files import read_json
 from nomadiff.metrics.detectors.digits import DigitsDetector
@@ -39,6 +39,20 @@ def comparison(out, **changes):
         device="cpu",
     )
     return replace(base, **changes)
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_sources_and_mixes_as_it_takes_paths(tmp_path):
+    """In other processes, with the figures of the paths."""
+    small = {"seeds": (0,), "methods": ("dm", "casd"), "changes": {"budget": 64, "batch": 64, "warmup": 64}}
+    paths = MixSpec(real="digits:pool", synthetic=("close=digits:close",), real_subset="first:30", real_fraction=0.3)
+    told = compare(comparison(tmp_path / "paths", mix=paths, **small)).rows
+    real = ImageSource.open("digits:pool", name="real", synthetic=False).first(30)
+    pixels = ImageSource.open("digits:close", name="any", synthetic=True).images
+    mix = SourceMix(real, [ImageSource.from_array(pixels, name="close", synthetic=True)], real_fraction=0.3)
+    held_out = ImageSource.open("digits:reference", name="mine", synthetic=False)
+    table = compare(comparison(tmp_path / "mix", mix=mix, reference=held_out, workers=2, **small))
+    assert table.rows == told
 
 
 @pytest.mark.slow

@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nomadiff.cli.terminal import plain_output, say_error
     from nomadiff.errors import Interrupted, NomadiffError
     from nomadiff.files import printable
+    from nomadiff.memory import keep_freed_memory
     from nomadiff.version import __version__
 
+    keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

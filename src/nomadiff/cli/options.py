@@ -17,6 +17,7 @@ __all__ = [
     "DryRun",
     "Images",
     "Mix",
+    "MixOptions",
     "Out",
     "SkipUnreadable",
     "Training",
@@ -86,7 +87,14 @@ class TrainingOptions:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-Mix = Annotated[MixSpec, Parameter(name="*")]
+@dataclass(frozen=True, kw_only=True)
+class MixOptions(MixSpec):  # a command line names files only, where Python may give sources too
+    __doc__ = MixSpec.__doc__
+    real: str
+    synthetic: tuple[str, ...] = ()
+
+
+Mix = Annotated[MixOptions, Parameter(name="*")]
 Training = Annotated[TrainingOptions, Parameter(name="*")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]
 DryRun = Annotated[bool, Parameter(negative="", help="Print the plan, its cost and what is missing; start nothing.")]

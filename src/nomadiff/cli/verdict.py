@@ -26,16 +26,12 @@ def verdict(
         level: Level of the intervals.
         out: Where to write the evidence as a table, if anywhere.
     """
-    from nomadiff.errors import UsageError
-    from nomadiff.metrics.verdict import judge
-    from nomadiff.tables import check_table, read_table
+    from nomadiff.tables import check_table
+    from nomadiff.workflows.verdict import verdict as run
 
-    if not studies:
-        raise UsageError("verdict needs at least one folder of compare, or a metrics.json")
     if out is not None:
         check_table(out)
-    tables = [read_table(study / "metrics.json" if study.is_dir() else study) for study in studies]
-    found = judge([row for table in tables for row in table.rows], level=level)
+    found = run(*studies, level=level)
     print(found.text())
     if out is not None:
         found.table().write(out)

@@ -18,7 +18,7 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.files import normal_name, open_regular
 from nomadiff.progress import progress_bar
 
-__all__ = ["fit_array", "read_array"]
+__all__ = ["channel_axis", "fit_array", "read_array"]
 
 _BOMB = (512 << 20, 200)  # an array larger than this many bytes must not unpack to more than so many times its size
 
@@ -56,7 +56,7 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, La
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # damaged files make numpy and zipfile raise a dozen kinds
         raise DataError(f"{path}: not a numpy file, or damaged ({reason_of(error)})") from error
-    axis = _channel_axis(images, path)
+    axis = channel_axis(images, path)
     images = images if axis == 1 else images.transpose(0, 3, 1, 2)
     array = np.array(images, order="C")
     if labels is None:
@@ -151,20 +151,24 @@ def _check(name: str, handle: IO[Any], path: Path) -> tuple[tuple[int, ...], np.
     return shape, dtype
 
 
-def _channel_axis(images: np.ndarray, path: Path) -> int:
-    """Which axis of a four-dimensional array counts the channels: 1 or 3."""
+def channel_axis(images: np.ndarray, where: str | Path) -> int:
+    """Which axis of uint8 images, ``(N, H, W, C)`` or ``(N, C, H, W)``, counts the channels: 1 or 3.
+
+    Raises:
+        DataError: no such array, or the shape does not tell.
+    """
     shape = "x".join(map(str, images.shape))
     if images.ndim != 4 or images.dtype != np.uint8:
         raise DataError(
-            f"{path}: expected uint8 images of shape NxHxWxC or NxCxHxW, got {images.dtype} of shape {shape}"
+            f"{where}: expected uint8 images of shape NxHxWxC or NxCxHxW, got {images.dtype} of shape {shape}"
         )
     if 0 in images.shape:
-        raise DataError(f"{path}: holds no images (shape {shape})")
+        raise DataError(f"{where}: holds no images (shape {shape})")
     axes = [axis for axis in (1, 3) if images.shape[axis] in (1, 3)]
     if len(axes) == 2:  # tiny images: the other two axes must make a square
         squares = {1: images.shape[2] == images.shape[3], 3: images.shape[1] == images.shape[2]}
         axes = [axis for axis in axes if squares[axis]]
     if len(axes) != 1:
         why = "no axis has 1 or 3 channels" if not axes else "channels first or last?"
-        raise DataError(f"{path}: cannot tell the channels in shape {shape} ({why})")
+        raise DataError(f"{where}: cannot tell the channels in shape {shape} ({why})")
     return axes[0]

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nomadiff.files import printable
 
-__all__ = ["UnusableImage", "decode_image", "fit_square", "is_image_name", "reason_of"]
+__all__ = ["UnusableImage", "decode_image", "fit_square", "is_image_name", "plain_image", "reason_of"]
 
 # These are recognised by their first bytes, whatever the file's name; any other format is tried only under its own
 # name, since some (TGA) accept any bytes.
@@ -111,7 +111,7 @@ def _decoded(data: bytes, resolution: int | None, suffix: str) -> np.ndarray:
             raise UnusableImage("has several frames; save each frame as a file")
         with _share(image.width * image.height):
             image.load()
-            plain = _opaque(_upright(image), image.format)
+            plain = plain_image(image)
             if halved and image.size == (width, height):
                 plain = plain.reduce(2, _square(plain))
             return np.asarray(fit_square(plain, resolution))
@@ -174,6 +174,15 @@ def fit_square(image: Image.Image, resolution: int | None) -> Image.Image:
     if image.width != image.height:
         image = image.crop(_square(image))
     return image if image.width == resolution else image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def plain_image(image: Image.Image) -> Image.Image:
+    """A Pillow image as mode L or RGB, upright and opaque, as :func:`decode_image` makes one of a file.
+
+    Raises:
+        UnusableImage: it is transparent, or has 32-bit pixels.
+    """
+    return _opaque(_upright(image), image.format)
 
 
 def _square(image: Image.Image) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""A mix of sources as plain values, for command lines and worker processes."""
+"""A mix of sources before it is read, for command lines and worker processes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ __all__ = ["MixSpec"]
 class MixSpec:
     """Which images to train on, by name. Opening it reads them.
 
+    From Python an :class:`~nomadiff.data.sources.ImageSource` may stand where a path does.
+
     Attributes:
         real: Real images: a folder, .zip, .npz or .npy file, hf:NAME of a hub data set, or digits:pool;
             behind it may stand which part is meant: #images=NAME,labels=NAME,config=NAME.
@@ -30,8 +32,8 @@ class MixSpec:
         skip_unreadable: Leave images out that cannot be read, and name them, instead of refusing.
     """
 
-    real: str
-    synthetic: tuple[str, ...] = ()
+    real: str | ImageSource
+    synthetic: tuple[str | ImageSource, ...] = ()
     resolution: int | None = None
     real_subset: str | None = None
     synthetic_subset: str | None = None
@@ -41,6 +43,12 @@ class MixSpec:
     source_weights: tuple[float, ...] | None = None
     allow_synthetic_as_real: bool = False
     skip_unreadable: bool = False
+
+    @classmethod
+    def of(cls, mix: SourceMix) -> MixSpec:
+        """The spec of a mix whose images are read already."""
+        real, *synthetic = mix.sources
+        return cls(real=real, synthetic=tuple(synthetic), real_fraction=mix.real_fraction, source_weights=mix.weights)
 
     def open(self) -> SourceMix:
         """Read the images.
@@ -73,10 +81,13 @@ class MixSpec:
         ]
         return SourceMix(real, synthetic, real_fraction=self.real_fraction, weights=self.source_weights)
 
-    def named_synthetic(self) -> list[tuple[str, str]]:
+    def named_synthetic(self) -> list[tuple[str, str | ImageSource]]:
         """Name and spec of every synthetic source."""
-        named = []
+        named: list[tuple[str, str | ImageSource]] = []
         for argument in self.synthetic:
+            if isinstance(argument, ImageSource):
+                named.append((argument.name, argument))
+                continue
             name, spec = parse_named(argument)
             named.append((name or Path(parse_choice(spec).location.rpartition(":")[2]).stem, spec))
         return named

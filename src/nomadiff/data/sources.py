@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import html
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +25,18 @@ from nomadiff.data import digits, hub
 from nomadiff.data.arrays import fit_array
 from nomadiff.data.choice import parse_choice
 from nomadiff.data.images import ImageSet, read_images
+from nomadiff.data.in_memory import images_in_array, images_in_dataset
 from nomadiff.data.interleave import Interleave, ShuffledEpochs, exact_shares
 from nomadiff.data.labels import class_names_of, listed, named_labels, vocabulary
 from nomadiff.data.latents import LatentSpace, alike
 from nomadiff.data.manifest import is_synthetic, read_manifest
 from nomadiff.data.selection import of_classes, parse_classes, parse_subset
 from nomadiff.errors import UsageError
+from nomadiff.pictures import html_grid, html_table
 
-__all__ = ["Batch", "ImageSource", "SourceMix", "parse_named", "union"]
+__all__ = ["Batch", "ImageSource", "SourceMix", "parse_named", "pixels_of", "spec_text", "union"]
+
+_SHOWN = 16  # images of a source in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +95,7 @@ class ImageSource:
     @classmethod
     def open(
         cls,
-        spec: str | Path,
+        spec: str | Path | ImageSource,
         *,
         name: str,
         synthetic: bool,
@@ -103,7 +109,7 @@ class ImageSource:
 
         Args:
             spec: anything :func:`~nomadiff.data.images.read_images` reads, or a built-in set (``digits:pool``, ...; see
-                :mod:`nomadiff.data.digits`).
+                :mod:`nomadiff.data.digits`); or a source that is open already, which is taken as a set read is.
             name: name of the source.
             synthetic: whether the images are made by a model.
             resolution: side in pixels to crop and resize to; None keeps sizes.
@@ -117,6 +123,13 @@ class ImageSource:
             UsageError: a set that says it is synthetic is opened as real; a malformed or too large selection.
             DataError: as :func:`~nomadiff.data.images.read_images`.
         """
+        if isinstance(spec, ImageSource):
+            return spec._opened(name, synthetic, resolution, subset, classes, allow_synthetic_as_real)
+        if not isinstance(spec, (str, os.PathLike)):
+            raise UsageError(
+                f"{name}: open reads files, and this is a {type(spec).__name__}: give arrays and tensors to "
+                "ImageSource.from_array, a Dataset or another iterable of images to ImageSource.from_dataset"
+            )
         spec = str(spec)
         choose = [parse_subset(subset)] if subset is not None else []  # an error in the call comes before reading
         wanted = parse_classes(classes) if classes is not None else None
@@ -152,6 +165,117 @@ class ImageSource:
         }
         images, labels = _taken(found, indices)
         return cls(name, images, labels, provenance, found.latents, found.class_names, found.unlabelled)
+
+    @classmethod
+    def from_array(
+        cls,
+        images: Tensor | np.ndarray,
+        *,
+        name: str,
+        synthetic: bool,
+        labels: Tensor | np.ndarray | Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
+        resolution: int | None = None,
+    ) -> ImageSource:
+        """A source of images in memory; they are copied.
+
+        Args:
+            images: uint8 ``(N, H, W, C)``, ``(N, C, H, W)`` or, grey, ``(N, H, W)``; C is 1 or 3.
+            name: name of the source.
+            synthetic: whether the images are made by a model.
+            labels: integers ``(N,)`` in 0..999,999, or None.
+            class_names: name of label ``k`` at place ``k``; None if classes are known by their numbers.
+            resolution: side in pixels to crop and resize to; None asks for squares.
+
+        Raises:
+            DataError: another type or shape, or labels that do not fit.
+        """
+        return cls._in_memory(images_in_array(images, name, labels, class_names, resolution), name, synthetic, "array")
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Iterable[Any],
+        *,
+        name: str,
+        synthetic: bool,
+        class_names: Sequence[str] | None = None,
+        resolution: int | None = None,
+    ) -> ImageSource:
+        """A source of the images of a data set, all read into memory.
+
+        Args:
+            dataset: a torch ``Dataset``, or any iterable, of images or ``(image, label)``. An image is a Pillow image,
+                or an array or tensor ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)`` of uint8 or of floats that are
+                bytes / 255 (torchvision's ``ToTensor``). A label is an integer or a name.
+            name: name of the source.
+            synthetic: whether the images are made by a model.
+            class_names: name of label ``k`` at place ``k``; by default the data set's ``classes``, where it has such.
+            resolution: side in pixels to crop and resize to; None asks for squares of one size.
+
+        Raises:
+            DataError: an item that is no such image, mixed sizes, or labels that do not fit; the item is named.
+        """
+        found = images_in_dataset(dataset, name, class_names, resolution)
+        return cls._in_memory(found, name, synthetic, type(dataset).__name__)
+
+    @classmethod
+    def _in_memory(cls, found: ImageSet, name: str, synthetic: bool, what: str) -> ImageSource:
+        facts: dict[str, Any] = {
+            "spec": f"{what} in memory",
+            "file": None,
+            "kind": "synthetic" if synthetic else "real",
+        }
+        facts |= {"subset": [], "skipped": 0, "manifest": None}
+        return cls(name, found.images, found.labels, facts, None, found.class_names, found.unlabelled)
+
+    def _opened(
+        self,
+        name: str,
+        synthetic: bool,
+        resolution: int | None,
+        subset: str | None,
+        classes: str | None,
+        allow_synthetic_as_real: bool,
+    ) -> ImageSource:
+        """As :meth:`open` does with a set that it has read."""
+        made = self.provenance.get("kind") == "synthetic" or is_synthetic(self.provenance.get("manifest"))
+        if made and not synthetic and not allow_synthetic_as_real:
+            told = f"{self.name}: this source is synthetic, and is given as real"
+            raise UsageError(f"{told}; pass allow_synthetic_as_real if that is meant")
+        source = self
+        if resolution not in (None, self.resolution):
+            if self.latents is not None:
+                raise UsageError(f"{self.name} holds latents, which cannot be resized")
+            source = replace(source, images=torch.from_numpy(fit_array(self.images.numpy(), resolution, self.name)))
+        if classes is not None:
+            source = source.with_classes(classes)
+        if subset is not None:
+            labels = None if source.labels is None else source.labels.numpy()
+            source = source._selected(parse_subset(subset)(len(source), labels), subset)
+        kind = "synthetic" if synthetic else "real"
+        if (source.name, source.provenance.get("kind")) == (name, kind):
+            return source
+        return replace(source, name=name, provenance={**source.provenance, "kind": kind})
+
+    def __repr__(self) -> str:
+        what = "images" if self.latents is None else "latents"
+        size = "x".join(map(str, (self.channels, self.resolution, self.resolution)))
+        classes = f", {len(self.class_counts)} classes" if self.labels is not None else ""
+        kind = self.provenance.get("kind", "of unknown origin")
+        return f"ImageSource('{self.name}', {kind}, {len(self):,} {what} of {size}{classes})"
+
+    def _repr_html_(self) -> str:
+        grid = "" if self.latents is not None else html_grid(self.images[:_SHOWN], columns=_SHOWN // 2)
+        return f"{html.escape(repr(self))}<br>{grid}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # as arrays: torch hands tensors to other processes through shared memory, of which containers have little
+        return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tensors = {name: torch.from_numpy(value) for name, value in state.items() if isinstance(value, np.ndarray)}
+        vars(self).update(state | tensors)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -271,6 +395,22 @@ def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
     )
 
 
+def pixels_of(images: Tensor | ImageSource, name: str, synthetic: bool) -> Tensor:
+    """Images as a tensor, uint8 ``(N, C, S, S)``, whether they are one or a source of images.
+
+    Raises:
+        UsageError: a source of latents, or a synthetic one where real images are needed.
+    """
+    return (
+        ImageSource.open(images, name=name, synthetic=synthetic).pixels if isinstance(images, ImageSource) else images
+    )
+
+
+def spec_text(spec: str | Path | ImageSource) -> str:
+    """What a message calls a set: its path, or what a source was opened from."""
+    return str(spec.provenance.get("spec", spec.name) if isinstance(spec, ImageSource) else spec)
+
+
 def parse_named(spec: str) -> tuple[str | None, str]:
     """Split ``[name=]path``: the name, or None, and the path.
 
@@ -316,6 +456,7 @@ class SourceMix:
 
     Attributes:
         sources: all sources, the real one first.
+        real_fraction, weights: as given.
         names: their names.
         shares: float64 ``(K + 1,)``, summing to 1.
         resolution: side of the images in pixels, or of the latents.
@@ -341,6 +482,7 @@ class SourceMix:
         weights: Sequence[float] | None = None,
     ) -> None:
         self.sources = (real, *(_of_one_class(source, real) for source in synthetic))
+        self.real_fraction, self.weights = real_fraction, None if weights is None else tuple(weights)
         self.names = tuple(source.name for source in self.sources)
         if twice := next((name for name in self.names if self.names.count(name) > 1), None):
             raise UsageError(f"two sources are called {twice!r}; name them: --synthetic NAME=PATH")
@@ -353,6 +495,21 @@ class SourceMix:
         self._use_classes(vocabulary([source.class_counts for source in self.sources]))
         self._interleave = Interleave(shares)
         self._orders = [ShuffledEpochs(len(source), stream) for stream, source in enumerate(self.sources)]
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{share:.1%} {source.name}" for share, source in zip(self.shares, self.sources))
+        what = "images" if self.latents is None else "latents"
+        total = sum(map(len, self.sources))
+        return f"SourceMix({parts}; {total:,} {what} of {self.channels}x{self.resolution}x{self.resolution})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"label": label, "source": source.name, "kind": source.provenance.get("kind"), "count": len(source)}
+            | {"share": f"{share:.1%}", "classes": len(source.class_counts) or None}
+            for label, (share, source) in enumerate(zip(self.shares, self.sources))
+        ]
+        grids = [source._repr_html_() for source in self.sources]
+        return "<br>".join([html_table(rows), *grids])
 
     @property
     def provenance(self) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from nomadiff.improve.own_samples import OwnSamples, own_count
 from nomadiff.improve.settings import Improvement
 from nomadiff.improve.weight_search import Chooser, Gain
 from nomadiff.metrics.evaluate import ReferenceSet
-from nomadiff.models.model import Model
+from nomadiff.models.model import Model, as_model
 from nomadiff.models.provenance import refuse_training_set
 from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
@@ -93,8 +93,8 @@ def improve(
     if improvement.weight is None and reference is None:
         raise UsageError("choosing a weight needs --reference (held-out real images); or pass --weight, such as 1")
     processes = join_processes(device)
-    if not isinstance(model, Model):
-        model = Model.load(model, device=processes.device)
+    model = as_model(model, "improve", processes.device)
+    model.network_for("improve")
     task = _Task(model, Path(out), improvement, reference, synthetic, processes, command)
     with task.copy.held():
         return task.run()

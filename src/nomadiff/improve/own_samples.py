@@ -44,7 +44,7 @@ class OwnSamples:
         self.path = folder / "own"
         self.archive = folder / "own.zip"
         self._size = shard or model.default_batch_size
-        self._space = model.config.latents
+        self._space = model.known.latents
 
     def draw(self, processes: Processes) -> None:
         """Draw the shards that are missing. The images are shared out among the processes, the main one writes."""
@@ -132,4 +132,4 @@ def own_count(model: Model, asked: int | None) -> int:
     count = next((source.get("count") for source in origins(model) if source.get("label") == 0), None)
     if count is not None:
         return count
-    raise UsageError(f"{model.path} does not say how many real images it was trained on: pass --synthetic-count")
+    raise UsageError(f"{model.name} does not say how many real images it was trained on: pass --synthetic-count")

@@ -14,6 +14,7 @@ from nomadiff.files import atomic_folder, write_json, write_text
 from nomadiff.interop.diffusers_ import write_ddpm_pipeline
 from nomadiff.interop.model_card import check_metrics, model_card
 from nomadiff.interop.packing import pack_model
+from nomadiff.models.hub import HUB_PREFIX
 from nomadiff.models.model import Model
 from nomadiff.tables import Table
 
@@ -23,7 +24,13 @@ FORMS = ("safetensors", "diffusers")
 
 
 def export_model(
-    model: Model, out: str | Path, *, form: str = "safetensors", metrics: Sequence[Table] = (), title: str | None = None
+    model: Model,
+    out: str | Path,
+    *,
+    form: str = "safetensors",
+    metrics: Sequence[Table] = (),
+    title: str | None = None,
+    address: str | None = None,
 ) -> Path:
     """Write a model for others, with a card that says what it is.
 
@@ -38,6 +45,7 @@ def export_model(
         form: one of :data:`FORMS`.
         metrics: tables of scores for the card.
         title: name on the card; the folder's unless given.
+        address: what the card tells to load; the title unless given.
 
     Returns:
         ``out``.
@@ -56,7 +64,7 @@ def export_model(
     with atomic_folder(out) as staging:
         if form == "safetensors":
             pack_model(model, staging)
-            usage = f'from nomadiff.models.model import Model\n\nimages = Model.load("{name}").sample(8, seed=0)'
+            usage = f'import nomadiff as nd\n\nimages = nd.Model.load("{address or name}").sample(8, seed=0)'
         else:
             usage = _write_pipeline(model, staging, name)
         write_text(staging / "README.md", model_card(model, title=name, usage=usage, metrics=metrics))
@@ -122,7 +130,8 @@ def push_to_hub(
     except ImportError as error:
         raise UsageError(f"the hub needs an extra: {install_command('diffusers')}") from error
     with tempfile.TemporaryDirectory() as place:
-        folder = export_model(model, Path(place) / "model", form=form, metrics=metrics, title=repository)
+        options = {"title": repository, "address": HUB_PREFIX + repository}
+        folder = export_model(model, Path(place) / "model", form=form, metrics=metrics, **options)
         try:
             api = HfApi()
             api.create_repo(repository, private=private, exist_ok=True)

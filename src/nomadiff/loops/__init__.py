@@ -1,1 +1,5 @@
 """Self-consuming (autophagous) loops."""
+
+from nomadiff.lazy import lazy_names
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from nomadiff.data.sources import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.models.model import Model
+from nomadiff.pictures import html_table
 from nomadiff.processes import join_processes
 from nomadiff.training.config import RunConfig, TrainingConfig
 from nomadiff.training.loop import train
@@ -44,6 +45,22 @@ class Method:
         if unknown := sorted(training.keys() - set(known)):
             raise UsageError(f"unknown training option {', '.join(unknown)}: choose among {', '.join(known)}")
         self.training = replace(self.preset.training, **training)
+
+    def _settings(self) -> dict[str, Any]:
+        """What it trains, for whoever looks at it."""
+        network, training = self.preset.network, self.training
+        seen = {"network": network.architecture, "budget": f"{training.budget:,}", "batch": training.batch}
+        seen |= {"learning rate": training.learning_rate, "precision": training.precision, "seed": training.seed}
+        return {**seen, **({"classes": "conditional"} if self.class_labels else {})}
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name} {value}" for name, value in self._settings().items())
+        return f"{type(self).__name__}({told})"
+
+    def _repr_html_(self) -> str:
+        about = (type(self).__doc__ or "").partition("\n")[0]
+        rows = [{"setting": name, "value": value} for name, value in self._settings().items()]
+        return html_table(rows, f"{type(self).__name__}: {about}", head=False)
 
     def training_mix(self, mix: SourceMix) -> SourceMix:
         """The sources this method trains on."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from nomadiff.data.sources import ImageSource
 from nomadiff.metrics.detectors import Detector
 from nomadiff.metrics.detectors.features import images_sha256
 from nomadiff.metrics.lpips import LPIPS
@@ -22,11 +23,20 @@ from nomadiff.processes import Processes
 __all__ = ["ReferenceSet", "distance_name", "evaluate", "images_sha256"]
 
 
+@runtime_checkable
+class Sampled(Protocol):
+    """What samples are drawn from: a :class:`~nomadiff.models.model.Model`."""
+
+    def sample(self, count: int, seed: int) -> Tensor: ...
+
+
 def evaluate(
-    samples: Tensor | Iterable[Tensor],
-    reference: Tensor,
+    samples: Tensor | Iterable[Tensor] | ImageSource | Sampled,
+    reference: Tensor | ImageSource,
     *,
-    train: Tensor | None = None,
+    train: Tensor | ImageSource | None = None,
+    count: int = 1000,
+    seed: int = 0,
     detector: str | Detector = "digits",
     classifier: str | Detector | None = None,
     k: int = 5,
@@ -44,9 +54,11 @@ def evaluate(
     """Score ``samples`` against ``reference``. For many sample sets use one :class:`ReferenceSet`.
 
     Args:
-        samples: generated images, uint8 ``(N, C, H, W)``, or batches of them straight from a sampler.
-        reference: held-out real images, uint8, of the same size.
+        samples: generated images, uint8 ``(N, C, H, W)``, batches of them straight from a sampler, a source of them, or
+            a model to draw them from.
+        reference: held-out real images, uint8, of the same size, or a source of them.
         train: the real images the generator was trained on; without them there is no ``replication``.
+        count, seed: of the samples to draw, where a model is given.
         detector: name of a detector, or one.
         classifier: for the class composition; by default the detector itself where it classifies.
         k: neighbour of precision, recall, density and coverage.
@@ -89,4 +101,6 @@ def evaluate(
         processes=processes,
         allow_train_as_reference=allow_train_as_reference,
     )
+    if isinstance(samples, Sampled):
+        samples = samples.sample(count, seed)
     return against.evaluate(samples, interval=interval, extra=extra, lpips=lpips)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nomadiff.data.sources import ImageSource, pixels_of
 from nomadiff.errors import DataError, NomadiffWarning, UsageError
 from nomadiff.metrics.composition import composition, total_variation
 from nomadiff.metrics.detectors import Classifier, Detector, extract_features, inception, load_classifier, load_detector
@@ -71,7 +72,7 @@ class ReferenceSet:
     """Real images to score samples against; what depends on them alone is computed once.
 
     Args:
-        images: held-out real images, uint8 ``(N, C, H, W)``.
+        images: held-out real images, uint8 ``(N, C, H, W)``, or a source of them.
         train: the real images the generator was trained on, uint8; without them replication is not measured.
         detector: name of a detector, or one; see :func:`~nomadiff.metrics.detectors.load_detector`.
         classifier: name of a classifying detector, or one, for the class composition; by default the detector itself
@@ -101,9 +102,9 @@ class ReferenceSet:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | ImageSource,
         *,
-        train: Tensor | None = None,
+        train: Tensor | ImageSource | None = None,
         detector: str | Detector = "digits",
         classifier: str | Detector | None = None,
         k: int = 5,
@@ -115,6 +116,7 @@ class ReferenceSet:
         processes: Processes | None = None,
         allow_train_as_reference: bool = False,
     ) -> None:
+        images = pixels_of(images, "reference", False)
         check_images(images, "reference")
         self._settings(detector, classifier, k, convention, quantile, device, batch_size, cache, processes)
         self.allow_train_as_reference = allow_train_as_reference
@@ -163,7 +165,7 @@ class ReferenceSet:
         if self.classifier is not None and self.classifier is not self.detector:
             self.meta |= {"classifier": self.classifier.name, "classifier_sha256": self.classifier.sha256}
 
-    def with_train(self, train: Tensor) -> ReferenceSet:
+    def with_train(self, train: Tensor | ImageSource) -> ReferenceSet:
         """The same reference for a generator trained on other images: only the replication threshold is computed.
 
         Raises:
@@ -175,7 +177,8 @@ class ReferenceSet:
         other._set_train(train)
         return other
 
-    def _set_train(self, train: Tensor) -> None:
+    def _set_train(self, train: Tensor | ImageSource) -> None:
+        train = pixels_of(train, "train", False)
         if self.images is None:
             raise UsageError("replication needs the held-out images themselves, and this reference holds features only")
         check_images(train, "train", channels=self.images.shape[1])
@@ -192,7 +195,7 @@ class ReferenceSet:
 
     def evaluate(
         self,
-        samples: Tensor | Iterable[Tensor],
+        samples: Tensor | Iterable[Tensor] | ImageSource,
         *,
         interval: float | None = None,
         extra: Sequence[str] = (),
@@ -201,7 +204,9 @@ class ReferenceSet:
         """Score one set of samples, uint8 ``(N, C, H, W)`` or batches of them; see :func:`evaluate`."""
         if unknown := sorted(set(extra) - set(EXTRAS)):
             raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRAS)}")
-        if not isinstance(samples, Tensor):
+        if isinstance(samples, ImageSource):
+            samples = pixels_of(samples, "samples", True)
+        elif not isinstance(samples, Tensor):
             samples = torch.cat(list(samples))
         check_images(samples, "samples")
         if self.images is not None and samples.shape[1:] != self.images.shape[1:]:

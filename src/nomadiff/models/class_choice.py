@@ -15,14 +15,14 @@ from torch import Tensor
 from nomadiff.data.labels import is_number, listed
 from nomadiff.errors import UsageError
 from nomadiff.files import printable
-from nomadiff.training.config import RunConfig
+from nomadiff.training.config import Facts
 
 __all__ = ["class_index", "class_weights", "stored_labels"]
 
 _FORMS = "expected real, uniform, or shares of classes like cat=0.3,dog=0.7"
 
 
-def class_index(config: RunConfig, class_label: int | str) -> int:
+def class_index(config: Facts, class_label: int | str) -> int:
     """Index of a class in the model's vocabulary, given its name or, where classes have names, its number.
 
     Raises:
@@ -38,12 +38,12 @@ def class_index(config: RunConfig, class_label: int | str) -> int:
 
 
 def class_weights(
-    config: RunConfig, source: int = 0, *, class_label: int | str | None = None, classes: str | None = None
+    config: Facts, source: int = 0, *, class_label: int | str | None = None, classes: str | None = None
 ) -> tuple[int, ...]:
     """How often each class of the vocabulary is drawn, relative to the others; empty for a model without classes.
 
     Args:
-        config: the model's recipe.
+        config: what is known of the model.
         source: label of the source to draw; without source labels the real source's images count.
         class_label: the one class to draw, by name or number.
         classes: "real", as often as the training images of the source have them; "uniform" over those they have; or
@@ -83,7 +83,7 @@ def class_weights(
     return tuple(weight // common for weight in weights)
 
 
-def stored_labels(config: RunConfig, indices: Tensor) -> Tensor:
+def stored_labels(config: Facts, indices: Tensor) -> Tensor:
     """The labels a sample set is stored with: numbers where classes are known by them, else indices of the names."""
     if config.stored_class_names is not None:
         return indices
@@ -91,7 +91,7 @@ def stored_labels(config: RunConfig, indices: Tensor) -> Tensor:
 
 
 def _shares(
-    config: RunConfig, source: int, text: str, found: tuple[int, ...], counts: tuple[int, ...] | None
+    config: Facts, source: int, text: str, found: tuple[int, ...], counts: tuple[int, ...] | None
 ) -> list[Fraction]:
     asked: dict[int, Fraction] = {}
     for part in text.split(","):
@@ -111,7 +111,7 @@ def _shares(
     return [asked.get(index, left * Fraction(count, total or 1)) for index, count in enumerate(others)]
 
 
-def _check_trained(config: RunConfig, source: int, index: int, counts: tuple[int, ...] | list[int] | None) -> None:
+def _check_trained(config: Facts, source: int, index: int, counts: tuple[int, ...] | list[int] | None) -> None:
     if counts is not None and not counts[index]:
         name, origin = printable(config.vocabulary[index]), config.source_names[source]
         raise UsageError(f"class '{name}' was not trained: no image of the source '{origin}' has it")

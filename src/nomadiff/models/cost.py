@@ -45,12 +45,12 @@ def sampling_cost(model: Model, sampler: SamplerConfig | None = None) -> Samplin
         sampler: solver and steps; None takes the model's own.
     """
     denoiser = model.sampling_denoiser()
-    if model.config.classes:
+    if model.known.classes:
         denoiser = BoundDenoiser(denoiser, class_label=0)
     x = torch.zeros(1, *model.shape, device=model.device)
     nfe, total = 0.0, 0
     operations: dict[Any, int] = {}
-    for sigma in (sampler or model.config.sampler).called_levels():
+    for sigma in (sampler or model.known.sampler).called_levels():
         nfe += evaluations_of(denoiser, sigma)
         state = _state(denoiser, sigma)
         if state not in operations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from nomadiff.guidance.shared_encoder import SharedEncoder, shared_layers
 from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.partial_copy import with_frozen_part_of
 from nomadiff.plain import from_plain
-from nomadiff.training.config import RunConfig
+from nomadiff.training.config import Facts, RunConfig
 
 __all__ = ["GUIDANCE_NAME", "KINDS", "GuidanceConfig", "combine"]
 
@@ -104,8 +104,11 @@ class Part(Protocol):
     """The interface of a part of a guided model; see :class:`~nomadiff.models.model.Model`."""
 
     denoiser: Denoiser
-    config: RunConfig
+    known: Facts
     guidance: GuidanceConfig | None
+
+    @property
+    def config(self) -> RunConfig: ...
 
     @property
     def network(self) -> EDMDenoiser: ...
@@ -114,8 +117,8 @@ class Part(Protocol):
     def shape(self) -> tuple[int, int, int]: ...
 
 
-def combine(guidance: GuidanceConfig, base: Part, auxiliary: Part | Discriminator | None) -> tuple[Denoiser, RunConfig]:
-    """The denoiser of a guided model and the recipe it goes by.
+def combine(guidance: GuidanceConfig, base: Part, auxiliary: Part | Discriminator | None) -> tuple[Denoiser, Facts]:
+    """The denoiser of a guided model and what is known of it: the base's recipe, under its own name.
 
     Args:
         guidance: how to combine.
@@ -125,7 +128,7 @@ def combine(guidance: GuidanceConfig, base: Part, auxiliary: Part | Discriminato
     Raises:
         UsageError: the parts do not fit together.
     """
-    recipe = replace(base.config, method=guidance.name)
+    recipe = _renamed(base.known, guidance.name)
     weight, interval = guidance.weight, guidance.interval
     if isinstance(auxiliary, Discriminator):
         return DiscriminatorGuidance(base.denoiser, auxiliary, weight, interval=interval), recipe
@@ -134,7 +137,7 @@ def combine(guidance: GuidanceConfig, base: Part, auxiliary: Part | Discriminato
     if guidance.kind == "source":
         # the source is part of the guidance: what is left takes none
         guided = SourceGuidance(base.network, weight, source=guidance.source, interval=interval)
-        return guided, replace(recipe, sources=0)
+        return guided, replace(base.config, method=guidance.name, sources=0)
     if guidance.kind == "perturbed-attention":
         return perturbed_attention_guidance(base.network, weight, interval=interval), recipe
     if base.config.training.class_dropout == 0:
@@ -142,14 +145,21 @@ def combine(guidance: GuidanceConfig, base: Part, auxiliary: Part | Discriminato
     return ClassifierFreeGuidance(base.network, weight, interval=interval), recipe
 
 
+def _renamed(known: Facts, method: str) -> Facts:
+    assert is_dataclass(known)
+    renamed: Facts = replace(known, method=method)
+    return renamed
+
+
 def _with_auxiliary(guidance: GuidanceConfig, base: Part, auxiliary: Part) -> Denoiser:
     for name in ("sources", "classes"):
-        known = getattr(base.config, name), getattr(auxiliary.config, name)
+        known = getattr(base.known, name), getattr(auxiliary.known, name)
         if known[0] != known[1]:
             raise UsageError(f"base and auxiliary get the same labels, but they know {known[0]} and {known[1]} {name}")
     if base.shape != auxiliary.shape:
         raise UsageError(f"base and auxiliary must draw images of one shape, got {base.shape} and {auxiliary.shape}")
-    if guidance.kind == "extrapolation" and (base.guidance is not None or auxiliary.guidance is not None):
+    plain = all(part.guidance is None and isinstance(part.denoiser, EDMDenoiser) for part in (base, auxiliary))
+    if guidance.kind == "extrapolation" and not plain:
         return Extrapolation(base.denoiser, auxiliary.denoiser, guidance.weight, guidance.interval)
     one, other = base.network, with_frozen_part_of(base.network, auxiliary.network, auxiliary.config)
     if _identical(one, other):

@@ -25,6 +25,8 @@ def origins(model: Model) -> list[dict[str, Any]]:
     if model.guidance is not None:
         first = model.parts[0]
         return origins(first) if isinstance(first, Model) else []
+    if not model.is_stored:
+        return []
     around = model.path.parent.parent if model.path.parent.name == "snapshots" else model.path.parent
     path = around / SOURCES_NAME
     found = read_json(path) if path.is_file() else []

@@ -15,7 +15,7 @@ from nomadiff.data.writing import write_images
 from nomadiff.files import atomic_path
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
-from nomadiff.training.config import RunConfig
+from nomadiff.training.config import Facts
 
 __all__ = ["write_sample_set"]
 
@@ -25,7 +25,7 @@ _PREVIEW = 64  # images
 class Drawable(Protocol):
     """The interface of a model; see :class:`~nomadiff.models.model.Model`."""
 
-    config: RunConfig
+    known: Facts
 
     @property
     def class_names(self) -> tuple[str, ...] | None: ...
@@ -79,7 +79,7 @@ def _draw(
     """Draw what is missing. A continued set has the batches of an unbroken one, so it equals it bit for bit."""
     done = int(group.total(torch.tensor(kept, device=group.device)))  # the main process knows it, the others add 0
     batches = model.sample_batches(count - done, seed, first=done, processes=group, **options)
-    with progress_bar(f"sample {model.config.method}", total=count, done=done, show=group.is_main) as advance:
+    with progress_bar(f"sample {model.known.method}", total=count, done=done, show=group.is_main) as advance:
         for batch in batches:
             if part:
                 with atomic_path(part / f"{done:09d}.npy") as temporary, open(temporary, "wb") as handle:

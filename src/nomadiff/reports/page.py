@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 from nomadiff.files import write_text
-from nomadiff.reports.grids import image_grid, png_data_uri
+from nomadiff.pictures import image_grid, png_data_uri
 from nomadiff.reports.numbers import as_number, cell_text, column_decimals, fixed
 from nomadiff.reports.palette import Colour, all_colours, method_colours
 from nomadiff.reports.plots import Curve, composition_bars, metric_bars, training_curves

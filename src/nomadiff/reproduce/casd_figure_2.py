@@ -65,7 +65,7 @@ def study(scale: str, data: Path | None, seeds: Sequence[int]) -> Study:
         whole = digits_comparison(scale, mix, seeds)
     cells = [Cell({"m": 0}, replace(whole, methods=("dm",)))]
     for m in sizes[1:]:
-        grown = replace(whole.mix, synthetic_subset=f"first:{m}")
+        grown = replace(whole.mix_spec, synthetic_subset=f"first:{m}")
         cells.append(Cell({"m": m}, replace(whole, mix=grown, methods=("sda", "casd"))))
     title = "CASD Figure 2: distance against the number of synthetic images"
     return Study("casd-figure-2", title, cells, files, generators, ("m", "distance"))

@@ -89,8 +89,8 @@ def photographs_comparison(
         detector="cifar10-resnet56",
         detector_weights=str(weights) if weights.exists() else None,
         notes=(
-            f"Real images: CIFAR-10's photographs ({Path(mix.real).name}). The distance is taken in the features of a "
-            "CIFAR-10 classifier (64 values); it is not FID.",
+            f"Real images: CIFAR-10's photographs ({Path(str(mix.real)).name}). The distance is taken in the features "
+            "of a CIFAR-10 classifier (64 values); it is not FID.",
         ),
     )
     return replace(base, **options)

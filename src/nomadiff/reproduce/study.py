@@ -135,8 +135,8 @@ def run_study(
     for cell in study.cells:
         folder = out / "cells" / "-".join(str(value) for value in cell.fields.values())
         cell_device = device or cell.comparison.device
-        named = tuple(path.replace("{sources}", str(sources)) for path in cell.comparison.mix.synthetic)
-        mix = replace(cell.comparison.mix, synthetic=named)
+        named = tuple(str(path).replace("{sources}", str(sources)) for path in cell.comparison.mix_spec.synthetic)
+        mix = replace(cell.comparison.mix_spec, synthetic=named)
         result = compare(replace(cell.comparison, mix=mix, out=folder, device=cell_device, command=command))
         table.rows += [{**cell.fields, **row} for row in result.rows]
         table.meta["evaluation"] = result.meta["evaluation"]

@@ -21,7 +21,7 @@ from nomadiff.metrics.composition import share_interval
 from nomadiff.metrics.detectors import Classifier, classify, load_classifier
 from nomadiff.metrics.evaluate import ReferenceSet, distance_name
 from nomadiff.metrics.reference import distance_in
-from nomadiff.models.model import Model
+from nomadiff.models.model import Model, as_model
 from nomadiff.models.provenance import refuse_training_set
 from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
@@ -171,8 +171,8 @@ def shift(
         Interrupted: Ctrl-C or SIGTERM; what is done is kept.
     """
     processes = join_processes(device)
-    if not isinstance(model, Model):
-        model = Model.load(model, device=processes.device)
+    model = as_model(model, "shift", processes.device)
+    model.network_for("shift")
     classifier = load_classifier(classifier, device=processes.device)
     task = _Task(model, Path(out), settings, classifier, reference, processes, command)
     with task.copy.held():

@@ -16,7 +16,7 @@ from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.phema import exponent_of_std
 from nomadiff.training.precision import PRECISIONS
 
-__all__ = ["RunConfig", "TrainingConfig"]
+__all__ = ["Facts", "RunConfig", "TrainingConfig"]
 
 _MOST_LABELS = 1_000_000
 
@@ -102,8 +102,39 @@ class TrainingConfig:
         return -(-self.budget // self.batch)
 
 
-@dataclass(frozen=True)
-class RunConfig:
+class Facts:
+    """What is known of a model that can be drawn from, whatever made it; a recipe (:class:`RunConfig`) knows it too.
+
+    The attributes are those of the same names there.
+    """
+
+    method: str
+    sampler: SamplerConfig
+    source_names: tuple[str, ...]
+    sources: int
+    classes: int
+    latents: LatentSpace | None
+    class_names: tuple[str, ...]
+    class_counts: tuple[tuple[int, ...], ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape ``(C, H, W)`` of what is drawn: an image, or a latent."""
+        raise NotImplementedError
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The name of every class; the numbers as text if the names are unknown."""
+        return self.class_names or tuple(map(str, range(self.classes)))
+
+    @property
+    def stored_class_names(self) -> tuple[str, ...] | None:
+        """The names that a set of samples is stored with; None if its classes are known by their numbers."""
+        return None if all(map(is_number, self.vocabulary)) else self.class_names
+
+
+@dataclass(frozen=True, repr=False)
+class RunConfig(Facts):
     """The whole recipe of a model: what it is, what it was trained on, how it is sampled.
 
     Attributes:
@@ -149,15 +180,17 @@ class RunConfig:
         if rows and (min(map(min, rows), default=0) < 0 or not sum(rows[0])):
             raise UsageError("numbers of images must not be negative, nor all 0")
 
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The name of every class; the numbers as text if the names are unknown."""
-        return self.class_names or tuple(map(str, range(self.classes)))
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.shape))
+        sources = f", sources {', '.join(self.source_names)}" if self.sources else ""
+        classes = f", {self.classes} classes" if self.classes else ""
+        told = f"{self.training.budget:,} images, seed {self.training.seed}"
+        return f"RunConfig({self.method}: {self.network.architecture} {size}, {told}{sources}{classes})"
 
     @property
-    def stored_class_names(self) -> tuple[str, ...] | None:
-        """The names that a set of samples is stored with; None if its classes are known by their numbers."""
-        return None if all(map(is_number, self.vocabulary)) else self.class_names
+    def shape(self) -> tuple[int, int, int]:
+        """Shape ``(C, H, W)`` of what the network draws: an image, or a latent."""
+        return self.network.channels, self.network.resolution, self.network.resolution
 
     def build_denoiser(self) -> EDMDenoiser:
         """A denoiser with this configuration and fresh weights from torch's global generator."""

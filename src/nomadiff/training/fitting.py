@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.progress import progress_bar
-from nomadiff.seeding import mixed_seed
+from nomadiff.seeding import mixed_seed, own_randomness
 from nomadiff.training.ema import ModuleEMA
 from nomadiff.training.state import load_state, save_state
 
@@ -88,7 +88,7 @@ def fit(
             raise DataError(f"{error}: delete it to begin again") from error
     end = -(-options.budget // options.batch) * options.batch
     module.train()
-    with progress_bar(description, total=end, done=seen) as advance:
+    with own_randomness(device), progress_bar(description, total=end, done=seen) as advance:
         while seen < end:
             generator.manual_seed(mixed_seed(options.seed, 1, seen))
             torch.manual_seed(mixed_seed(options.seed, 2, seen))  # dropout's: the global generator, a stream of its own

@@ -26,7 +26,7 @@ from nomadiff.networks.build import misfit
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar
-from nomadiff.seeding import mixed_seed
+from nomadiff.seeding import mixed_seed, own_randomness
 from nomadiff.training.agreement import require_agreement
 from nomadiff.training.augment import Augment
 from nomadiff.training.config import RunConfig
@@ -76,16 +76,17 @@ def train(
     if config.training.batch % processes.count:
         raise UsageError(f"batch {config.training.batch} does not divide among {processes.count} processes")
     require_match(config, mix)
-    if processes.is_main:
-        with folder.lock():
-            folder.begin(config, mix.provenance)
-            processes.barrier()
+    with own_randomness(processes.device):
+        if processes.is_main:
+            with folder.lock():
+                folder.begin(config, mix.provenance)
+                processes.barrier()
+                trained = _Training(config, mix, folder, processes, start_from)
+                trained.run(description or f"train {config.method}")
+        else:
+            processes.barrier()  # until the main process has claimed the folder and repaired it
             trained = _Training(config, mix, folder, processes, start_from)
-            trained.run(description or f"train {config.method}")
-    else:
-        processes.barrier()  # until the main process has claimed the folder and repaired it
-        trained = _Training(config, mix, folder, processes, start_from)
-        trained.run("")
+            trained.run("")
     return trained.ema.module
 
 

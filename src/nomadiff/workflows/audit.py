@@ -17,10 +17,10 @@ __all__ = ["audit_files"]
 
 
 def audit_files(
-    images: str,
-    against: Sequence[str],
+    images: str | ImageSource,
+    against: Sequence[str | ImageSource],
     *,
-    trusted: str | None = None,
+    trusted: str | ImageSource | None = None,
     detector: str = "pixels",
     detector_weights: str | None = None,
     resolution: int | None = None,
@@ -31,7 +31,7 @@ def audit_files(
 
     Args:
         images: the folder in question, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens.
-        against: suspects, ``[name=]path``.
+        against: suspects, ``[name=]path`` or a source.
         trusted: images known to be real.
         detector, detector_weights: feature space.
         resolution: resize everything to this many pixels.
@@ -45,7 +45,7 @@ def audit_files(
         UsageError, DataError: the files cannot be used as asked.
     """
 
-    def opened(spec: str, name: str, synthetic: bool) -> ImageSource:
+    def opened(spec: str | ImageSource, name: str, synthetic: bool) -> ImageSource:
         return ImageSource.open(
             spec, name=name, synthetic=synthetic, resolution=resolution, skip_unreadable=skip_unreadable
         )
@@ -64,7 +64,7 @@ def audit_files(
         device=torch_device,
         cache=feature_cache(),
     )
-    if is_synthetic(folder.provenance["manifest"]) and found.suspicions:
+    if is_synthetic(folder.provenance.get("manifest")) and found.suspicions:
         first = found.suspicions[0]
         warned = replace(first, sentence=f"The folder's own manifest says it is synthetic. {first.sentence}")
         return replace(found, suspicions=[warned, *found.suspicions[1:]])

@@ -38,7 +38,7 @@ def compare(comparison: Comparison) -> Table:
 
 def compared(comparison: Comparison) -> tuple[Table, Report]:
     """As :func:`compare`, but the report is returned unwritten, for callers that add to it."""
-    if not comparison.mix.synthetic:
+    if not comparison.mix_spec.synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     arms = comparison.arms()
     reference, _ = check_comparison(comparison)  # validated before the first expensive step

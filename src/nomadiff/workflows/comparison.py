@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.sources import ImageSource, SourceMix, spec_text
 from nomadiff.errors import UsageError
 from nomadiff.metrics.replication import calibrate
 from nomadiff.models.dry_run import plan_training
@@ -22,8 +22,8 @@ class Comparison:
     """The settings of a comparison.
 
     Attributes:
-        mix: Real and synthetic images. ``{seed}`` in a subset is replaced by each seed.
-        reference: Held-out real images to judge by: a path, as for the mix.
+        mix: Real and synthetic images, to read or read already. ``{seed}`` in a subset is replaced by each seed.
+        reference: Held-out real images to judge by: a path, as for the mix, or a source.
         out: Folder for runs, metrics and report.
         methods: Methods to compare.
         preset: Network and training of every arm.
@@ -45,8 +45,8 @@ class Comparison:
         notes: Limitations, printed in the report.
     """
 
-    mix: MixSpec
-    reference: str
+    mix: MixSpec | SourceMix
+    reference: str | ImageSource
     out: Path
     methods: tuple[str, ...] = ("dm", "sda", "casd")
     preset: str = "cifar10"
@@ -67,18 +67,24 @@ class Comparison:
     command: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def mix_spec(self) -> MixSpec:
+        """The mix as what an arm is given."""
+        return self.mix if isinstance(self.mix, MixSpec) else MixSpec.of(self.mix)
+
     def arms(self) -> list[Arm]:
         """Every model to train: for each seed, DM once and the other methods for each synthetic source."""
-        named = self.mix.named_synthetic()
+        spec = self.mix_spec
+        named = spec.named_synthetic()
         if self.together:
-            groups = {"+".join(name for name, _ in named): self.mix.synthetic}
+            groups = {"+".join(name for name, _ in named): spec.synthetic}
         else:
-            groups = {name: (argument,) for (name, _), argument in zip(named, self.mix.synthetic)}
+            groups = {name: (argument,) for (name, _), argument in zip(named, spec.synthetic)}
         arms = []
         for seed in self.seeds:
             for method in self.methods:
                 for source, synthetic in ({"": ()} if method == "dm" else groups).items():
-                    mix = replace(with_seed(self.mix, seed), synthetic=synthetic)
+                    mix = replace(with_seed(spec, seed), synthetic=synthetic)
                     if method == "dm":
                         mix = replace(mix, real_fraction=None, source_weights=None)
                     name = f"{method}-{source}" if source else method
@@ -108,7 +114,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
     Raises:
         UsageError, DataError: something does not.
     """
-    mix_spec = comparison.mix
+    mix_spec = comparison.mix_spec
     reference = ImageSource.open(
         comparison.reference,
         name="reference",
@@ -128,7 +134,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         real = mix.sources[0]
         if reference.pixels.shape[1:] != real.images.shape[1:]:
             raise UsageError(
-                f"reference {comparison.reference} has images of {tuple(reference.images.shape[1:])}, "
+                f"reference {spec_text(comparison.reference)} has images of {tuple(reference.images.shape[1:])}, "
                 f"the real source of {tuple(real.images.shape[1:])} (channels, height, width); pass --resolution"
             )
         if real.content_hash not in checked:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.sources import ImageSource, spec_text
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors import Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
@@ -30,10 +30,10 @@ EXTRA_METRICS = (*EXTRAS, "lpips")
 
 
 def evaluate_files(
-    samples: str,
-    reference: str,
+    samples: str | ImageSource,
+    reference: str | ImageSource,
     *,
-    train: str | None = None,
+    train: str | ImageSource | None = None,
     detector: str = "pixels",
     detector_weights: str | None = None,
     classifier: str | None = None,
@@ -86,7 +86,7 @@ def evaluate_files(
         UsageError, DataError: the files cannot be used as asked; found before the detector sees many images.
     """
 
-    def real(spec: str, name: str) -> Tensor:
+    def real(spec: str | ImageSource, name: str) -> Tensor:
         return ImageSource.open(
             spec,
             name=name,
@@ -101,12 +101,14 @@ def evaluate_files(
     processes = join_processes(device)
     torch_device = processes.device
     for spec in (samples, reference, *([] if train is None else [train])):
-        require_images(spec)
+        if not isinstance(spec, ImageSource):
+            require_images(spec)
+    told = {"samples": spec_text(samples), "reference": spec_text(reference)}
     made = ImageSource.open(
         samples, name="samples", synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable
     )
     sets = {"samples": made.pixels}
-    statistics = holds_statistics(reference)
+    statistics = not isinstance(reference, ImageSource) and holds_statistics(reference)
     if not statistics:
         sets["reference"] = real(reference, "reference")
     if train is not None:
@@ -123,7 +125,7 @@ def evaluate_files(
         lpips(sets["samples"][:1], sets["samples"][:1])
     if only_check:
         counts: dict[str, Any] = {name: len(images) for name, images in sets.items()}
-        found: dict[str, Any] = {"reference": reference, **counts, "detector": judge.name}
+        found: dict[str, Any] = {"reference": spec_text(reference), **counts, "detector": judge.name}
         if train is not None and not statistics:
             allowed = allow_train_as_reference
             overlap = calibrate(sets["train"], sets["reference"], allow_train_as_reference=allowed)
@@ -139,7 +141,7 @@ def evaluate_files(
             return Table()
     settings: dict[str, Any] = {"detector": judge, "classifier": classifier_network, "k": k, "convention": convention}
     if statistics:
-        against = ReferenceSet.load(reference, **settings, device=torch_device, cache=cache)
+        against = ReferenceSet.load(str(reference), **settings, device=torch_device, cache=cache)
     else:
         against = ReferenceSet(
             sets["reference"],
@@ -170,7 +172,7 @@ def evaluate_files(
         rows = [{"group": "", **row} for row in rows]
         for wide in table.rows:
             rows += [{"group": wide["group"], **row} for row in _rows(wide) if row["metric"] not in _NAMES]
-    return Table(rows, {"samples": samples, "reference": reference, "train": train, **meta})
+    return Table(rows, {**told, "train": None if train is None else spec_text(train), **meta})
 
 
 _NAMES = ("group", "reference_count", "reference_share")  # fields of a group's row that are no metric of the samples

@@ -13,7 +13,7 @@ from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.metrics.reference import distance_in
 from nomadiff.models.cost import sampling_cost
 from nomadiff.models.dry_run import gpu_hours, three_digits
-from nomadiff.models.model import Model
+from nomadiff.models.model import Model, as_model
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
@@ -37,12 +37,12 @@ COST_METRICS = [
 
 
 def improve_files(
-    model: str | Path,
+    model: Model | str | Path,
     out: Path,
     improvement: Improvement,
     *,
-    reference: str | None = None,
-    train: str | None = None,
+    reference: str | ImageSource | None = None,
+    train: str | ImageSource | None = None,
     detector: str = "pixels",
     allow_synthetic_as_real: bool = False,
     skip_unreadable: bool = False,
@@ -72,9 +72,9 @@ def improve_files(
         NomadiffError, Interrupted: as :func:`~nomadiff.improve.improve.improve`.
     """
     processes = join_processes(device)
-    base = Model.load(model, vae=vae, device=processes.device)
+    base = as_model(model, "improve", processes.device, vae=vae)
 
-    def real(spec: str, name: str) -> ImageSource:
+    def real(spec: str | ImageSource, name: str) -> ImageSource:
         return ImageSource.open(
             spec,
             name=name,
@@ -111,7 +111,7 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
         command: the command line.
     """
     metric = done.table.meta["best"]["metric"]
-    name = done.candidate.config.method
+    name = done.candidate.known.method
     rows = [row for row in done.table.rows if row["space"] == ("function" if name == "sims" else "parameters")]
     search = [row for row in rows if row["noise"] == "search"]
     zero = next(row for row in search if row["weight"] == 0)
@@ -136,7 +136,7 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
         grids.insert(0, GridPanel("real", "held out", reference.images[:_SHOWN], 8, method="real"))
     return Report(
         title="Did the model improve itself?",
-        subtitle=f"{name} on {base.path}; {len(fresh) // 2} sets of {count:,} samples of each model, fresh noise",
+        subtitle=f"{name} on {base.name}; {len(fresh) // 2} sets of {count:,} samples of each model, fresh noise",
         table=Table(fresh, done.table.meta),
         metrics=[*metric_infos(distance, {}), *COST_METRICS],
         grids=grids,

@@ -241,7 +241,7 @@ def _named(against: ReferenceSet, shares: Sequence[float]) -> dict[str, float]:
 
 
 def _subtitle(comparison: Comparison, train: int, reference: int) -> str:
-    sources = ", ".join(name for name, _ in comparison.mix.named_synthetic())
+    sources = ", ".join(name for name, _ in comparison.mix_spec.named_synthetic())
     return (
         f"{train:,} real images, synthetic sources: {sources}; {len(comparison.seeds)} seed(s), "
         f"{comparison.count:,} samples an arm, judged by {reference:,} held-out real images."

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.sources import ImageSource, SourceMix, spec_text
 from nomadiff.errors import UsageError
 from nomadiff.loops.images import ImageAlgorithm, image_algorithm
 from nomadiff.loops.loop import KINDS, AutophagousLoop
@@ -52,8 +52,8 @@ class ImageLoop:
     """Loops to run: every algorithm once for every seed, all on the same real images of that seed.
 
     Attributes:
-        real: real images: a folder, zip, npz or npy file, a hub data set, or ``digits:pool``.
-        reference: held-out real images to judge by.
+        real: real images: a folder, zip, npz or npy file, a hub data set, ``digits:pool``, or a source.
+        reference: held-out real images to judge by, likewise.
         out: folder for loops, metrics and report.
         algorithms: names in :data:`~nomadiff.loops.images.IMAGE_ALGORITHMS`.
         kind: one of :data:`~nomadiff.loops.loop.KINDS`; hyphens do for spaces.
@@ -76,8 +76,8 @@ class ImageLoop:
         command: the command line, printed in the report.
     """
 
-    real: str
-    reference: str
+    real: str | ImageSource
+    reference: str | ImageSource
     out: Path
     algorithms: tuple[str, ...] = ("standard", "sims")
     kind: str = "synthetic augmentation"
@@ -140,7 +140,7 @@ class _Setting:
         weight = loop.weight if algorithm.guided else None
         return algorithm(loop.preset, weight=weight, device=loop.device, **_without_seed(loop.changes))
 
-    def _open(self, spec: str, name: str) -> ImageSource:
+    def _open(self, spec: str | ImageSource, name: str) -> ImageSource:
         loop = self.loop
         return ImageSource.open(
             spec,
@@ -159,7 +159,7 @@ class _Setting:
             count=self.real_count,
             generations=loop.generations,
             fresh=fresh,
-            name=loop.real,
+            name=spec_text(loop.real),
         )
 
     @cached_property
@@ -171,8 +171,8 @@ class _Setting:
         )
         if self.held_out.images.shape[1:] != self.real.images.shape[1:]:
             raise UsageError(
-                f"reference {loop.reference} has images of {tuple(self.held_out.images.shape[1:])}, the real set of "
-                f"{tuple(self.real.images.shape[1:])} (channels, height, width); pass --resolution"
+                f"reference {spec_text(loop.reference)} has images of {tuple(self.held_out.images.shape[1:])}, "
+                f"the real set of {tuple(self.real.images.shape[1:])} (channels, height, width); pass --resolution"
             )
         return ReferenceSet(self.held_out.pixels, detector=detector)
 

@@ -14,7 +14,7 @@ from nomadiff.metrics.detectors import load_classifier
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.metrics.reference import distance_in
 from nomadiff.models.dry_run import gpu_hours, three_digits
-from nomadiff.models.model import Model
+from nomadiff.models.model import Model, as_model
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
@@ -40,12 +40,12 @@ SHARE_METRICS = [
 
 
 def shift_files(
-    model: str | Path,
+    model: Model | str | Path,
     out: Path,
     settings: Shift,
     *,
     classifier: str | None = None,
-    reference: str | None = None,
+    reference: str | ImageSource | None = None,
     detector: str = "pixels",
     allow_synthetic_as_real: bool = False,
     skip_unreadable: bool = False,
@@ -73,7 +73,7 @@ def shift_files(
         NomadiffError, Interrupted: as :func:`~nomadiff.shift.shift.shift`.
     """
     processes = join_processes(device)
-    base = Model.load(model, device=processes.device)
+    base = as_model(model, "shift", processes.device)
     if classifier is None:
         if base.image_shape != _DIGITS_SHAPE:
             raise UsageError("a shift needs --classifier: cifar10-resnet56, or a TorchScript file of logits")
@@ -158,7 +158,7 @@ def shift_report(done: Shifted, base: Model, *, command: str = "") -> Report:
     table = Table([{**row, "method": _method(row)} for row in shown_rows(fresh)], done.table.meta)
     return Report(
         title="Did the composition follow the target?",
-        subtitle=f"Targets: {targets}. Base: {base.path}",
+        subtitle=f"Targets: {targets}. Base: {base.name}",
         table=table,
         metrics=[*SHARE_METRICS, *metric_infos(distance, {})],
         by=("method", "weight"),

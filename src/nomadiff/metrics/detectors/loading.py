@@ -8,6 +8,7 @@ import torch
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
+from nomadiff.seeding import own_randomness
 
 __all__ = ["DETECTORS", "load_classifier", "load_detector"]
 
@@ -15,6 +16,7 @@ DETECTORS = ("digits", "pixels", "inception", "dinov2", "cifar10-resnet56")
 SCRIPTS = (".pt", ".ts", ".torchscript")
 
 
+@own_randomness(torch.device("cpu"))  # fresh weights are drawn and thrown away
 def load_detector(
     spec: str | Detector, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> Detector:
