@@ -1,3 +1,4 @@
+import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def comparison(out, **changes):
 
 @pytest.mark.slow
 def test_a_comparison_takes_sources_and_mixes_as_it_takes_paths(tmp_path):
-    """In other processes, with the figures of the paths."""
+    """With the figures of the paths; its arms can be sent to other processes."""
     small = {"seeds": (0,), "methods": ("dm", "casd"), "changes": {"budget": 64, "batch": 64, "warmup": 64}}
     paths = MixSpec(real="digits:pool", synthetic=("close=digits:close",), real_subset="first:30", real_fraction=0.3)
     told = compare(comparison(tmp_path / "paths", mix=paths, **small)).rows
@@ -51,8 +52,10 @@ def test_a_comparison_takes_sources_and_mixes_as_it_takes_paths(tmp_path):
     pixels = ImageSource.open("digits:close", name="any", synthetic=True).images
     mix = SourceMix(real, [ImageSource.from_array(pixels, name="close", synthetic=True)], real_fraction=0.3)
     held_out = ImageSource.open("digits:reference", name="mine", synthetic=False)
-    table = compare(comparison(tmp_path / "mix", mix=mix, reference=held_out, workers=2, **small))
-    assert table.rows == told
+    study = comparison(tmp_path / "mix", mix=mix, reference=held_out, **small)
+    assert compare(study).rows == told
+    sent = pickle.loads(pickle.dumps(study.arms()))[1].mix.open()
+    assert torch.equal(sent.batch(0, 8, 1).images, mix.batch(0, 8, 1).images)
 
 
 @pytest.mark.slow
