@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from nomadiff.data.digits import read_digits
 from nomadiff.data.images import read_images
