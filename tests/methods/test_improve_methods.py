@@ -10,8 +10,10 @@ from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.improve.distillation import distil
 from nomadiff.improve.settings import Improvement
 from nomadiff.methods.autoguidance import Autoguidance
+from nomadiff.methods.casd import CASD
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided, train_discriminator
 from nomadiff.methods.dm import DM
+from nomadiff.methods.registry import method_named
 from nomadiff.methods.sims import SIMS, Neon
 from nomadiff.methods.source_guidance import SourceGuided, with_source_labels
 from nomadiff.models.discriminator import Discriminator
@@ -25,7 +27,7 @@ from nomadiff.training.run_folder import RunFolder
 
 PRESET = Preset(
     NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
-    TrainingConfig(budget=96, batch=16, warmup=0, learning_rate=1e-2, snapshot_every=48, ema_half_life=20),
+    TrainingConfig(budget=128, batch=16, warmup=0, learning_rate=1e-2, snapshot_every=48, ema_half_life=20),
     SamplerConfig(steps=3),
     0.5,
     "test",
@@ -51,6 +53,10 @@ METHODS = {
     "source-guidance": lambda: SourceGuided(PRESET, improvement=SHORT),
     "autoguidance": lambda: Autoguidance(PRESET, weight=0.5),
     "discriminator-guidance": lambda: DiscriminatorGuided(PRESET, weight=0.5, discriminator=FIT, synthetic_count=20),
+    "sda+sims": lambda: SIMS(PRESET, base="sda", improvement=SHORT),
+    "casd+neon": lambda: Neon(PRESET, base="casd", improvement=SHORT),
+    "casd+source-guidance": lambda: SourceGuided(PRESET, base="casd", improvement=SHORT),
+    "casd+autoguidance": lambda: Autoguidance(PRESET, base="casd", weight=0.5),
 }
 KINDS = {
     "sims": ("extrapolation", 10),
@@ -58,6 +64,10 @@ KINDS = {
     "source-guidance": ("source", 10),
     "autoguidance": ("extrapolation", 10),
     "discriminator-guidance": ("discriminator", 5),
+    "sda+sims": ("extrapolation", 10),
+    "casd+neon": ("merge", 5),
+    "casd+source-guidance": ("source", 10),
+    "casd+autoguidance": ("extrapolation", 10),
 }
 
 
@@ -75,12 +85,23 @@ def test_images_in_model_out(fitted):
     images = model.sample(4)
     assert torch.equal(Model.load(out, device="cpu").sample(4), images)
     assert not torch.equal(images, Model.load(out / "base", device="cpu").sample(4))
-    assert Model.load(out / "base", device="cpu").config.method == "sda"  # everything is taken for real
+    base = Model.load(out / "base", device="cpu").config
+    assert base.method == (name.rpartition("+")[0] or "dm")
+    assert base.source_names == (("real",) if base.method == "dm" else ("real", "loop"))
 
 
-def test_a_finished_one_is_only_read(fitted, mix):
+def test_both_trainings_share_the_budget(fitted):
+    name, _, out = fitted
+    runs = [RunFolder(path.parent) for path in out.rglob("config.json")]
+    seen = sum(run.read_log()[-1]["images_seen"] for run in runs)
+    assert seen == (64 if name == "discriminator-guidance" else 128)  # a discriminator's training keeps no log
+    assert METHODS[name]().control == (name.rpartition("+")[0] or "dm")
+
+
+def test_a_finished_one_is_only_read(fitted, mix, monkeypatch):
     name, model, out = fitted
     weights = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    monkeypatch.setattr("nomadiff.improve.own_samples.OwnSamples.draw", lambda *a: pytest.fail("drew again"))
     again = METHODS[name]().fit(mix, out, device="cpu")
     assert again.sha256 == model.sha256
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == weights
@@ -88,7 +109,7 @@ def test_a_finished_one_is_only_read(fitted, mix):
 
 def test_neon_takes_a_tenth_of_the_learning_rate(fitted):
     name, _, out = fitted
-    rate = {"sims": 1e-2, "neon": 1e-3}.get(name)
+    rate = {"sims": 1e-2, "neon": 1e-3, "casd+neon": 1e-3}.get(name)
     if rate is not None:
         assert RunFolder(out / "auxiliary").config().training.learning_rate == pytest.approx(rate)
 
@@ -100,7 +121,47 @@ def test_the_folder_can_be_moved(mix, tmp_path):
     assert Model.load(tmp_path / "b", device="cpu").sample(2).shape == (2, 1, 8, 8)
 
 
+@pytest.mark.parametrize("name", ["sims", "casd+source-guidance", "autoguidance"])
+def test_a_guided_model_is_not_prolonged_and_left_as_it_is(name, mix, tmp_path):
+    method = METHODS[name]()
+    method.fit(mix, tmp_path / "m", device="cpu")
+    files = {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    longer = METHODS[name]()
+    longer.training = dataclasses.replace(longer.training, budget=256)
+    with pytest.raises(UsageError, match="choose another --out"):
+        longer.fit(mix, tmp_path / "m", device="cpu")
+    assert {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize("name", ["sims", "neon", "source-guidance", "autoguidance"])
+def test_a_budget_too_small_for_two_trainings_is_said(name, mix):
+    with pytest.raises(UsageError, match="larger --budget"):
+        method_named(name)(PRESET, budget=16).recipe(mix)
+
+
 # source guidance
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("architecture", ["ddpmpp", "adm"])
+def test_one_more_source_label_begins_as_the_real_one(architecture, classes, mix):
+    network = NetworkConfig(architecture, 8, 1, 8, (1, 2), 1, (4,), channels_per_head=8)
+    recipe = CASD(dataclasses.replace(PRESET, network=network), class_labels=bool(classes)).recipe(mix)
+    torch.manual_seed(1)
+    base = recipe.build_denoiser().eval()
+    for parameter in base.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    more = dataclasses.replace(
+        recipe, sources=3, source_names=("real", "loop", "own"), shares=(0.3, 0.2, 0.5), class_counts=()
+    )
+    denoiser = more.build_denoiser().eval()
+    denoiser.load_state_dict(with_source_labels(base.state_dict(), more, 2))
+    x, sigma = torch.randn(4, 1, 8, 8), torch.tensor([0.1, 0.5, 2.0, 30.0])
+    condition = {"class_label": torch.tensor([0, 1, 2, 0])} if classes else {}
+    for label, before in ((0, 0), (1, 1), (2, 0)):
+        torch.testing.assert_close(
+            denoiser(x, sigma, source=label, **condition), base(x, sigma, source=before, **condition)
+        )
 
 
 @pytest.mark.parametrize("classes", [0, 3])
@@ -123,10 +184,12 @@ def test_source_labels_begin_as_nothing(architecture, classes, mix):
 
 def test_the_labelled_copy_knows_own_from_real(fitted):
     name, model, out = fitted
-    if name != "source-guidance":
+    names = {"source-guidance": ("real", "own"), "casd+source-guidance": ("real", "loop", "own")}.get(name)
+    if names is None:
         return
     copy = Model.load(out / "labelled", device="cpu")
-    assert copy.config.source_names == ("real", "own")
+    assert copy.config.source_names == names and model.guidance.source == len(names) - 1
+    assert copy.config.shares[-1] == 0.5
     assert not torch.equal(copy.sample(3), copy.sample(3, source="own"))
     with pytest.raises(UsageError, match="cannot draw source"):
         model.sample(3, source=1)

@@ -70,6 +70,10 @@ def test_loads_from_folder_file_and_snapshot(model):
     expected = model.sample(3)
     folder = model.path.parent
     assert torch.equal(Model.load(folder, device="cpu").sample(3), expected)
+    if model.guidance is not None:
+        with pytest.raises(UsageError, match="no snapshots of its own"):
+            Model.load(folder, snapshot=32)
+        return
     assert torch.equal(Model.load(folder / "model.safetensors", device="cpu").sample(3), expected)
     assert RunFolder(folder).snapshots() == [32, 64]
     assert torch.equal(Model.load(folder, snapshot=64, device="cpu").sample(3), expected)
@@ -94,7 +98,7 @@ def test_written_samples_carry_their_origin(model, tmp_path):
     assert manifest["kind"] == "synthetic"
     assert manifest["generator"] == model.config.method
     assert manifest["model_sha256"] == model.sha256
-    assert (manifest["seed"], manifest["count"], manifest["nfe"]) == (4, 5, 5)
+    assert (manifest["seed"], manifest["count"], manifest["nfe"]) == (4, 5, model.nfe())
     assert torch.equal(first, model.sample(5, seed=4))
     again = ImageSource.open(tmp_path / "samples.zip", name="s", synthetic=True)
     assert torch.equal(again.images, first)
@@ -106,14 +110,26 @@ def test_written_samples_carry_their_origin(model, tmp_path):
 
 def test_methods_see_what_they_should(mix):
     recipes = {name: method(PRESET).recipe(mix) for name, method in METHODS.items()}
-    assert {name: recipe.sources for name, recipe in recipes.items()} == {"dm": 0, "sda": 0, "casd": 3}
-    assert recipes["dm"].source_names == ("real",)
+    assert {name for name, recipe in recipes.items() if recipe.sources} == {"casd"}
+    assert recipes["casd"].sources == method_named("casd+sims")(PRESET).recipe(mix).sources == 3
+    assert all(recipe.source_names == ("real",) for name, recipe in recipes.items() if name not in ("sda", "casd"))
+    assert method_named("sda+neon")(PRESET).recipe(mix).source_names == ("real", "a", "b")
     assert recipes["sda"].source_names == recipes["casd"].source_names == ("real", "a", "b")
     # equal architecture and budget (CASD section 4.1)
     assert len({recipe.network for recipe in recipes.values()}) == 1
     assert len({recipe.training for recipe in recipes.values()}) == 1
     # eq. 5: every image counts the same
     assert recipes["casd"].shares == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+
+def test_every_method_has_a_name_and_a_sentence_for_reports():
+    for name, method in METHODS.items():
+        made = method(PRESET)
+        assert made.name == name and made.description.endswith(".") and "\n" not in made.description
+        assert made.control in ("", "dm") and bool(made.control) == (made.base_folder == "base")
+    composite = method_named("casd+source-guidance")(PRESET)
+    assert (composite.name, composite.control) == ("casd+source-guidance", "casd")
+    assert "casd" in composite.description
 
 
 def test_casd_draws_the_real_source_unless_asked(mix, tmp_path):
@@ -156,8 +172,11 @@ def test_class_labels_need_labels(mix):
 
 
 def test_wrong_use_is_named():
-    with pytest.raises(UsageError, match="choose one of dm, sda, casd"):
-        method_named("gan")
+    for name in ("gan", "casd+gan", "casd+dm", "sims+casd", "+sims", "dm+"):
+        with pytest.raises(UsageError, match="choose one of dm, sda, casd, sims, neon, .*casd.sims"):
+            method_named(name)
+    with pytest.raises(UsageError, match="unknown base method"):
+        METHODS["sims"](PRESET, base="gan")
     with pytest.raises(UsageError, match="unknown preset"):
         METHODS["dm"]("imagenet")
     with pytest.raises(UsageError, match="unknown training option bugdet"):

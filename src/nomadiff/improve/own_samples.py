@@ -68,7 +68,7 @@ class OwnSamples:
                 if processes.is_main:
                     indices = range(start, start + count)
                     labels = self.model.drawn_classes(indices, self.seed)
-                    self._write(self._shard(start), [images], count, labels, self._manifest(first=start))
+                    self._write(self._shard(start), [images], count, labels, self.manifest(first=start))
                 advance(count)
         processes.barrier()
 
@@ -80,7 +80,7 @@ class OwnSamples:
         """
         parts = list(self.shards())
         labels = [part.labels for part in parts if part.labels is not None]
-        provenance = {"kind": "synthetic", "spec": "own samples", "manifest": self._manifest()}
+        provenance = {"kind": "synthetic", "spec": "own samples", "manifest": self.manifest()}
         images = torch.cat([part.images for part in parts])
         names = self.model.class_names
         return ImageSource("own", images, torch.cat(labels) if labels else None, provenance, self._space, names)
@@ -100,7 +100,7 @@ class OwnSamples:
         if keep and not self.archive.exists():
             labels = self.model.drawn_classes(range(self.count), self.seed)
             images = (shard.images for shard in self.shards())
-            self._write(self.archive, images, self.count, labels, self._manifest())
+            self._write(self.archive, images, self.count, labels, self.manifest())
         shutil.rmtree(self.path)
 
     def _shard(self, start: int) -> Path:
@@ -117,7 +117,8 @@ class OwnSamples:
             halves = (batch.half() for batch in images)
             write_latents(path, halves, count, space=self._space, labels=labels, class_names=names, manifest=manifest)
 
-    def _manifest(self, **more: int) -> dict:
+    def manifest(self, **more: int) -> dict:
+        """What is stored with the samples: their model, count and seed."""
         return {**self.model.manifest(self.count, self.seed), **more}
 
 

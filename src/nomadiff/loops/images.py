@@ -226,11 +226,10 @@ class ImageSIMS(ImageAlgorithm):
     improved: ClassVar[type[SIMS]] = SIMS
 
     def _model(self, data: LoopData, seed: int, start: ImageModel | None, folder: Path) -> Model:
-        super()._model(data, seed, start, folder)
+        base = super()._model(data, seed, start, folder)
         settings = replace(self.improvement, seed=_short(derived(seed, _IMPROVEMENT)))
         method = self.improved(self.preset, improvement=settings, **self._options(derived(seed, _BASE)))
-        # it finds the base that was just trained, possibly from a warm start, and does the rest
-        return method.fit(self.mix(data), folder, device=self.device)
+        return method.guide(base, self.mix(data), folder, device=self.device)
 
 
 class ImageNeon(ImageSIMS):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from nomadiff.data.sources import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import Interval
-from nomadiff.methods.method import Method
-from nomadiff.methods.sims import fit_base
+from nomadiff.methods.guided import BASES, GuidedMethod
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
 from nomadiff.models.model import Model
+from nomadiff.training.config import RunConfig
 from nomadiff.training.presets import Preset
 
 __all__ = ["Autoguidance"]
 
 
-class Autoguidance(Method):
+class Autoguidance(GuidedMethod):
     """Extrapolation away from a smaller model that was trained less on the same images (Karras et al. 2024b).
 
     Args:
-        preset, class_labels, **training: as for every method: the base's.
+        preset, class_labels, base, **training: as for every method that guides a base.
         weight: the paper's guidance minus 1.
         width: the auxiliary's channels as a share of the base's.
         share: its budget as a share of the base's.
@@ -32,37 +32,41 @@ class Autoguidance(Method):
         UsageError: ``width`` or ``share`` is not above 0 and at most 1.
     """
 
-    name: ClassVar[str] = "autoguidance"
+    name = "autoguidance"
+    description = "Autoguidance: a base, extrapolated away from a smaller network that was trained less on its images."
 
     def __init__(
         self,
         preset: str | Preset = "cifar10",
         *,
         class_labels: bool = False,
+        base: str = "dm",
         weight: float = 1.0,
         width: float = 0.5,
         share: float = 0.25,
         interval: Interval | None = None,
         **training: Any,
     ) -> None:
-        super().__init__(preset, class_labels=class_labels, **training)
+        super().__init__(preset, class_labels=class_labels, base=base, **training)
         if not 0 < width <= 1 or not 0 < share <= 1:
             raise UsageError(
                 f"width and share of the auxiliary must lie above 0 and at most at 1, got {width}, {share}"
             )
         self.weight, self.width, self.share, self.interval = weight, width, share, interval
 
-    def fit(
-        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+    def second_budget(self, recipe: RunConfig) -> int:
+        """Images of the smaller network's training."""
+        return self.part_of_budget(self.share)
+
+    def guide(
+        self, base: Model, mix: SourceMix, out: Path, *, budget: int | None = None, device: str | None = None
     ) -> Model:
-        """Train both networks, in ``out/base`` and ``out/auxiliary``; continue what is half done."""
-        out = Path(out)
-        base = fit_base(self, mix, out / "base", device=device, description=description)
+        """Train the smaller network in ``out/auxiliary``."""
+        options = base.config.training
         network = replace(self.preset.network, model_channels=round(self.preset.network.model_channels * self.width))
-        lesser = Method(replace(self.preset, network=network, training=self.training), class_labels=self.class_labels)
-        budget = max(round(self.training.budget * self.share), self.training.batch)
-        lesser.training = replace(self.training, budget=budget)
-        auxiliary = fit_base(lesser, mix, out / "auxiliary", device=device, description="train the lesser model")
+        training = {**asdict(self.training), "budget": budget or max(round(options.budget * self.share), options.batch)}
+        smaller = BASES[self.control](replace(self.preset, network=network), class_labels=self.class_labels, **training)
+        auxiliary = smaller.fit(mix, out / "auxiliary", device=device, description="train the smaller network")
         guidance = GuidanceConfig(
             "extrapolation",
             self.weight,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from nomadiff.methods.method import Method
 
 __all__ = ["CASD"]
@@ -16,5 +14,6 @@ class CASD(Method):
     eq. 5 and sampled with ``y = 0``. Representations are shared; the distribution that is sampled is the real one.
     """
 
-    name: ClassVar[str] = "casd"
-    labels_sources: ClassVar[bool] = True
+    name = "casd"
+    description = "Trained on all images with a source label, sampled with the label fixed to real."
+    labels_sources = True

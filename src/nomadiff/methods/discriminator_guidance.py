@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nomadiff.data.sources import SourceMix, union
+from nomadiff.data.sources import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import Interval
 from nomadiff.improve.own_samples import OwnSamples
-from nomadiff.methods.method import Method
-from nomadiff.methods.sims import fit_base
+from nomadiff.methods.guided import GuidedMethod, joined
 from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
 from nomadiff.models.model import Model
-from nomadiff.processes import join_processes
+from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
+from nomadiff.training.config import RunConfig
 from nomadiff.training.fitting import Fitting, fit
 from nomadiff.training.loss import training_levels
 from nomadiff.training.matching import require_match
@@ -30,57 +30,62 @@ __all__ = ["DiscriminatorGuided", "train_discriminator"]
 _OWN_SAMPLES = 2
 
 
-class DiscriminatorGuided(Method):
+class DiscriminatorGuided(GuidedMethod):
     """A base trained on the images, and a discriminator that tells them from the base's samples (Kim et al. 2023).
 
     Args:
-        preset, class_labels, **training: as for every method: the base's.
-        discriminator: how the discriminator is trained; by default on as many images as a fifth of the base's budget.
+        preset, class_labels, base, **training: as for every method that guides a base.
+        discriminator: how the discriminator is trained; by default on a fifth as many images as the base.
         synthetic_count: own samples to train it on; as many as there are real images by default.
         weight: weight of its gradient.
         interval: noise levels at which it acts; None for all.
     """
 
-    name: ClassVar[str] = "discriminator-guidance"
+    name = "discriminator-guidance"
+    description = "Discriminator guidance: a base and the gradient of a discriminator between real and own images."
 
     def __init__(
         self,
         preset: str | Preset = "cifar10",
         *,
         class_labels: bool = False,
+        base: str = "dm",
         discriminator: Fitting | None = None,
         synthetic_count: int | None = None,
         weight: float = 1.0,
         interval: Interval | None = None,
         **training: Any,
     ) -> None:
-        super().__init__(preset, class_labels=class_labels, **training)
+        super().__init__(preset, class_labels=class_labels, base=base, **training)
         options = self.training
         self.discriminator = discriminator or Fitting(
-            budget=max(options.budget // 5, options.batch), batch=options.batch, save_every=options.snapshot_every
+            budget=self.part_of_budget(0.2),
+            batch=options.batch,
+            save_every=options.snapshot_every,
+            seed=options.seed,
         )
         self.synthetic_count, self.weight, self.interval = synthetic_count, weight, interval
 
-    def fit(
-        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+    def second_budget(self, recipe: RunConfig) -> int:
+        """Images of the discriminator's training."""
+        options = self.discriminator
+        return -(-options.budget // options.batch) * options.batch
+
+    def guide(
+        self, base: Model, mix: SourceMix, out: Path, *, budget: int | None = None, device: str | None = None
     ) -> Model:
-        """Train the base in ``out/base`` and the discriminator beside it; continue what is half done.
+        """Train the discriminator beside the base; ``budget`` is the discriminator's own.
 
         Raises:
             UsageError: there are several processes (the discriminator trains in one).
-            NomadiffError, Interrupted: see :func:`~nomadiff.training.loop.train`.
         """
-        out = Path(out)
-        processes = join_processes(device)
-        if processes.count > 1:
-            raise UsageError("a discriminator trains in one process: start it without torchrun")
-        base = fit_base(self, mix, out / "base", device=device, description=description)
         path = out / "discriminator.safetensors"
+        processes = _one_process(device)
         seed = mixed_seed(self.discriminator.seed, _OWN_SAMPLES) % (1 << 31)
         own = OwnSamples(base, out, self.synthetic_count or len(mix.sources[0]), seed)
         if not path.exists():
             own.draw(processes)
-            real = union("real", mix.sources) if len(mix.sources) > 1 else mix.sources[0]
+            real = mix.sources[0] if base.config.sources else joined(mix)
             train_discriminator(base, SourceMix(real, [own.open()], real_fraction=0.5), path, self.discriminator)
         own.drop(keep=False)  # also of a process that was killed once the discriminator was written
         _state_path(path).unlink(missing_ok=True)
@@ -89,6 +94,25 @@ class DiscriminatorGuided(Method):
         )
         guidance.write(out)
         return Model.guided(guidance, base, Discriminator.load(path, device=base.device), path=out / GUIDANCE_NAME)
+
+    def fit(
+        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+    ) -> Model:
+        """As for every method that guides a base; in one process.
+
+        Raises:
+            UsageError: there are several processes (the discriminator trains in one), or as for other methods.
+            NomadiffError, Interrupted: see :func:`~nomadiff.training.loop.train`.
+        """
+        _one_process(device)
+        return super().fit(mix, out, device=device, description=description)
+
+
+def _one_process(device: str | None) -> Processes:
+    processes = join_processes(device)
+    if processes.count > 1:
+        raise UsageError("a discriminator trains in one process: start it without torchrun")
+    return processes
 
 
 def train_discriminator(base: Model, mix: SourceMix, path: Path, options: Fitting) -> Discriminator:

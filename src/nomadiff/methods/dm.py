@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from nomadiff.data.sources import SourceMix
 from nomadiff.methods.method import Method
 
@@ -13,7 +11,9 @@ __all__ = ["DM"]
 class DM(Method):
     """Diffusion model trained on the real images only (CASD paper, section 4.1). Synthetic sources are left unused."""
 
-    name: ClassVar[str] = "dm"
+    name = "dm"
+    description = "Diffusion model trained on the real images only."
+    uses_synthetic = False
 
     def training_mix(self, mix: SourceMix) -> SourceMix:
         """The real source alone."""

@@ -24,19 +24,32 @@ class Method:
 
     Methods differ in two answers only: which sources they train on (:meth:`training_mix`) and whether the network is
     told where an image came from (:attr:`labels_sources`). Architecture, budget and everything else are equal, as the
-    CASD paper compares them (section 4.1).
+    CASD paper compares them (section 4.1). Those that guide a base divide one budget between two trainings
+    (:class:`~nomadiff.methods.guided.GuidedMethod`).
 
     Args:
         preset: name of a preset or a :class:`~nomadiff.training.presets.Preset`.
         class_labels: condition on the images' class labels as well (every source must have them).
         **training: fields of :class:`~nomadiff.training.config.TrainingConfig` to change, such as ``budget=5_000_000``.
 
+    Attributes:
+        name: what command lines and tables call it.
+        description: one sentence for reports.
+        labels_sources: whether the network is told where an image came from.
+        uses_synthetic: whether it trains on synthetic sources at all.
+        control: of a method that guides a base, the base's method; empty for others.
+        base_folder: where in the folder of a model the run of its (base) network lies.
+
     Raises:
         UsageError: no such preset or training field, or a value out of range.
     """
 
-    name: ClassVar[str]
-    labels_sources: ClassVar[bool] = False
+    name: str
+    description: str = ""
+    labels_sources: bool = False
+    uses_synthetic: bool = True
+    control: str = ""
+    base_folder: ClassVar[str] = "."
 
     def __init__(self, preset: str | Preset = "cifar10", *, class_labels: bool = False, **training: Any) -> None:
         self.preset = preset_named(preset) if isinstance(preset, str) else preset

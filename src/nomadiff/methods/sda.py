@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from nomadiff.methods.method import Method
 
 __all__ = ["SDA"]
@@ -15,4 +13,5 @@ class SDA(Method):
     It learns the mixture, so it is biased toward every synthetic source by that source's share.
     """
 
-    name: ClassVar[str] = "sda"
+    name = "sda"
+    description = "Trained on real and synthetic images together, without telling them apart."

@@ -2,65 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from nomadiff.data.sources import SourceMix
+from nomadiff.improve.auxiliary import auxiliary_config, default_share
 from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
-from nomadiff.methods.dm import DM
-from nomadiff.methods.method import Method
-from nomadiff.methods.sda import SDA
+from nomadiff.methods.guided import GuidedMethod
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.models.model import Model
+from nomadiff.training.config import RunConfig
 from nomadiff.training.presets import Preset
 
-__all__ = ["SIMS", "Neon", "fit_base"]
+__all__ = ["SIMS", "Neon"]
 
 
-class SIMS(Method):
+class SIMS(GuidedMethod):
     """Self-improving diffusion models with synthetic data (Alemohammad et al. 2024, Algorithm 1).
 
-    The base is trained on all images as if they were real (in a self-consuming loop some are not, and SIMS is what
-    keeps that from doing harm); then :func:`~nomadiff.improve.improve.improve` does the rest.
+    The base is trained, then :func:`~nomadiff.improve.improve.improve` does the rest: own samples, a copy fine-tuned on
+    them, extrapolation away from it. Where nobody knows which images are real, ``base="sda"`` takes all for real, and
+    SIMS is what keeps that from doing harm.
 
     Args:
-        preset, class_labels, **training: as for every method: the base's.
-        improvement: settings of the improvement; by default weight 1 and no search, so that no reference is needed.
+        preset, class_labels, base, **training: as for every method that guides a base.
+        improvement: settings of the improvement; by default weight 1 and no search, so that no reference is needed, and
+            the training's seed. The budget of the fine-tuning is part of the method's; by default it has the share
+            of the base's that SIMS took (:func:`~nomadiff.improve.auxiliary.default_share`).
         reference: what to choose weight and budget by, where the improvement leaves them open.
     """
 
-    name: ClassVar[str] = "sims"
-    default: ClassVar[Improvement] = Improvement(weight=1.0, snapshots=1)
+    name = "sims"
+    description = "SIMS: a base, extrapolated away from a copy of it that was fine-tuned on the base's own samples."
 
     def __init__(
         self,
         preset: str | Preset = "cifar10",
         *,
         class_labels: bool = False,
+        base: str = "dm",
         improvement: Improvement | None = None,
         reference: ReferenceSet | None = None,
         **training: Any,
     ) -> None:
-        super().__init__(preset, class_labels=class_labels, **training)
-        self.improvement = improvement or self.default
+        super().__init__(preset, class_labels=class_labels, base=base, **training)
+        self.improvement = improvement or Improvement(weight=1.0, snapshots=1, seed=self.training.seed)
         self.reference = reference
 
-    def fit(
-        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+    def second_budget(self, recipe: RunConfig) -> int:
+        """Images of the fine-tuning."""
+        budget = self.improvement.budget or self.part_of_budget(default_share(recipe))
+        return auxiliary_config(recipe, replace(self.improvement, budget=budget)).training.budget
+
+    def guide(
+        self, base: Model, mix: SourceMix, out: Path, *, budget: int | None = None, device: str | None = None
     ) -> Model:
-        """Train the base in ``out/base`` and improve it; continue what is half done.
+        """Improve a base that lies in ``out/base``; see :func:`~nomadiff.improve.improve.improve`."""
+        settings = self.settings_for(base)
+        settings = settings if budget is None else replace(settings, budget=budget)
+        return self.under_own_name(improve(base, out, settings, reference=self.reference, device=device).model, out)
 
-        Raises:
-            UsageError, NomadiffError, Interrupted: see :func:`~nomadiff.improve.improve.improve`.
-        """
-        base = fit_base(self, mix, Path(out) / "base", device=device, description=description)
-        settings = self.improvement_of(base)
-        return improve(base, out, settings, reference=self.reference, device=device).model
-
-    def improvement_of(self, base: Model) -> Improvement:
-        """The settings for this base."""
+    def settings_for(self, base: Model) -> Improvement:
+        """The settings of this base's improvement."""
         return replace(self.improvement, space="function")
 
 
@@ -71,27 +76,11 @@ class Neon(SIMS):
     the base's learning rate unless told otherwise, as Neon does on CIFAR-10.
     """
 
-    name: ClassVar[str] = "neon"
+    name = "neon"
+    description = "Neon: the parameters of a base, extrapolated away from a copy fine-tuned on the base's own samples."
 
-    def improvement_of(self, base: Model) -> Improvement:
-        """The settings for this base."""
+    def settings_for(self, base: Model) -> Improvement:
+        """The settings of this base's improvement."""
         options = base.config.training
         rate = self.improvement.learning_rate or options.learning_rate_after(options.budget) / 10
         return replace(self.improvement, space="parameters", learning_rate=rate)
-
-
-def fit_base(
-    method: Method, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
-) -> Model:
-    """The base model of a method that builds on one: trained on everything in the mix as if it were real.
-
-    Args:
-        method: gives preset, training options and class labels.
-        mix: images.
-        out: its run folder.
-        device, description: as for ``fit``.
-    """
-    plain = SDA if len(mix.sources) > 1 else DM
-    options = {field.name: getattr(method.training, field.name) for field in fields(method.training)}
-    base = plain(method.preset, class_labels=method.class_labels, **options)
-    return base.fit(mix, out, device=device, description=description)

@@ -149,9 +149,11 @@ def _makers(
     settings = replace(subject.improvement, seed=seed)
     real = ImageSource.open("digits:pool", name="real", synthetic=False)
     mix = SourceMix(real)
-    options: dict[str, Any] = {"budget": subject.steps_budget, "seed": seed}
     budget, own_count, rate = settings.budget, settings.synthetic_count, settings.learning_rate
     assert budget is not None and own_count is not None and rate is not None
+    # budgets of methods are those of both trainings: every base sees as many images as the one that is improved
+    options: dict[str, Any] = {"budget": subject.steps_budget + budget, "seed": seed}
+    quarter = {**options, "budget": subject.steps_budget * 5 // 4}
     fitting = Fitting(budget=budget, seed=seed, learning_rate=rate)
 
     def own(**changes: Any) -> Any:
@@ -197,7 +199,7 @@ def _makers(
             DiscriminatorGuided("digits", discriminator=fitting, synthetic_count=own_count, **options),
             "discriminator-guidance",
         ),
-        "autoguidance": lambda: within(Autoguidance("digits", **options), "autoguidance"),
+        "autoguidance": lambda: within(Autoguidance("digits", **quarter), "autoguidance"),
         "perturbed-attention": perturbed,
         "distilled": distilled,
         "sims-twice": twice,
