@@ -7,14 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import one_line_errors
@@ -22,7 +22,9 @@ from nomadiff.memory import keep_freed_memory
 from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
 
-__all__ = ["Key", "computed_with", "run_jobs"]
+__all__ = ["Key", "computed_with", "in_processes", "run_jobs"]
+
+K = TypeVar("K", bound=tuple[Any, ...])
 
 Key = tuple[int, ...]
 """Names a job; its result is a function of it alone."""
@@ -65,8 +67,11 @@ def run_jobs(
     with _Journal(Path(journal), about) as kept:
         missing = [key for key in keys if key not in kept.results]
         name = Path(journal).name.split(".")[0]
-        with progress_bar(name, total=len(keys), unit="jobs", done=len(keys) - len(missing)) as advance:
-            for key, result in _compute(work, missing, processes or os.cpu_count() or 1, warm_up):
+        with (
+            progress_bar(name, total=len(keys), unit="jobs", done=len(keys) - len(missing)) as advance,
+            closing(in_processes(work, missing, processes or os.cpu_count() or 1, warm_up=warm_up)) as results,
+        ):
+            for key, result in results:
                 kept.append(key, result)
                 advance(1, note=label(key))
         return {key: kept.results[key] for key in keys}
@@ -82,35 +87,69 @@ def computed_with(device: str = "cpu") -> dict[str, str]:
     return versions | {"processor": binding.get_host_cpu_name()}
 
 
-def _compute(
-    work: Callable[..., Any], keys: Sequence[Key], processes: int, warm_up: Callable[[], Any] | None
-) -> Iterator[tuple[Key, Any]]:
-    """Finished jobs in whatever order they finish."""
+def in_processes(
+    work: Callable[..., Any],
+    keys: Sequence[K],
+    processes: int,
+    *,
+    warm_up: Callable[[], Any] | None = None,
+    while_waiting: Callable[[], Any] | None = None,
+) -> Generator[tuple[K, Any]]:
+    """Give ``(key, work(*key))`` for every key in whatever order they finish; the one pool of processes there is.
+
+    Small networks gain nothing from threads and collapse when threads fight over cores; processes of one thread each,
+    side by side, do not. When a job fails, or on Ctrl-C or SIGTERM, the other workers get SIGTERM, upon which a
+    training saves its state. What reads the results closes this generator (``contextlib.closing``), or the workers
+    outlive an error of its own.
+
+    Args:
+        work: a function that can be pickled, as its results can.
+        keys: its arguments.
+        processes: worker processes; with 1, or for a single key, the work is done in this process.
+        warm_up: called before workers are started, to compile for all of them.
+        while_waiting: called twice a second while workers work.
+
+    Raises:
+        NomadiffError: a worker ended early, or what the work raises.
+    """
     if processes == 1 or len(keys) < 2:
         yield from ((key, work(*key)) for key in keys)
         return
     if warm_up is not None:
         warm_up()
     workers = min(processes, len(keys))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker)
-    waiting: dict[Future, Key] = {}
+    waiting: dict[Future, K] = {}
     queue = iter(keys)
-    try:
-        while True:
-            # a few jobs ahead of the workers: millions of them do not sit in the queue, and Ctrl-C is soon obeyed
-            while len(waiting) < 2 * workers and (key := next(queue, None)) is not None:
-                waiting[pool.submit(work, *key)] = key
-            if not waiting:
-                return
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                yield waiting.pop(future), future.result()
-    except BrokenProcessPool as error:
-        raise NomadiffError(
-            "a worker process ended early: killed (out of memory? use fewer processes), or started by a script without "
-            "`if __name__ == '__main__':`; what was finished is kept, run it again to continue"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    before = set(active_children())
+    # children inherit the variable, which also bounds the threads of libraries that start before torch is told
+    with (
+        _environment("OMP_NUM_THREADS", "1"),
+        _sigterm_as_interrupt(),
+        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker) as pool,
+    ):
+        try:
+            while True:
+                # a few jobs ahead of the workers: millions of them do not sit in the queue, and Ctrl-C is soon obeyed
+                while len(waiting) < 2 * workers and (key := next(queue, None)) is not None:
+                    waiting[pool.submit(work, *key)] = key
+                if not waiting:
+                    return
+                patience = None if while_waiting is None else 0.5
+                for future in wait(waiting, timeout=patience, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+                if while_waiting is not None:
+                    while_waiting()
+        except BaseException as error:
+            for future in waiting:
+                future.cancel()
+            for child in set(active_children()) - before:
+                child.terminate()  # SIGTERM: a training saves its state first
+            if isinstance(error, BrokenProcessPool):
+                raise NomadiffError(
+                    "a worker process ended early: killed (out of memory? use fewer processes), or started by a script "
+                    "without `if __name__ == '__main__':`; what was finished is kept, run it again to continue"
+                ) from error
+            raise
 
 
 def _begin_worker() -> None:
@@ -125,9 +164,41 @@ def _begin_worker() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state; what has none ends here
+        time.sleep(30)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """While children work, SIGTERM ends them in order, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Journal:

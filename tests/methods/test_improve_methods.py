@@ -71,10 +71,22 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def fitted_all(mix, tmp_path_factory):
+    """The folder of a method that was never interrupted."""
+    place = tmp_path_factory.mktemp("methods")
+
+    def folder(name):
+        METHODS[name]().fit(mix, place / name, device="cpu")
+        return place / name
+
+    return folder
+
+
 @pytest.fixture(scope="module", params=METHODS)
-def fitted(request, mix, tmp_path_factory):
-    out = tmp_path_factory.mktemp("methods") / request.param
-    return request.param, METHODS[request.param]().fit(mix, out, device="cpu"), out
+def fitted(request, fitted_all):
+    out = fitted_all(request.param)
+    return request.param, Model.load(out, device="cpu"), out
 
 
 def test_images_in_model_out(fitted):
@@ -90,6 +102,20 @@ def test_images_in_model_out(fitted):
     assert base.source_names == (("real",) if base.method == "dm" else ("real", "loop"))
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["sims", "autoguidance", "casd+source-guidance"])
+def test_killed_while_it_writes_it_goes_on_to_the_same_weights(name, after, mix, tmp_path, fitted_all, killed_at_write):
+    out, kills = tmp_path / "killed", 0
+    while killed_at_write(4 + kills % 3, after, lambda: METHODS[name]().fit(mix, out, device="cpu")):
+        kills += 1
+        assert kills < 40
+    assert kills > 2
+    whole = fitted_all(name)
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors") if "state" not in path.parts)
+    assert len(files) > 2
+    assert all((out / file).read_bytes() == (whole / file).read_bytes() for file in files)
+
+
 def test_both_trainings_share_the_budget(fitted):
     name, _, out = fitted
     runs = [RunFolder(path.parent) for path in out.rglob("config.json")]
@@ -103,7 +129,7 @@ def test_a_finished_one_is_only_read(fitted, mix, monkeypatch):
     weights = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     monkeypatch.setattr("nomadiff.improve.own_samples.OwnSamples.draw", lambda *a: pytest.fail("drew again"))
     again = METHODS[name]().fit(mix, out, device="cpu")
-    assert again.sha256 == model.sha256
+    assert again.sha256 == model.sha256 and again.config.method == name
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == weights
 
 

@@ -64,6 +64,39 @@ def test_a_harmful_method_is_named_where_another_makes_the_source_useful() -> No
     )
 
 
+def controlled(arms: dict[tuple[str, str], dict[str, float]], controls: dict[str, str]) -> list[dict]:
+    return [
+        {**row, **({"control": controls[row["method"]]} if row["method"] in controls else {})} for row in rows(arms)
+    ]
+
+
+def test_a_method_without_a_source_is_judged_by_its_name_alone() -> None:
+    verdict = judge(controlled({("sims", ""): {"fd_digits": -0.3}, ("neon", ""): {"fd_digits": 2}}, {"sims": "dm"}))
+    assert verdict.recommendation == "Use sims: it helps and does no harm. Do not use neon: it does harm."
+    assert "\nsims: utility: YES." in verdict.text() and "over all sources" not in verdict.text()
+    assert {each.principle for each in verdict.statements} == {"no harm", "utility"}
+    worse = judge(rows({("neon", ""): {"fd_digits": 2}})).recommendation
+    assert (
+        worse
+        == "Train on real images only (dm): nothing that was tried helps without harm. Do not use neon: it does harm."
+    )
+
+
+@pytest.mark.parametrize(("own", "answer"), [(-0.5, "yes"), (-0.3, "unclear"), (-0.1, "no")])
+def test_a_guided_base_must_be_better_than_that_base_trained_as_long(own: float, answer: str) -> None:
+    """Of casd+sims that is casd, not dm: casd alone is better than dm, which proves nothing of SIMS."""
+    same = {"fd_digits": own} if own != -0.1 else dict.fromkeys(BASE, -0.1) | {"fd_digits": own, "replication": 0.1}
+    arms = {("casd", "close"): {"fd_digits": -0.3}, ("casd+sims", "close"): same}
+    verdict = judge(controlled(arms, {"casd+sims": "casd"}))
+    gain = verdict.find("gain", "casd+sims", "close")
+    assert gain.answer == answer and gain.evidence[0].baseline == pytest.approx(70, rel=0.05)
+    assert verdict.find("utility", "casd+sims", "close").answer == "yes"
+    with pytest.raises(UsageError, match="no statement"):
+        verdict.find("gain", "casd", "close")
+    alone = judge([row for row in controlled(arms, {"casd+sims": "casd"}) if row["method"] != "casd"])
+    assert "gain" not in {each.principle for each in alone.statements}
+
+
 def test_class_bias_is_harm_though_the_distance_falls() -> None:
     verdict = judge(rows({("sda", "biased"): {"fd_digits": -0.3, "composition_tv": 0.2}}))
     assert verdict.find("no harm", "sda", "biased").answer == "no"
@@ -216,7 +249,7 @@ def test_bad_tables_are_told() -> None:
     good = rows({("casd", "x"): {}})
     for table, options, words in [
         (good[4:], {}, "no rows of 'dm' without a source"),
-        (good[:4], {}, "no rows with a synthetic source"),
+        (good[:4], {}, "no rows but those of 'dm'"),
         ([{"method": "dm"}], {}, "needs the fields method and seed"),
         (good, {"distance": "fid"}, "no distance 'fid'"),
         (good, {"level": 95}, "between 0 and 1"),

@@ -12,6 +12,8 @@ from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.files import read_json
+from nomadiff.methods.dm import DM
+from nomadiff.methods.registry import METHODS
 from nomadiff.metrics.detectors.digits import DigitsDetector
 from nomadiff.models.model import Model
 from nomadiff.reproduce.demo import demo_comparison
@@ -161,6 +163,57 @@ def test_together_trains_one_model_on_all_sources(tmp_path):
     recipe = arms[-1].algorithm().recipe(arms[-1].mix.open())
     assert recipe.sources == 3
     assert recipe.shares == pytest.approx((0.3, 0.35, 0.35))
+
+
+ARMS = ("dm", "casd", "sims", "neon", "casd+source-guidance")
+
+
+def test_two_papers_are_arms_of_one_study_at_equal_images_seen(tmp_path, monkeypatch):
+    """Methods of one training and of two, judged together, and a finished study is only read."""
+    short = replace(
+        comparison(tmp_path, methods=ARMS), mix=replace(comparison(tmp_path).mix, synthetic=("digits:close",))
+    )
+    rows = compare(short).rows
+    assert {(row["method"], row["source"], row.get("control")) for row in rows} == {
+        *(("dm", "", None), ("casd", "close", None), ("sims", "", "dm"), ("neon", "", "dm")),
+        ("casd+source-guidance", "close", "casd"),
+    }
+    assert {row["images_seen"] for row in rows} == {512}
+    for arm in short.arms():
+        assert arm.images_seen() == arm.images_to_see == 512
+    answers = {(row["principle"], row["method"], row["source"]) for row in read_json(tmp_path / "verdict.json")["rows"]}
+    assert answers >= {("utility", "sims", ""), ("no harm", "neon", ""), ("gain", "casd+source-guidance", "close")}
+    page = (tmp_path / "report.html").read_text()
+    assert "384 images trained the base and 128 what guides it; its control is dm, which saw all 512." in page
+    assert "its control is casd" in page
+    monkeypatch.setattr(arms_module.Model, "sample_batches", lambda *a, **k: pytest.fail("drew again"))
+    monkeypatch.setattr("nomadiff.training.loop._Training._step", lambda *a: pytest.fail("trained again"))
+    assert compare(short).rows == rows
+    with pytest.raises(UsageError, match="cannot be prolonged"):
+        plan_comparison(replace(short, changes={**short.changes, "budget": 1024}))
+
+
+def test_a_method_that_guides_a_base_brings_its_control(tmp_path):
+    def methods(*names):
+        return [arm.method for arm in comparison(tmp_path, seeds=(0,), together=True, methods=names).arms()]
+
+    assert methods("sims", "neon") == ["dm", "sims", "neon"]
+    assert methods("casd+sims") == ["casd", "casd+sims"]
+    assert methods("sims", "dm") == ["sims", "dm"]
+    assert not comparison(tmp_path, methods=("sims",)).needs_synthetic
+    assert comparison(tmp_path, methods=("sda+sims",)).needs_synthetic
+
+
+def test_a_method_that_reports_do_not_know_is_reported(tmp_path, monkeypatch):
+    class Own(DM):
+        """A method of somebody else's."""
+
+        name = "own-method"
+        description = ""
+
+    monkeypatch.setitem(METHODS, "own-method", Own)
+    compare(comparison(tmp_path, seeds=(0,), methods=("dm", "own-method")))
+    assert "A method of somebody else&#39;s." in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def compare(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train dm, sda and casd at equal budget over several seeds and write one report.
+    """Train methods (dm, sda, casd, sims, neon, ...) at equal budget over several seeds and write one report.
 
     An example:
 
@@ -40,13 +40,17 @@ def compare(
     Each synthetic source is compared by itself; --together trains on all of them at once. In --real-subset and
     --synthetic-subset, {seed} is replaced by each seed, so that every seed draws its own images.
 
+    Methods that guide a base (sims, neon, source-guidance, autoguidance, discriminator-guidance; on another base than
+    dm casd+sims and the like) divide the budget between two trainings, at weight 1, and bring their control: the
+    base's method with the whole budget.
+
     Args:
         mix: sources.
         options: training.
         reference: Held-out real images that no model sees.
         out: runs, metrics.json and report.html.
         preset: cifar10, ffhq64, small32, tiny or digits.
-        method: Methods to compare; once for every method.
+        method: Methods to compare, as for train; once for every method.
         seeds: Seeds; once for every seed. One set of models is trained for each.
         count: Samples of every model.
         together: Train on all synthetic sources at once.

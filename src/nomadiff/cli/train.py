@@ -31,8 +31,9 @@ def train(
         mix: sources.
         options: training.
         out: The run folder.
-        method: dm (real only), sda (union without labels) or casd (source-conditional); casd by default, and dm where
-            there is no synthetic source.
+        method: dm (real only), sda (union without labels), casd (source-conditional), or one that trains a base and
+            then what guides it: sims, neon, source-guidance, autoguidance, discriminator-guidance, on another base
+            casd+sims and the like. casd by default, and dm where there is no synthetic source.
         preset: cifar10, ffhq64, small32, tiny or digits; EDM2's imagenet64-edm2-s, edm2-tiny; of latents
             imagenet512-edm2-s, -xs or -tiny.
         class_labels: Condition on the images' class labels too.
@@ -52,7 +53,10 @@ def train(
     if chosen != (method or "casd"):
         print("method: dm, as there is no --synthetic source")
     if dry_run:
-        print(plan_training(algorithm.recipe(sources), algorithm.preset.published, sources.sources))
+        recipe = algorithm.recipe(sources)
+        print(plan_training(recipe, algorithm.preset.published, sources.sources))
+        if note := algorithm.budget_note(recipe):
+            print(f"trainings:   {note}")
         return
     model = algorithm.fit(sources, out, device=device)
     if join_processes(device).is_main:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from nomadiff.data.sources import ImageSource, SourceMix, union
 from nomadiff.errors import UsageError
-from nomadiff.files import read_json
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
 from nomadiff.methods.method import Method
@@ -17,6 +16,7 @@ from nomadiff.models.model import Model
 from nomadiff.processes import join_processes
 from nomadiff.training.config import RunConfig
 from nomadiff.training.presets import Preset
+from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["BASES", "GuidedMethod", "joined"]
 
@@ -106,8 +106,9 @@ class GuidedMethod(Method):
             NomadiffError, Interrupted: see :func:`~nomadiff.training.loop.train`.
         """
         out = Path(out)
-        first, second = self.budgets(self.recipe(mix))
-        self._check(out, first)
+        recipe = self.recipe(mix)
+        first, second = self.budgets(recipe)
+        self.check_folder(out, recipe)
         base = self.base_method(first).fit(mix, out / self.base_folder, device=device, description=description)
         return self.guide(base, self.training_mix(mix), out, budget=second, device=device)
 
@@ -136,20 +137,26 @@ class GuidedMethod(Method):
         processes.barrier()
         return Model.load(out, device=place)
 
-    def _check(self, out: Path, budget: int) -> None:
-        """Refuse to prolong a base that the second training has begun with: the two would not fit any more."""
+    def check_folder(self, out: Path, recipe: RunConfig) -> None:
+        """Refuse to prolong a base that was guided already: base and guidance would not fit any more."""
         config = out / self.base_folder / "config.json"
-        begun = out.is_dir() and any(
-            path.name != self.base_folder and not path.name.startswith(".") for path in out.iterdir()
-        )
-        if not begun or not config.exists():
+        inside = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if not config.exists() or all(name == self.base_folder or name.startswith(".") for name in inside):
             return
-        found = read_json(config, dict).get("recipe", {}).get("training", {}).get("budget")
+        found, budget = RunFolder(config.parent).config().training.budget, self.budgets(recipe)[0]
         if found != budget:
             raise UsageError(
                 f"{out} holds a model whose base saw {found:,} images; of this budget it sees {budget:,}. A guided "
                 "model cannot be prolonged: choose another --out"
             )
+
+    def budget_note(self, recipe: RunConfig) -> str:
+        """How the budget is divided, and which method is the control."""
+        first, second = self.budgets(recipe)
+        return (
+            f"{first:,} images trained the base and {second:,} what guides it; its control is {self.control}, which "
+            f"saw all {first + second:,}."
+        )
 
 
 def joined(mix: SourceMix) -> ImageSource:

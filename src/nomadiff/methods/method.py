@@ -112,6 +112,17 @@ class Method:
             class_counts=used.class_counts if self.class_labels else (),
         )
 
+    def check_folder(self, out: Path, recipe: RunConfig) -> None:
+        """Refuse a folder that holds what this method cannot continue; before anything is trained.
+
+        Raises:
+            UsageError: it does.
+        """
+
+    def budget_note(self, recipe: RunConfig) -> str:
+        """How the budget is divided, for reports; empty for a single training."""
+        return ""
+
     def fit(
         self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
     ) -> Model:

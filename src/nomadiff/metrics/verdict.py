@@ -7,6 +7,9 @@ training *of the same seed*, and the differences over the seeds give an interval
 2. *Positive utility*: distance, precision, recall, coverage or replication is better.
 3. *Broad adaptability*: the method keeps 1 and 2 with every source it was tried with.
 
+A method that guides a base (SIMS and its relatives) names its ``control``, the base's method trained on as many images.
+Of it a fourth is asked, *gain*: is anything better than that control with the same source?
+
 "yes" and "no" need an interval that excludes the other; otherwise the answer is "unclear", with an estimate of how many
 seeds would settle it. The intervals are not corrected for multiple comparisons: of twenty statements without an effect,
 one is expected to be wrong.
@@ -89,9 +92,9 @@ class Statement:
     """One principle, asked of one method with one source (with all of them for adaptability).
 
     Attributes:
-        principle: "no harm", "utility" or "adaptability".
+        principle: "no harm", "utility", "gain" or "adaptability".
         method: the method that is judged.
-        source: name of the synthetic source; empty for adaptability.
+        source: name of the synthetic source; empty for adaptability, and for a method that uses none.
         answer: "yes", "no", "unclear" or "not measured".
         text: the answer in words.
         evidence: the measurements behind it.
@@ -147,7 +150,8 @@ class Verdict:
         """The verdict as plain text."""
         lines = [self.recommendation, ""]
         for statement in self.statements:
-            arm = statement.method + (f" with {statement.source!r}" if statement.source else " over all sources")
+            over = " over all sources" if statement.principle == "adaptability" else ""
+            arm = statement.method + (f" with {statement.source!r}" if statement.source else over)
             lines.append(f"{arm}: {statement.principle}: {statement.answer.upper()}. {statement.text}")
         return "\n".join(lines + [""] * bool(self.notes) + [f"Note: {note}" for note in self.notes])
 
@@ -158,8 +162,9 @@ def judge(
     """Judge every arm of a comparison against real-only training.
 
     Args:
-        rows: the rows of ``compare``'s table: ``method``, ``source`` (empty or None for the baseline), ``seed``,
-            ``images_seen`` and metrics. Of several rows of an arm and seed the one with the most images seen counts.
+        rows: the rows of ``compare``'s table: ``method``, ``source`` (empty or None for the baseline and other methods
+            that use no synthetic source), ``seed``, ``images_seen``, ``control`` (of a method that guides a base) and
+            metrics. Of several rows of an arm and seed the one with the most images seen counts.
             ``style`` is :meth:`~nomadiff.metrics.reference.ReferenceSet.style` of the arm's own source.
         baseline: the method that was trained on real images only.
         distance: the metric that decides; by default the first of the table whose name begins with ``fid`` or ``fd_``.
@@ -174,23 +179,23 @@ def judge(
     alone = arms.pop((baseline, ""), None)
     if alone is None:
         raise UsageError(f"the table has no rows of {baseline!r} without a source: there is nothing to compare with")
-    arms = {arm: of_seed for arm, of_seed in arms.items() if arm[1]}
     if not arms:
-        raise UsageError("the table has no rows with a synthetic source: there is nothing to judge")
+        raise UsageError(f"the table has no rows but those of {baseline!r}: there is nothing to judge")
     names = list(dict.fromkeys(name for row in alone.values() for name in row))
     distance = distance or next((name for name in names if name == "fid" or name.startswith("fd_")), None)
     if distance is None or distance not in names:
         raise UsageError(f"the table has no distance {distance or 'fid or fd_...'!r} for {baseline!r}")
+    roles = {"distance": distance, **{name: name for name in WORDS if name != "distance"}}
     statements = []
     for (method, source), of_seed in arms.items():
-        evidence = {
-            role: _evidence(metric, role, alone, of_seed, level)
-            for role, metric in {"distance": distance, **{name: name for name in WORDS if name != "distance"}}.items()
-        }
-        found = {role: item for role, item in evidence.items() if item is not None}
+        found = _against(alone, of_seed, roles, level)
         statements.append(_no_harm(method, source, found))
-        statements.append(_utility(method, source, found))
-    for method in dict.fromkeys(method for method, _ in arms):
+        statements.append(_utility("utility", method, source, found))
+        control = next((row["control"] for row in of_seed.values() if row.get("control")), "")
+        if (control, source) in arms:  # where the control is the baseline, the gain is the utility
+            gained = _against(arms[control, source], of_seed, roles, level)
+            statements.append(_utility("gain", method, source, gained))
+    for method in dict.fromkeys(method for method, source in arms if source):
         statements.append(_adaptability(method, statements))
     notes = _notes(alone, arms, statements)
     return Verdict(statements, _recommendation(statements, baseline), notes, level)
@@ -207,6 +212,14 @@ def _arms(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[Any, 
         if earlier is None or (row.get("images_seen") or 0) >= (earlier.get("images_seen") or 0):
             of_seed[row["seed"]] = row
     return arms
+
+
+def _against(
+    before: Mapping[Any, Mapping], arm: Mapping[Any, Mapping], roles: Mapping[str, str], level: float
+) -> dict[str, Evidence]:
+    """Everything that was measured of an arm, set against another; by role."""
+    evidence = {role: _evidence(metric, role, before, arm, level) for role, metric in roles.items()}
+    return {role: item for role, item in evidence.items() if item is not None}
 
 
 def _evidence(
@@ -274,27 +287,27 @@ def _no_harm(method: str, source: str, evidence: Mapping[str, Evidence]) -> Stat
     return Statement("no harm", method, source, "yes", text, tuple(judged))
 
 
-def _utility(method: str, source: str, evidence: Mapping[str, Evidence]) -> Statement:
+def _utility(principle: str, method: str, source: str, evidence: Mapping[str, Evidence]) -> Statement:
     judged = [evidence[role] for role in UTILITY if role in evidence]
     if not judged:
-        return Statement("utility", method, source, "not measured", "None of its metrics is in the table.")
+        return Statement(principle, method, source, "not measured", "None of its metrics is in the table.")
     gained = [item for item in judged if item.high < 0]
     if gained:
         text = _capital("; ".join(item.sentence() for item in gained)) + "."
         if lost := [item for item in judged if item.low > 0]:
             text += " At a price: " + "; ".join(item.sentence() for item in lost) + "."
-        return Statement("utility", method, source, "yes", text, tuple(judged))
+        return Statement(principle, method, source, "yes", text, tuple(judged))
     open_ = [item for item in judged if item.low < 0]
     if not open_:
         text = "Nothing is better: " + "; ".join(item.sentence() for item in judged) + "."
-        return Statement("utility", method, source, "no", text, tuple(judged))
+        return Statement(principle, method, source, "no", text, tuple(judged))
     likely = [item for item in open_ if item.worse < 0] or open_
     text = "Cannot be told: " + "; ".join(item.sentence() for item in likely) + "." + _seeds_needed(likely)
-    return Statement("utility", method, source, "unclear", text, tuple(judged))
+    return Statement(principle, method, source, "unclear", text, tuple(judged))
 
 
 def _adaptability(method: str, statements: Sequence[Statement]) -> Statement:
-    own = [item for item in statements if item.method == method]
+    own = [item for item in statements if item.method == method and item.principle != "gain"]
     sources = list(dict.fromkeys(item.source for item in own))
     if len(sources) < 2:
         return Statement(
@@ -314,7 +327,7 @@ def _adaptability(method: str, statements: Sequence[Statement]) -> Statement:
 
 
 def _recommendation(statements: Sequence[Statement], baseline: str) -> str:
-    arms = list(dict.fromkeys((item.method, item.source) for item in statements if item.source))
+    arms = list(dict.fromkeys((item.method, item.source) for item in statements if item.principle == "no harm"))
     answers = {arm: {item.principle: item for item in statements if (item.method, item.source) == arm} for arm in arms}
 
     def gain(arm: tuple[str, str]) -> float:
@@ -329,12 +342,12 @@ def _recommendation(statements: Sequence[Statement], baseline: str) -> str:
         return sorted(chosen, key=gain)
 
     best, hopeful = are(["yes"], "yes"), are(["unclear"], "yes") + are(["yes", "unclear"], "unclear")
-    harmful = {source for _, source in arms} - {
+    harmful = {source for _, source in arms if source} - {
         source for method, source in arms if answers[method, source]["no harm"].answer != "no"
     }
     sentences = []
     if best:
-        sentences.append(f"Use {best[0][0]} with source {best[0][1]!r}: it helps and does no harm.")
+        sentences.append(f"Use {_name(best[0])}: it helps and does no harm.")
     elif hopeful:
         method, source = hopeful[0]
         needed = [
@@ -345,16 +358,17 @@ def _recommendation(statements: Sequence[Statement], baseline: str) -> str:
         ]
         more = f" (about {min(needed)} would settle the nearest question)" if needed else ""
         sentences.append(
-            f"Do not decide yet: {method} with source {source!r} may help, but these seeds cannot show that it does "
+            f"Do not decide yet: {_name((method, source))} may help, but these seeds cannot show that it does "
             f"and does no harm; run more seeds{more}. Until then train on real images only ({baseline})."
         )
     else:
-        sentences.append(f"Train on real images only ({baseline}): no synthetic source helps without harm.")
+        nothing = "no synthetic source" if all(source for _, source in arms) else "nothing that was tried"
+        sentences.append(f"Train on real images only ({baseline}): {nothing} helps without harm.")
     if harmful:
         sentences.append(f"Drop source {_listed(sorted(harmful))}: it does harm with every method that was tried.")
     for arm in arms:
         if answers[arm]["no harm"].answer == "no" and arm[1] not in harmful:
-            sentences.append(f"Do not use {arm[0]} with source {arm[1]!r}: it does harm.")
+            sentences.append(f"Do not use {_name(arm)}: it does harm.")
     return " ".join(sentences)
 
 
@@ -395,6 +409,11 @@ def _margins(items: Sequence[Evidence]) -> str:
 def _seeds_needed(items: Sequence[Evidence]) -> str:
     needed = [item.needed for item in items if item.needed is not None]
     return f" About {min(needed)} seeds would settle one of these." if needed else ""
+
+
+def _name(arm: tuple[str, str]) -> str:
+    method, source = arm
+    return f"{method} with source {source!r}" if source else method
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.part_folder import JOB_NAME, discard, part_of
 from nomadiff.errors import Interrupted
 from nomadiff.files import read_json
+from nomadiff.jobs import in_processes
 from nomadiff.methods.method import Method
 from nomadiff.methods.registry import method_named
 from nomadiff.models.model import Model
@@ -32,7 +29,7 @@ class Arm:
     """One model of a comparison and the samples it is judged by.
 
     Attributes:
-        method: "dm", "sda", "casd".
+        method: its name, as :func:`~nomadiff.methods.registry.method_named` knows it.
         source: name of the synthetic source it trains with; empty for none.
         seed: seed of its training and of its samples, so that arms of one seed share their noise.
         mix: its images.
@@ -82,6 +79,22 @@ class Arm:
         else:
             discard(self.samples_path)
 
+    @property
+    def images_to_see(self) -> int:
+        """Training images of all its networks together."""
+        training = self.algorithm().training
+        return training.steps * training.batch
+
+    def images_seen(self) -> int:
+        """How many of them were seen so far, as the logs of its trainings say."""
+        paths = (*self.out.glob("log.jsonl"), *self.out.glob("*/log.jsonl"))
+        logs = [RunFolder(path.parent).read_log() for path in paths]
+        return sum(int(log[-1]["images_seen"]) for log in logs if log)
+
+    def run_folder(self) -> RunFolder:
+        """The run of its network, or of the base of a guided one."""
+        return RunFolder(self.out / self.algorithm().base_folder)
+
     def model(self) -> Model:
         """The trained model."""
         return Model.load(self.out, device=self.device)
@@ -91,16 +104,8 @@ def _run(arm: Arm) -> None:
     arm.run()
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def run_arms(arms: Sequence[Arm], *, workers: int) -> None:
     """Run every arm, ``workers`` at a time, each in a process of one thread when there are several.
-
-    Small networks gain nothing from threads and become slow when threads compete for cores; arms side by side do not.
 
     Args:
         arms: what to run; finished ones cost nothing.
@@ -114,75 +119,23 @@ def run_arms(arms: Sequence[Arm], *, workers: int) -> None:
         for arm in arms:
             arm.run()
         return
-    # children inherit the variable, which also bounds the threads of libraries that start before torch is told
-    with (
-        _environment("OMP_NUM_THREADS", "1"),
-        _sigterm_as_interrupt(),
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool,
-    ):
-        futures: set[Future] = {pool.submit(_run, arm) for arm in arms}
-        try:
-            _watch(arms, futures)
-        except BaseException as error:
-            for future in futures:
-                future.cancel()
-            for child in multiprocessing.active_children():
-                child.terminate()  # SIGTERM: a training arm saves its state first
-            if isinstance(error, KeyboardInterrupt):
-                raise Interrupted("stopped, states saved: run the same command again to go on", signal.SIGINT) from None
-            raise
-
-
-def _watch(arms: Sequence[Arm], futures: set[Future]) -> None:
-    """Show the images seen by all arms together until all are done; raise the first arm's error."""
-    budgets = [arm.algorithm().training for arm in arms]
-    total = sum(training.steps * training.batch for training in budgets)
+    finished: set[Path] = set()
     seen = 0
-    with progress_bar(f"train {len(arms)} models", total=total) as advance:
-        pending = futures
-        while pending:
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            now = sum(_images_seen(arm.out) for arm in arms)
-            finished = len(futures) - len(pending)
-            advance(now - seen, note=f"{finished} of {len(futures)} done")
+    with progress_bar(f"train {len(arms)} models", total=sum(arm.images_to_see for arm in arms)) as advance:
+
+        def show() -> None:
+            nonlocal seen
+            now = sum(arm.images_to_see if arm.out in finished else arm.images_seen() for arm in arms)
+            advance(now - seen, note=f"{len(finished)} of {len(arms)} done")
             seen = now
 
-
-def _images_seen(out: Path) -> int:
-    records = RunFolder(out).read_log()
-    return records[-1]["images_seen"] if records else 0
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """While children work, SIGTERM ends them in order, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        try:
+            with closing(in_processes(_run, [(arm,) for arm in arms], workers, while_waiting=show)) as results:
+                for (arm,), _ in results:
+                    finished.add(arm.out)
+                    show()
+        except KeyboardInterrupt:
+            raise Interrupted("stopped, states saved: run the same command again to go on", signal.SIGINT) from None
 
 
 def with_seed(mix: MixSpec, seed: int) -> MixSpec:

@@ -1,4 +1,4 @@
-"""``compare``: does synthetic data help here? DM, SDA and CASD at equal budget, over sources and seeds, in one report.
+"""``compare``: does synthetic data help here? Methods at equal budget, over sources and seeds, in one report.
 
 This is the design of the CASD paper's section 4 as one call: the same architecture and training for every method
 (section 4.1), one synthetic source at a time (4.2 to 4.4), a held-out reference that no model sees.
@@ -38,9 +38,9 @@ def compare(comparison: Comparison) -> Table:
 
 def compared(comparison: Comparison) -> tuple[Table, Report]:
     """As :func:`compare`, but the report is returned unwritten, for callers that add to it."""
-    if not comparison.mix_spec.synthetic:
-        raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     arms = comparison.arms()
+    if not comparison.mix_spec.synthetic and comparison.needs_synthetic:
+        raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     reference, _ = check_comparison(comparison)  # validated before the first expensive step
     run_arms(arms, workers=comparison.workers or default_workers(comparison.device, len(arms)))
     return judge(comparison, arms, reference)

@@ -10,6 +10,7 @@ from typing import Any
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.sources import ImageSource, SourceMix, spec_text
 from nomadiff.errors import UsageError
+from nomadiff.methods.registry import method_named
 from nomadiff.metrics.replication import calibrate
 from nomadiff.models.dry_run import plan_training
 from nomadiff.workflows.arms import Arm, with_seed
@@ -25,7 +26,8 @@ class Comparison:
         mix: Real and synthetic images, to read or read already. ``{seed}`` in a subset is replaced by each seed.
         reference: Held-out real images to judge by: a path, as for the mix, or a source.
         out: Folder for runs, metrics and report.
-        methods: Methods to compare.
+        methods: Methods to compare. One that guides a base brings its control: the base's method with the same budget,
+            the base trained on as many more images.
         preset: Network and training of every arm.
         seeds: One set of arms is trained for each.
         changes: Training options that differ from the preset's, the same for every arm.
@@ -73,7 +75,13 @@ class Comparison:
         return self.mix if isinstance(self.mix, MixSpec) else MixSpec.of(self.mix)
 
     def arms(self) -> list[Arm]:
-        """Every model to train: for each seed, DM once and the other methods for each synthetic source."""
+        """Every model to train: for each seed, the methods that use synthetic images for each source, the others once.
+
+        A method that guides a base brings its control: the base's method alone, with the budget of both trainings.
+
+        Raises:
+            UsageError: there is no such method, preset or training option.
+        """
         spec = self.mix_spec
         named = spec.named_synthetic()
         if self.together:
@@ -82,10 +90,10 @@ class Comparison:
             groups = {name: (argument,) for (name, _), argument in zip(named, spec.synthetic)}
         arms = []
         for seed in self.seeds:
-            for method in self.methods:
-                for source, synthetic in ({"": ()} if method == "dm" else groups).items():
+            for method, uses_synthetic in self._with_controls().items():
+                for source, synthetic in (groups if uses_synthetic else {"": ()}).items():
                     mix = replace(with_seed(spec, seed), synthetic=synthetic)
-                    if method == "dm":
+                    if not uses_synthetic:
                         mix = replace(mix, real_fraction=None, source_weights=None)
                     name = f"{method}-{source}" if source else method
                     arms.append(
@@ -103,6 +111,21 @@ class Comparison:
                         )
                     )
         return arms
+
+    @property
+    def needs_synthetic(self) -> bool:
+        """Whether some method learns from synthetic sources."""
+        return any(self._with_controls().values())
+
+    def _with_controls(self) -> dict[str, bool]:
+        """The methods and their controls, and whether each uses synthetic images."""
+        uses: dict[str, bool] = {}
+        for name in self.methods:
+            method = method_named(name)(self.preset)
+            if method.control and method.control not in self.methods:
+                uses[method.control] = method.uses_synthetic
+            uses[name] = method.uses_synthetic
+        return uses
 
 
 def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
@@ -143,7 +166,8 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
             checked.add(real.content_hash)
         for arm in arms:
             if arm.mix == spec:
-                arm.algorithm().recipe(mix)
+                algorithm = arm.algorithm()
+                algorithm.check_folder(arm.out, algorithm.recipe(mix))
                 last = mix if arm is arms[-1] else last
     assert last is not None
     return reference, last

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 
 from nomadiff.data.images import read_images
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import UsageError
+from nomadiff.methods.method import Method
 from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.neighbours import nearest_neighbours
@@ -21,19 +22,13 @@ from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, R
 from nomadiff.reports.plots import Curve
 from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
-from nomadiff.training.run_folder import RunFolder, versions
+from nomadiff.training.run_folder import versions
 from nomadiff.workflows.arms import Arm
 from nomadiff.workflows.comparison import Comparison
 
 __all__ = ["judge", "metric_infos"]
 
 _TOLD = ("distance", "replication")  # what the first lines of a report name; verdict.json has the rest
-
-_METHOD_SENTENCES = {
-    "dm": "Diffusion model trained on the real images only.",
-    "sda": "Trained on real and synthetic images together, without telling them apart.",
-    "casd": "Trained on all images with a source label, sampled with the label fixed to real.",
-}
 
 
 @dataclass
@@ -48,9 +43,14 @@ class _Scored:
 
     @property
     def row(self) -> dict[str, Any]:
-        training = self.arm.algorithm().training
         named = {"method": self.arm.method, "source": self.arm.source, "seed": self.arm.seed}
-        return {**named, "images_seen": training.steps * training.batch, **self.metrics}
+        control = self.arm.algorithm().control
+        return {
+            **named,
+            "images_seen": self.arm.images_to_see,
+            **({"control": control} if control else {}),
+            **self.metrics,
+        }
 
 
 def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -> tuple[Table, Report]:
@@ -70,6 +70,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     if comparison.classifier is not None:
         classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights, device=torch_device)
     scored: list[_Scored] = []
+    legend: dict[str, str] = {}
     held_out = ReferenceSet(
         reference.images,
         detector=detector,
@@ -88,6 +89,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
             notes.append(against.overlap)
         for arm in of_seed:
             synthetic = mixes[arm.mix].sources[1:] or [source for mix in mixes.values() for source in mix.sources[1:]]
+            legend.setdefault(arm.method, _legend(arm.algorithm(), mixes[arm.mix]))
             extra = ("ssim",) if comparison.similarity else ()
             scored.append(_score(arm, against, train, [source.images for source in synthetic], extra))
     conditions = {key: value for key, value in against.meta.items() if not key.startswith("train_sha")}
@@ -101,7 +103,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     found, verdict = _findings(table.rows)
     if verdict is not None:
         verdict.write(comparison.out / "verdict.json")
-    runs = [RunFolder(each.arm.out) for each in scored]
+    runs = [each.arm.run_folder() for each in scored]
     provenance = {source["name"]: source for run in runs for source in run.read_sources()}
     shown = [each for each in scored if each.arm.seed == comparison.seeds[0]]
     report = Report(
@@ -122,7 +124,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         command=comparison.command,
         versions=versions(),
         notes=tuple(notes),
-        arms={method: _METHOD_SENTENCES[method] for method in comparison.methods},
+        arms=legend,
         provenance=[_flat(source) for source in provenance.values()],
     )
     return table, report
@@ -140,6 +142,12 @@ def _score(
     if styles:
         metrics["style"] = sum(styles) / len(styles)
     return _Scored(arm, samples, train, metrics, None if shares is None else _named(against, shares))
+
+
+def _legend(method: Method, mix: SourceMix) -> str:
+    """What a method is, in words."""
+    words = method.description or (method.__doc__ or "").strip().partition("\n")[0]
+    return " ".join(filter(None, (words, method.budget_note(method.recipe(mix)))))
 
 
 def _style(against: ReferenceSet, samples: torch.Tensor, synthetic: torch.Tensor) -> float | None:
@@ -179,15 +187,18 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table |
     except UsageError:
         return [], None
     result = [Finding(verdict.recommendation)]
-    for arm in dict.fromkeys((each.method, each.source) for each in verdict.statements if each.source):
+    for arm in dict.fromkeys((each.method, each.source) for each in verdict.statements if each.principle == "no harm"):
         harmless, useful = verdict.find("no harm", *arm), verdict.find("utility", *arm)
         tone: Literal["good", "bad", "neutral"] = "bad" if harmless.answer == "no" else "neutral"
         if harmless.answer == useful.answer == "yes":
             tone = "good"
         told = [item.sentence() for item in (*harmless.evidence, *useful.evidence) if item.role in _TOLD]
-        answers = f"{arm[0].upper()} with “{arm[1]}”: harmless {harmless.answer}, useful {useful.answer}."
+        name = f"{arm[0].upper()} with “{arm[1]}”" if arm[1] else arm[0].upper()
+        answers = f"{name}: harmless {harmless.answer}, useful {useful.answer}."
         against = f" Against real-only training: {'; '.join(dict.fromkeys(told))}." if told else ""
-        result.append(Finding(answers + against, tone))
+        gain = [each for each in verdict.statements if (each.principle, each.method, each.source) == ("gain", *arm)]
+        control = "".join(f" Better than its base trained as long: {each.answer}." for each in gain)
+        result.append(Finding(answers + against + control, tone))
     return result, verdict.table()
 
 
@@ -241,7 +252,7 @@ def _named(against: ReferenceSet, shares: Sequence[float]) -> dict[str, float]:
 
 
 def _subtitle(comparison: Comparison, train: int, reference: int) -> str:
-    sources = ", ".join(name for name, _ in comparison.mix_spec.named_synthetic())
+    sources = ", ".join(name for name, _ in comparison.mix_spec.named_synthetic()) or "none"
     return (
         f"{train:,} real images, synthetic sources: {sources}; {len(comparison.seeds)} seed(s), "
         f"{comparison.count:,} samples an arm, judged by {reference:,} held-out real images."
