@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -22,16 +21,21 @@ def double(number: int) -> tuple[int, int, str]:
 
 
 def waits_for_a_signal(number: int, folder: Path) -> None:
-    """Job 0 fails once the other has begun; that one leaves a word when it is told to stop."""
+    """Job 0 fails once job 1 has begun, job 9 ends at once; the others write down how often they are told to stop."""
+    if number == 9:
+        return
     if number == 0:
         while not (folder / "begun").exists():
             time.sleep(0.05)
         raise DataError("job 0 is bad")
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *args: stop.set())
+    signals = []
+    signal.signal(signal.SIGTERM, lambda *args: signals.append(1))
     (folder / "begun").touch()
-    assert stop.wait(60)
-    (folder / "saved").touch()
+    deadline = time.monotonic() + 60
+    while not signals and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)  # a training saves its state: a second signal would cut it off
+    (folder / "saved").write_text(str(len(signals)))
 
 
 def dies(number: int) -> None:
@@ -49,8 +53,29 @@ def test_every_result_once_in_processes_of_one_thread(monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_failure_stops_the_others_in_order(tmp_path):
     with pytest.raises(DataError, match="job 0 is bad"):
-        list(in_processes(waits_for_a_signal, [(0, tmp_path), (1, tmp_path)], 2))
-    assert (tmp_path / "saved").exists()
+        list(in_processes(waits_for_a_signal, [(9, tmp_path), (0, tmp_path), (1, tmp_path)], 3))
+    assert (tmp_path / "saved").read_text() == "1"
+
+
+def sleeps(number: int, folder: Path) -> None:
+    (folder / f"begun-{number}").touch()
+    if number == 0:
+        while not (folder / "begun-1").exists():
+            time.sleep(0.05)
+        raise DataError("job 0 is bad")
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        (folder / "stopped").touch()
+        raise
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_job_that_is_stopped_is_told_and_none_begins_after_it(tmp_path):
+    with pytest.raises(DataError, match="job 0 is bad"):
+        list(in_processes(sleeps, [(number, tmp_path) for number in range(6)], 2))
+    assert (tmp_path / "stopped").exists()
+    assert not (tmp_path / "begun-3").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -65,7 +90,7 @@ def test_an_error_of_the_reader_stops_the_workers(tmp_path):
         closing(in_processes(waits_for_a_signal, keys, 2, while_waiting=failing)) as results,
     ):
         list(results)
-    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "saved").read_text() == "1"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
@@ -97,4 +122,4 @@ def test_sigterm_to_the_parent_stops_the_workers_in_order(tmp_path):
         time.sleep(0.1)
     parent.terminate()
     out, _ = parent.communicate(timeout=60)
-    assert out == b"stopped\n" and (tmp_path / "saved").exists()
+    assert out == b"stopped\n" and (tmp_path / "saved").read_text() == "1"

@@ -16,7 +16,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.files import one_line_errors
 from nomadiff.memory import keep_freed_memory
 from nomadiff.plain import parse_json
@@ -131,7 +131,7 @@ def in_processes(
             while True:
                 # a few jobs ahead of the workers: millions of them do not sit in the queue, and Ctrl-C is soon obeyed
                 while len(waiting) < 2 * workers and (key := next(queue, None)) is not None:
-                    waiting[pool.submit(work, *key)] = key
+                    waiting[pool.submit(_job, work, key)] = key
                 if not waiting:
                     return
                 patience = None if while_waiting is None else 0.5
@@ -152,6 +152,13 @@ def in_processes(
             raise
 
 
+class _Worker:
+    """What a worker process knows of itself."""
+
+    busy = False
+    ending = False
+
+
 def _begin_worker() -> None:
     """One thread a worker; Ctrl-C is the parent's to handle; a worker whose parent was killed ends too."""
     import torch
@@ -159,16 +166,38 @@ def _begin_worker() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state; what has none ends here
-        time.sleep(30)
+        if _Worker.busy:
+            os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state
+            time.sleep(30)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _end(number: int, frame: Any) -> None:
+    """Stop the job at hand and begin no other. The process stays: were one to end, the pool would kill the others."""
+    _Worker.ending = True
+    if _Worker.busy:
+        raise KeyboardInterrupt
+
+
+def _job(work: Callable[..., Any], key: tuple[Any, ...]) -> Any:
+    if _Worker.ending:
+        raise KeyboardInterrupt
+    _Worker.busy = True
+    try:
+        return work(*key)
+    except Interrupted:  # a training handles the signal itself
+        _Worker.ending = True
+        raise
+    finally:
+        _Worker.busy = False
 
 
 @contextmanager

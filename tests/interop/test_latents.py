@@ -364,7 +364,7 @@ def test_own_latents_are_the_same_however_often_interrupted(run: Path, tmp_path:
 def test_a_discriminator_and_a_student_learn_from_latents(sets: Path, tmp_path: Path) -> None:
     real = ImageSource.open(sets / "real.zip", name="real", synthetic=False)
     fitting = Fitting(budget=32, batch=16)
-    options = {"discriminator": fitting, "synthetic_count": 16, "budget": 32, "batch": 16, "warmup": 16}
+    options = {"discriminator": fitting, "synthetic_count": 16, "budget": 64, "batch": 16, "warmup": 16}
     guided = DiscriminatorGuided("imagenet512-edm2-tiny", **options).fit(SourceMix(real), tmp_path / "d", device="cpu")
     student = distil(guided, real, tmp_path / "student", fitting)
     assert student.config.latents == real.latents

@@ -184,7 +184,7 @@ def test_two_papers_are_arms_of_one_study_at_equal_images_seen(tmp_path, monkeyp
     answers = {(row["principle"], row["method"], row["source"]) for row in read_json(tmp_path / "verdict.json")["rows"]}
     assert answers >= {("utility", "sims", ""), ("no harm", "neon", ""), ("gain", "casd+source-guidance", "close")}
     page = (tmp_path / "report.html").read_text()
-    assert "384 images trained the base and 128 what guides it; its control is dm, which saw all 512." in page
+    assert "448 images trained the base and 64 what guides it; its control is dm, which saw all 512." in page
     assert "its control is casd" in page
     monkeypatch.setattr(arms_module.Model, "sample_batches", lambda *a, **k: pytest.fail("drew again"))
     monkeypatch.setattr("nomadiff.training.loop._Training._step", lambda *a: pytest.fail("trained again"))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
 from nomadiff.cli.options import Device, DryRun, Images, Out, SkipUnreadable
+from nomadiff.guidance.guided import Interval
+from nomadiff.improve.settings import Improvement
 
 __all__ = ["improve"]
 
@@ -27,31 +30,29 @@ def _interval(hint: Any, tokens: Sequence[Token]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImprovementOptions(Improvement):
+    __doc__ = Improvement.__doc__
+
+    # as a command line writes them; the defaults are those of Improvement
+    synthetic_count: Images | None = Improvement.synthetic_count
+    budget: Images | None = Improvement.budget
+    learning_rate: Annotated[float | None, Parameter(name=["--learning-rate", "--lr"])] = Improvement.learning_rate
+    warmup: Images = Improvement.warmup
+    ema_half_life: Images | None = Improvement.ema_half_life
+    weight: Annotated[float | None, Parameter(converter=_weight)] = Improvement.weight
+    interval: Annotated[Interval | None, Parameter(converter=_interval, n_tokens=1)] = Improvement.interval
+    count: Images = Improvement.count
+
+
 def improve(
     model: Annotated[Path, Parameter(help="Run folder, model.safetensors or a snapshot file.")],
     *,
+    settings: Annotated[ImprovementOptions, Parameter(name="*")] = ImprovementOptions(),
     out: Out,
     reference: str | None = None,
     train: str | None = None,
     detector: str = "pixels",
-    metric: str | None = None,
-    synthetic_count: Images | None = None,
-    budget: Images | None = None,
-    snapshots: int = 4,
-    learning_rate: Annotated[float | None, Parameter(name=["--learning-rate", "--lr"])] = None,
-    warmup: Images = 0,
-    ema_half_life: Images | None = None,
-    keep_ema: bool = False,
-    train_part: str = "all",
-    space: str = "function",
-    weight: Annotated[float | None, Parameter(converter=_weight)] = None,
-    weight_limit: float = 2.0,
-    evaluations: int = 8,
-    interval: Annotated[tuple[float, float] | None, Parameter(converter=_interval, n_tokens=1)] = None,
-    count: Images = 1000,
-    confirmations: int = 8,
-    keep_synthetic: bool = False,
-    seed: int = 0,
     allow_synthetic_as_real: bool = False,
     skip_unreadable: SkipUnreadable = False,
     allow_train_as_reference: bool = False,
@@ -72,29 +73,11 @@ def improve(
 
     Args:
         model: the base.
+        settings: how.
         out: The improved model: any verb takes this folder.
         reference: Held-out real images to choose by; needed unless --weight is given.
         train: The real images the model was trained on, to watch replication.
         detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
-        metric: Metric to choose by; the Frechet distance of the detector by default.
-        synthetic_count: Own samples to fine-tune on; as many as the model had real images by default.
-        budget: Images of fine-tuning, such as 5Mi; a fifth of the model's own budget by default
-            (EDM2, ADM: 5 %), as SIMS took.
-        snapshots: Budgets to choose from, evenly spaced up to --budget.
-        learning_rate: Learning rate of the fine-tuning; the model's last one by default.
-        warmup: Images over which it rises from 0.
-        ema_half_life: Half-life of the moving average, in images; the model's by default.
-        keep_ema: Let the average forget the base at the full half-life only; by default it starts anew.
-        train_part: all, or decoder: its end only, so that sampling costs at most half more.
-        space: function (SIMS: two networks are called) or parameters (Neon: one merged network).
-        weight: Guidance weight, or auto to search it.
-        weight_limit: Largest weight of the search.
-        evaluations: Weights tried for each budget.
-        interval: Noise levels at which the copy is called, lowest:highest sigma, such as 0.1:20.
-        count: Samples of every model that is scored.
-        confirmations: Sets of fresh noise on which the best candidate is compared with the base.
-        keep_synthetic: Keep the own samples as own.zip.
-        seed: Seed of everything.
         allow_synthetic_as_real: Accept a sample set with a manifest as reference.
         skip_unreadable: leave files out.
         allow_train_as_reference: Accept a reference that the model was trained on.
@@ -103,32 +86,11 @@ def improve(
         dry_run: plan only.
     """
     from nomadiff.files import check_output
-    from nomadiff.improve.settings import Improvement
     from nomadiff.processes import join_processes
     from nomadiff.workflows.improve import improve_files, plan_improvement
 
     if not dry_run:
         check_output(out, "folder")
-    settings = Improvement(
-        synthetic_count=synthetic_count,
-        budget=budget,
-        snapshots=snapshots,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        ema_half_life=ema_half_life,
-        keep_ema=keep_ema,
-        train_part=train_part,
-        space=space,
-        weight=weight,
-        interval=interval,
-        metric=metric,
-        weight_limit=weight_limit,
-        evaluations=evaluations,
-        count=count,
-        confirmations=confirmations,
-        keep_synthetic=keep_synthetic,
-        seed=seed,
-    )
     if dry_run:
         print(plan_improvement(model, settings, scored=reference is not None))
         return

@@ -32,8 +32,9 @@ class Improvement:
             default it forgets the base as quickly as in a fresh run, so that a budget means what it says.
         train_part: all, or decoder: only the end of the decoder, so that a guided step costs at most 1.5.
         space: function (SIMS: two networks) or parameters (Neon: one merged network).
-        weight: Guidance weight; the default searches it and needs --reference.
-        interval: Noise levels sigma at which the auxiliary is called, such as 0.1:20; the default is all.
+        weight: Guidance weight; auto, the default (None), searches it and needs --reference.
+        interval: Noise levels sigma at which the auxiliary is called, lowest:highest, such as 0.1:20; the default is
+            all.
         metric: Metric to choose by; the default is the Frechet distance of the detector.
         weight_limit: The search covers weights from 0 to this.
         evaluations: Weights tried for each budget.
