@@ -22,6 +22,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.plain import parse_json
 
 __all__ = [
+    "COMMAND_NAME",
     "LARGEST_READ",
     "atomic_folder",
     "atomic_path",
@@ -39,6 +40,7 @@ __all__ = [
     "write_text",
 ]
 
+COMMAND_NAME = "command.toml"  # what the command line writes into a run's folder: the options that repeat it
 LARGEST_READ = 512 << 20  # bytes that are read into memory at once: far more than an image, far less than memory
 _NO_HOLES, _SPARSEST = 64 << 20, 16  # a file beyond so many bytes must hold more than one in so many
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing

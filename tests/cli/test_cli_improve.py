@@ -24,6 +24,9 @@ def test_a_model_comes_out(base, tmp_path, capsys):
     assert "weight 0.5 as asked; nothing was scored" in printed and f"nomadiff sample {out}" in printed
     model = Model.load(out, device="cpu")
     assert (model.guidance.weight, model.guidance.interval) == (0.5, (0.1, 20.0))
+    repeated = ["improve", "--config", str(out / "command.toml"), "--out", f"{out}-again"]
+    assert main(repeated) == 0
+    assert Model.load(f"{out}-again", device="cpu").sha256 == model.sha256
     assert main(["sample", str(out), "--count", "4", "--out", str(tmp_path / "s.zip"), "--device", "cpu"]) == 0
     assert main([*command, "--space", "parameters"]) == 2  # an interval needs function space
     assert main(["improve", str(out), "--out", str(tmp_path / "again"), *QUICK, "--weight", "1"]) == 2

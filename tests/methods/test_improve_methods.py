@@ -1,10 +1,13 @@
 """SIMS and its relatives as algorithms: images in, a model out, and the effect of each."""
 
 import dataclasses
+import os
+import signal
 
 import pytest
 import torch
 
+from nomadiff.cli import main
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.improve.distillation import distil
@@ -22,8 +25,9 @@ from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import TrainingConfig
 from nomadiff.training.fitting import Fitting, fit
+from nomadiff.training.loop import _Training
 from nomadiff.training.presets import Preset
-from nomadiff.training.run_folder import RunFolder
+from nomadiff.training.run_folder import RunFolder, load_tensors
 
 PRESET = Preset(
     NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
@@ -114,6 +118,40 @@ def test_killed_while_it_writes_it_goes_on_to_the_same_weights(name, after, mix,
     files = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors") if "state" not in path.parts)
     assert len(files) > 2
     assert all((out / file).read_bytes() == (whole / file).read_bytes() for file in files)
+
+
+TRAIN = ["train", "--real", "digits:pool", "--real-subset", "first:40", "--preset", "digits", "--budget", "512"]
+TRAIN += ["--batch", "64", "--warmup", "64", "--device", "cpu"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_train_goes_on_after_a_signal_in_either_training(tmp_path, monkeypatch, capsys):
+    """Whatever the command line leaves in the folder when it is stopped is no obstacle to the second training."""
+    command = [*TRAIN, "--method", "sims", "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    assert f"model: {tmp_path / 'whole'}" in capsys.readouterr().out
+    step, count = _Training._step, [0]
+
+    def stopping(self, meter):
+        step(self, meter)
+        count[0] += 1
+        if count[0] in (3, 8):  # of seven steps of the base, and two of the copy
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(_Training, "_step", stopping)
+    more = ["--snapshot-every", "64"]
+    assert main([*command, str(tmp_path / "broken"), *more]) == 128 + signal.SIGTERM
+    while main([*command, str(tmp_path / "broken"), *more]) == 128 + signal.SIGTERM:
+        assert count[0] < 20
+    for part in ("base", "auxiliary"):
+        files = [tmp_path / name / part / "model.safetensors" for name in ("whole", "broken")]
+        states = [load_tensors(file)[0] for file in files]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert Model.load(tmp_path / "broken", device="cpu").config.method == "sims"
+    assert main([*TRAIN, "--method", "casd+sims", "--dry-run", "--out", str(tmp_path / "x")]) == 2
+    assert "casd+sims tells real images from synthetic ones" in capsys.readouterr().err
+    assert main([*TRAIN, "--method", "neon", "--dry-run", "--out", str(tmp_path / "x")]) == 0
+    assert "448 images trained the base and 64 what guides it" in capsys.readouterr().out
 
 
 def test_both_trainings_share_the_budget(fitted):

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.files import read_regular, write_text
+from nomadiff.files import COMMAND_NAME, read_regular, write_text
 
-__all__ = ["COMMAND_NAME", "config_reader", "split_config", "write_command"]
-
-COMMAND_NAME = "command.toml"
+__all__ = ["config_reader", "split_config", "write_command"]
 
 _RUNS = ("train", "compare", "improve", "shift", "loop", "reproduce", "demo")  # the others write sets and single files
 

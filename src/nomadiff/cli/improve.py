@@ -24,10 +24,10 @@ def _weight(hint: Any, tokens: Sequence[Token]) -> float | None:
 
 
 def _interval(hint: Any, tokens: Sequence[Token]) -> tuple[float, float]:
-    low, colon, high = tokens[0].value.partition(":")
-    if not colon:
-        raise ValueError(f"'{tokens[0].value}' is no interval: write the lowest and the highest sigma, such as 0.1:20")
-    return float(low), float(high)
+    texts = tokens[0].value.split(":") if len(tokens) == 1 else [token.value for token in tokens]  # two in a file
+    if len(texts) != 2:
+        raise ValueError(f"'{texts[0]}' is no interval: write the lowest and the highest sigma, such as 0.1:20")
+    return float(texts[0]), float(texts[1])
 
 
 @dataclass(frozen=True, kw_only=True)

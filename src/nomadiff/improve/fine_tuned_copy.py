@@ -11,7 +11,7 @@ from typing import Any
 
 from nomadiff.data.sources import ImageSource, SourceMix
 from nomadiff.errors import Interrupted, UsageError
-from nomadiff.files import write_json
+from nomadiff.files import COMMAND_NAME, write_json
 from nomadiff.improve.auxiliary import AuxiliaryConfig, auxiliary_config
 from nomadiff.improve.candidates import Candidates
 from nomadiff.improve.settings import Improvement
@@ -125,7 +125,10 @@ class FineTunedCopy:
                 meta["scoring"] = found.meta.get("scoring")
             if found.meta.get("scoring") == _plain(meta["scoring"]):
                 self.table.rows = found.rows
-        elif {entry.name for entry in self.out.iterdir() if not entry.name.startswith(".")} - {self.base_path.parts[0]}:
+        elif {entry.name for entry in self.out.iterdir() if not entry.name.startswith(".")} - {
+            self.base_path.parts[0],
+            COMMAND_NAME,
+        }:
             raise UsageError(f"{self.out} is not empty and no {self.noun}; choose another --out")
         self.processes.barrier()  # every process has looked before the main one writes
         self.save()

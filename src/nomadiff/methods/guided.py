@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from nomadiff.data.sources import ImageSource, SourceMix, union
 from nomadiff.errors import UsageError
+from nomadiff.files import COMMAND_NAME
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
 from nomadiff.methods.method import Method
@@ -140,8 +141,10 @@ class GuidedMethod(Method):
     def check_folder(self, out: Path, recipe: RunConfig) -> None:
         """Refuse to prolong a base that was guided already: base and guidance would not fit any more."""
         config = out / self.base_folder / "config.json"
-        inside = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        if not config.exists() or all(name == self.base_folder or name.startswith(".") for name in inside):
+        if not config.exists():
+            return
+        inside = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+        if not inside - {self.base_folder, COMMAND_NAME}:
             return
         found, budget = RunFolder(config.parent).config().training.budget, self.budgets(recipe)[0]
         if found != budget:
