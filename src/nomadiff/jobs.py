@@ -130,8 +130,9 @@ def in_processes(
         try:
             while True:
                 # a few jobs ahead of the workers: millions of them do not sit in the queue, and Ctrl-C is soon obeyed
-                while len(waiting) < 2 * workers and (key := next(queue, None)) is not None:
-                    waiting[pool.submit(_job, work, key)] = key
+                with _sigterm_blocked():  # in a worker that starts, until it knows what to do upon one
+                    while len(waiting) < 2 * workers and (key := next(queue, None)) is not None:
+                        waiting[pool.submit(_job, work, key)] = key
                 if not waiting:
                     return
                 patience = None if while_waiting is None else 0.5
@@ -167,6 +168,8 @@ def _begin_worker() -> None:
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     parent = os.getppid()
 
     def watch() -> None:
@@ -211,6 +214,19 @@ def _environment(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Hold SIGTERM back; processes that are started meanwhile begin so."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -1,0 +1,49 @@
+"""What the workers of test_jobs do; a module that a new process can import."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from nomadiff.errors import DataError
+
+
+def double(number: int) -> tuple[int, int, str]:
+    import torch
+
+    return 2 * number, torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+
+def waits_for_a_signal(number: int, folder: Path) -> None:
+    """Job 0 fails once job 1 has begun, job 9 ends at once; the others write down how often they are told to stop."""
+    if number == 9:
+        return
+    if number == 0:
+        while not (folder / "begun").exists():
+            time.sleep(0.05)
+        raise DataError("job 0 is bad")
+    signals = []
+    signal.signal(signal.SIGTERM, lambda *args: signals.append(1))
+    (folder / "begun").touch()
+    deadline = time.monotonic() + 60
+    while not signals and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)  # a training saves its state: a second signal would cut it off
+    (folder / "saved").write_text(str(len(signals)))
+
+
+def dies(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleeps(number: int, folder: Path) -> None:
+    (folder / f"begun-{number}").touch()
+    if number == 0:
+        while not (folder / "begun-1").exists():
+            time.sleep(0.05)
+        raise DataError("job 0 is bad")
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        (folder / "stopped").touch()
+        raise
