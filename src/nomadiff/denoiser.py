@@ -39,9 +39,9 @@ class EDMDenoiser(nn.Module):
     thousand classes.
 
     Args:
-        network: called as ``network(x, noise_label, labels, augment)`` with float32 ``x`` (B, C, H, W), ``noise_label``
-            (B,), ``labels`` (B, sources + classes) or None, ``augment`` (B, 9) or None. One that takes labels has the
-            method ``label_scale(count)``, see :meth:`nomadiff.networks.unet.UNet.label_scale`.
+        network: called as ``network(x, noise_label, labels)`` with float32 ``x`` (B, C, H, W), ``noise_label`` (B,),
+            ``labels`` (B, sources + classes) or None; with ``augment`` (B, 9) behind them where images are augmented.
+            Its method ``label_scale(count)``, if it has one, is :meth:`nomadiff.networks.unet.UNet.label_scale`.
         sources: number of source labels the network knows (K + 1), or 0 for an unlabelled network.
         classes: number of class labels, or 0.
         sigma_data: standard deviation of the training data in the units of ``x``.
@@ -86,7 +86,8 @@ class EDMDenoiser(nn.Module):
             float32 ``(B, C, H, W)``: the estimate of the clean image.
 
         Raises:
-            UsageError: a label is missing, not understood by this network, or out of range.
+            UsageError: a label is missing, not understood by this network, or out of range; or the network's output has
+                another shape than its input.
         """
         x = x.float()
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
@@ -98,7 +99,12 @@ class EDMDenoiser(nn.Module):
         c_in = 1 / variance.sqrt()
         enabled = self.autocast is not None
         with torch.autocast(x.device.type, dtype=self.autocast or torch.bfloat16, enabled=enabled):
-            prediction = self.network(c_in * x, sigma.log() / 4, labels, augment)
+            told = (labels,) if augment is None else (labels, augment)  # a user's own network takes no augmentation
+            prediction = self.network(c_in * x, sigma.log() / 4, *told)
+        if prediction.shape != x.shape:  # it might be broadcast without a word
+            raise UsageError(
+                f"network {type(self.network).__name__} made {tuple(prediction.shape)} of images {tuple(x.shape)}"
+            )
         return c_skip * x + c_out * prediction.float()
 
     def label_vector(
@@ -127,7 +133,8 @@ class EDMDenoiser(nn.Module):
                 check_labels(name, index, count, lowest=0 if name == "source" else -1)
             index = index.to(device, torch.int64).expand(batch)
             one_hot = (index[:, None] == torch.arange(count, device=device)).float()
-            parts.append(one_hot * self.network.label_scale(count))  # type: ignore[operator]
+            scale: Any = getattr(self.network, "label_scale", None)
+            parts.append(one_hot if scale is None else one_hot * scale(count))
         return torch.cat(parts, dim=1) if parts else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import my_parts
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from nomadiff.data.digits import read_digits
 from nomadiff.errors import DataError, UsageError
 from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors import digits as digits_module
+from nomadiff.metrics.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,58 @@ def test_pickles_that_run_code_are_refused(tmp_path) -> None:
     (tmp_path / "attack.pth").write_bytes(pickle.dumps({"state_dict": Attack()}))
     with pytest.raises(DataError, match=r"attack.pth: cannot be read as weights"):
         load_detector("digits", weights=tmp_path / "attack.pth")
+
+
+class Weighted(my_parts.Means):
+    """Takes a weights file, as the library's own do."""
+
+    name = "weighted"
+
+    def __init__(self, device="cpu", weights=None):
+        super().__init__(device)
+        self.given = weights
+
+
+class Nameless:
+    def __call__(self, images):
+        return images.flatten(1).float()
+
+
+class BadName(my_parts.Means):
+    name = "../means"
+
+
+@pytest.mark.parametrize("spec", [my_parts.Means(), my_parts.Means, "my_parts:Means"], ids=("object", "class", "name"))
+def test_an_own_detector_is_one_by_object_class_and_name(spec, reference) -> None:
+    detector = load_classifier(spec)
+    assert isinstance(detector, my_parts.Means)
+    images = reference[0][:10]
+    features = extract_features(detector, images, batch_size=4)
+    assert features.shape == (10, 16) and torch.equal(features, extract_features(detector, images))
+    assert torch.equal(detector.classes_of_features(features), detector.classes(images))
+    scores = evaluate(images, reference[0][10:40], detector=spec, k=3)
+    assert isinstance(scores["fd_means"], float) and "composition_tv" in scores
+
+
+def test_an_own_detector_takes_weights_if_it_says_so() -> None:
+    assert load_detector(Weighted, weights="w").given == "w"  # type: ignore[attr-defined]
+    assert load_detector(f"{__name__}:Weighted").given is None  # type: ignore[attr-defined]
+    for spec in ("my_parts:Means", "pixels", my_parts.Means):
+        with pytest.raises(UsageError, match="takes no weights file"):
+            load_detector(spec, weights="w")
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("absent_parts:Means", "--plugin absent_parts"),
+        ("my_parts:Meens", r"has no detector 'Meens' \(did you mean 'Means'\?\)"),
+        ("my_parts:midpoint", "is no detector: it must be callable and have name, version, sha256 and dimension"),
+        (Nameless(), "is no detector"),
+        (BadName(), "its name '../means' must be made of letters"),
+        ("pixel", r"no detector 'pixel' \(did you mean 'pixels'\?\)"),
+    ],
+)
+def test_what_is_no_detector_is_told(spec, told) -> None:
+    with pytest.raises(UsageError, match=told):
+        load_detector(spec)

@@ -14,6 +14,9 @@ _HELP = """No-MAD diffusion: train diffusion models with synthetic data, without
 
 `nomadiff demo` shows all of it in minutes; `nomadiff VERB --help` has an example of each verb. `--config FILE`
 reads a verb's options from TOML or YAML; every folder that a run writes holds the file that repeats it, command.toml.
+
+`--plugin MODULE`, with any verb, imports a module of yours; its networks, solvers, methods and detectors are then named
+MODULE:NAME.
 """
 
 
@@ -29,8 +32,9 @@ _VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failure, 2 for wrong use, 128 + signal when stopped.
 
-    Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead. `--config FILE`,
-    anywhere, reads options by their names from TOML or YAML.
+    Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead.
+    `--config FILE`, anywhere, reads options by their names from TOML or YAML. `--plugin MODULE`, anywhere, imports a
+    module with parts of the user's own.
     """
     from cyclopts import App, CycloptsError, Group, Parameter
     from rich.console import Console
@@ -40,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nomadiff.errors import Interrupted, NomadiffError
     from nomadiff.files import printable
     from nomadiff.memory import keep_freed_memory
+    from nomadiff.registry import import_plugin
     from nomadiff.version import __version__
 
     keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    plugins, words = _without_plugins([word for word in words if word != "--debug"])
     app = App(
         name="nomadiff",
         help=_HELP,
@@ -69,13 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config is not None:
             app.config = (config_reader(config),)
         with plain_output():
+            for module in plugins:
+                import_plugin(module)
             command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
             try:
                 command(*bound.args, **bound.kwargs)
             except Interrupted:  # a folder that was refused is not ours to write to, a run that was stopped is
-                write_command(words[0], bound.arguments)
+                write_command(words[0], bound.arguments, plugins)
                 raise
-            write_command(words[0] if words else "", bound.arguments)
+            write_command(words[0] if words else "", bound.arguments, plugins)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has ended, as `| head` does: no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,3 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_error(printable(f"unexpected {type(error).__name__}: {error} (--debug shows where)"))
         return 1
     return 0
+
+
+def _without_plugins(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The modules that ``--plugin MODULE`` and ``--plugin=MODULE`` name, and the words that are left."""
+    plugins, rest = [], []
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
+        if option == "--plugin":
+            plugins.append(value if equals else next(remaining, ""))
+        else:
+            rest.append(word)
+    return plugins, rest

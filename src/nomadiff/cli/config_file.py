@@ -66,18 +66,20 @@ def config_reader(path: Path) -> Any:
     return reader(path.resolve(), use_commands_as_keys=False, must_exist=True)
 
 
-def write_command(verb: str, arguments: Mapping[str, Any]) -> None:
+def write_command(verb: str, arguments: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
     """Write what a verb was called with into the folder of its run, so that ``--config`` repeats it elsewhere.
 
     Args:
         verb: the verb; only those that leave a run or a study behind write anything.
         arguments: its parameters by name; ``out`` says where. Nothing is written if that is no folder.
+        plugins: modules that it imported; told in a comment, since a file imports nothing.
     """
     out = arguments.get("out")
     if verb not in _RUNS or not isinstance(out, Path) or not out.is_dir() or arguments.get("dry_run"):
         return
     given = {name: value for name, value in arguments.items() if name not in ("out", "dry_run")}
-    lines = [f"# nomadiff {verb} --config {COMMAND_NAME} --out FOLDER"]
+    imported = "".join(f" --plugin {module}" for module in plugins)
+    lines = [f"# nomadiff {verb}{imported} --config {COMMAND_NAME} --out FOLDER"]
     lines += [f"{name.replace('_', '-')} = {json.dumps(value)}" for name, value in sorted(_flat(given))]
     write_text(out / COMMAND_NAME, "\n".join(lines) + "\n")
 

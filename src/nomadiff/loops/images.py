@@ -104,7 +104,7 @@ class ImageAlgorithm:
     ) -> None:
         if weight is not None and not self.guided:
             raise UsageError(f"{self.name} has no guidance weight; it was given {weight:g}")
-        self.preset = preset_named(preset) if isinstance(preset, str) else preset
+        self.preset = preset_named(preset)
         settings = improvement or Improvement(snapshots=1)
         self.improvement = replace(settings, weight=1.0 if weight is None else weight) if self.guided else settings
         self.device = device

@@ -29,7 +29,7 @@ class Autoguidance(GuidedMethod):
         interval: noise levels at which it is called; None for all.
 
     Raises:
-        UsageError: ``width`` or ``share`` is not above 0 and at most 1.
+        UsageError: ``width`` or ``share`` is not above 0 and at most 1, or the network is one's own, of one width.
     """
 
     name = "autoguidance"
@@ -52,6 +52,8 @@ class Autoguidance(GuidedMethod):
             raise UsageError(
                 f"width and share of the auxiliary must lie above 0 and at most at 1, got {width}, {share}"
             )
+        if self.preset.network.is_own and width != 1:
+            raise UsageError("autoguidance cannot make a network of your own narrower: pass width=1")
         self.weight, self.width, self.share, self.interval = weight, width, share, interval
 
     def second_budget(self, recipe: RunConfig) -> int:

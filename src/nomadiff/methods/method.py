@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+
+from torch import nn
 
 from nomadiff.data.sources import SourceMix
 from nomadiff.errors import UsageError
@@ -28,7 +31,8 @@ class Method:
     (:class:`~nomadiff.methods.guided.GuidedMethod`).
 
     Args:
-        preset: name of a preset or a :class:`~nomadiff.training.presets.Preset`.
+        preset: name of a preset or a :class:`~nomadiff.training.presets.Preset`; or a network of your own, see
+            :func:`~nomadiff.training.presets.preset_named`.
         class_labels: condition on the images' class labels as well (every source must have them).
         **training: fields of :class:`~nomadiff.training.config.TrainingConfig` to change, such as ``budget=5_000_000``.
 
@@ -51,8 +55,14 @@ class Method:
     control: str = ""
     base_folder: ClassVar[str] = "."
 
-    def __init__(self, preset: str | Preset = "cifar10", *, class_labels: bool = False, **training: Any) -> None:
-        self.preset = preset_named(preset) if isinstance(preset, str) else preset
+    def __init__(
+        self,
+        preset: str | Preset | type[nn.Module] | partial[nn.Module] = "cifar10",
+        *,
+        class_labels: bool = False,
+        **training: Any,
+    ) -> None:
+        self.preset = preset_named(preset)
         self.class_labels = class_labels
         known = [field.name for field in fields(TrainingConfig)]
         if unknown := sorted(training.keys() - set(known)):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.errors import UsageError
 from nomadiff.improve.auxiliary import auxiliary_config
 from nomadiff.improve.own_samples import OwnSamples
 from nomadiff.improve.settings import Improvement
@@ -113,7 +114,15 @@ def with_source_labels(state: dict[str, Tensor], config: RunConfig, sources: int
         Weights that fit ``config``. What new labels feed begins at zero, or as the real source's where there is one, so
         with any source it is the network it was (EDM2 normalises those weights: there they begin as fresh ones, and the
         network begins only near).
+
+    Raises:
+        UsageError: it is a network of a user's own: nobody knows where its labels enter.
     """
+    if config.network.is_own:
+        raise UsageError(
+            f"source labels cannot be added to network {config.network.architecture}, which is not one of nomadiff's: "
+            "train it with casd"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = config.build_denoiser()

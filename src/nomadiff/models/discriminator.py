@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nomadiff.errors import DataError, NomadiffError
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.networks.build import build_filled
 from nomadiff.networks.unet import UNet
@@ -49,7 +49,8 @@ class Discriminator(nn.Module):
     @property
     def encoder(self) -> UNet:
         """The base's network without its decoder."""
-        assert isinstance(self.denoiser.network, UNet)
+        if not isinstance(self.denoiser.network, UNet):
+            raise UsageError(f"a {self.config.network.architecture} network has no encoder to judge images by")
         return self.denoiser.network
 
     def forward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from nomadiff.data.labels import listed
 from nomadiff.data.sources import ImageSource
 from nomadiff.networks.flops import flops_of, parameters_of
+from nomadiff.networks.own import Unplannable
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import RunConfig
 from nomadiff.training.precision import AUTOCAST
@@ -25,6 +27,8 @@ __all__ = [
     "class_lines",
     "core_hours",
     "gpu_hours",
+    "millions",
+    "parameters_planned",
     "plan_sampling",
     "plan_training",
     "three_digits",
@@ -70,8 +74,16 @@ def activations_of(config: RunConfig) -> Activations:
 
     Every block of memory that autograd saves is counted once, weights left out, on shapes alone (nothing is computed).
     In fp32 the count is what a process grows by; the allocator's rounding and the kernels' scratch memory come on top.
+
+    Raises:
+        Unplannable: a network of a user's own cannot be followed on shapes alone.
     """
-    one, two = _kept_bytes(config, 1), _kept_bytes(config, 2)
+    try:
+        one, two = _kept_bytes(config, 1), _kept_bytes(config, 2)
+    except Exception as error:
+        if config.network.is_own:
+            raise Unplannable(f"network {config.network.architecture} needs more than shapes") from error
+        raise
     return Activations(per_image=two - one, fixed=2 * one - two)
 
 
@@ -91,15 +103,19 @@ def _kept_bytes(config: RunConfig, batch: int) -> int:
         autocast = torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
         with autocast, _LikeCUDA(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             # the output is alive while the backward pass runs
-            output = network(torch.empty(batch, *shape), torch.empty(batch), labels, None)
+            output = network(torch.empty(batch, *shape), torch.empty(batch), labels)
         weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     del output
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 
-def _parameters(config: RunConfig) -> int:
-    with torch.device("meta"):
-        return parameters_of(config.build_denoiser())
+def parameters_planned(config: RunConfig) -> float:
+    """Trainable values of a recipe's network; NaN where one of a user's own cannot be built without computing."""
+    try:
+        with torch.device("meta"):
+            return parameters_of(config.build_denoiser())
+    except Unplannable:
+        return math.nan
 
 
 def plan_training(config: RunConfig, published: str = "", sources: Sequence[ImageSource] = ()) -> str:
@@ -111,7 +127,7 @@ def plan_training(config: RunConfig, published: str = "", sources: Sequence[Imag
         sources: the images, to be counted.
     """
     options = config.training
-    parameters = _parameters(config)
+    parameters = parameters_planned(config)
     forward = flops_of(config.network, config.sources + config.classes)
     total = 3 * forward * options.steps * options.batch
     labels = f"{config.sources or 'no'} source labels, {config.classes or 'no'} class labels"
@@ -123,7 +139,7 @@ def plan_training(config: RunConfig, published: str = "", sources: Sequence[Imag
             *([f"images:      {counts}"] if sources else []),
             f"batches:     {shares}",
             *(f"classes:     {line}" for line in class_lines(config)),
-            f"parameters:  {parameters / 1e6:,.2f} M ({config.network.architecture})",
+            f"parameters:  {millions(parameters)} ({config.network.architecture})",
             f"budget:      {options.budget / 1e6:g} Mi = {options.steps:,} steps of {options.batch}",
             f"compute:     {three_digits(forward / 1e9)} GFLOP an image forward, "
             f"{three_digits(total / 1e15)} PFLOP in all",
@@ -166,7 +182,7 @@ def plan_sampling(config: RunConfig, sampler: SamplerConfig, count: int) -> str:
     total = forward * sampler.nfe * count
     return "\n".join(
         [
-            f"model:       {config.method}, {_parameters(config) / 1e6:,.2f} M parameters",
+            f"model:       {config.method}, {millions(parameters_planned(config))} parameters",
             f"samples:     {count:,}",
             f"sampling:    {_sampling_line(sampler, forward)}",
             f"compute:     {three_digits(total / 1e15)} PFLOP in all",
@@ -174,9 +190,12 @@ def plan_sampling(config: RunConfig, sampler: SamplerConfig, count: int) -> str:
     )
 
 
-def _memory_line(config: RunConfig, parameters: int) -> str:
+def _memory_line(config: RunConfig, parameters: float) -> str:
     options = config.training
-    activations = activations_of(config)
+    try:
+        activations = activations_of(config)
+    except Unplannable:
+        return "unknown"
     # weights, gradients, two Adam moments and the moving averages, fp32
     tensors = 4 + max(1, len(options.ema_stds))
     base = tensors * 4 * parameters + activations.fixed
@@ -184,7 +203,7 @@ def _memory_line(config: RunConfig, parameters: int) -> str:
     need = base + at_once * activations.per_image
     line = f"about {need / 2**30:,.2f} GiB for {at_once} images at once ({options.precision})"
     if need > _A100_BYTES > base + activations.per_image:
-        line += f"; 80 GiB hold --microbatch {(_A100_BYTES - base) // activations.per_image}"
+        line += f"; 80 GiB hold --microbatch {int(_A100_BYTES - base) // activations.per_image}"
     return line
 
 
@@ -194,5 +213,12 @@ def _sampling_line(sampler: SamplerConfig, forward: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """A readable number: three digits, or all digits before the point: 0.00941, 42.4, 7,635."""
+    """A readable number: three digits, or all digits before the point: 0.00941, 42.4, 7,635; NaN is unknown."""
+    if math.isnan(value):
+        return "unknown"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def millions(parameters: float) -> str:
+    """A number of parameters for people: ``0.18 M``; NaN is unknown."""
+    return "unknown" if math.isnan(parameters) else f"{parameters / 1e6:,.2f} M"

@@ -13,6 +13,7 @@ from nomadiff.networks.adm import ADM
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.ddpmpp import DDPMpp
 from nomadiff.networks.edm2 import EDM2
+from nomadiff.networks.own import Unplannable, build_own
 from nomadiff.networks.unet import UNet
 from nomadiff.networks.unet2d import UNet2D
 from nomadiff.safe_pickle import printable
@@ -39,12 +40,15 @@ def build_network(config: NetworkConfig, label_dim: int = 0) -> UNet:
         label_dim: width of the label vector (sources + classes), 0 without labels.
 
     Returns:
-        The network, called as ``network(x, noise_label, labels, augment)``.
+        The network, called as ``network(x, noise_label, labels, augment)``; one of a user's own without ``augment``.
 
     Raises:
-        UsageError: the settings contradict each other.
+        UsageError: the settings contradict each other, or the module of a user's own network was not imported.
     """
     config.validate()
+    if config.is_own:
+        taken = {"channels": config.channels, "resolution": config.resolution, "label_dim": label_dim}
+        return cast(UNet, build_own(config.architecture, config.settings, **taken))
     if config.architecture == "unet2d":  # called as a UNet is, but without its parts
         return cast(UNet, UNet2D(config, label_dim))
     return _NETWORKS[config.architecture](config, label_dim)
@@ -80,15 +84,20 @@ def build_filled(build: Callable[[], Built], weights: Mapping[str, Tensor]) -> B
     Raises:
         DataError: a weight is missing, unknown or of another shape; the message names it.
     """
-    with torch.device("meta"):
-        planned = build().state_dict()
-    if reason := misfit(planned, weights):
+    try:
+        with torch.device("meta"):
+            planned = build().state_dict()
+    except Unplannable:  # a class of the user's own, which the user has imported: it may allocate what it likes
+        planned = None
+    if planned is not None and (reason := misfit(planned, weights)):
         raise DataError(reason)
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             raise DataError(f"{name} is not finite (NaN or infinity): its training diverged, or the file is damaged")
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: the generator is restored
         module = build()
+    if planned is None and (reason := misfit(module.state_dict(), weights)):
+        raise DataError(reason)
     module.load_state_dict(weights)
     return module
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from torch import nn
+
 from nomadiff.errors import UsageError
+from nomadiff.networks.own import check_own, own_name
 from nomadiff.plain import from_plain, parse_json
 from nomadiff.safe_pickle import printable
 
@@ -44,7 +48,8 @@ class NetworkConfig:
 
     Attributes:
         architecture: "ddpmpp" or "ncsnpp" (Song et al. 2021, as trained by EDM), "adm" (Dhariwal and Nichol 2021, as
-            trained by EDM), "edm2" (Karras et al. 2024) or "unet2d" (a ``UNet2DModel`` of diffusers).
+            trained by EDM), "edm2" (Karras et al. 2024), "unet2d" (a ``UNet2DModel`` of diffusers), or a class of a
+            user's own, ``module:qualname``, see :meth:`own`.
         resolution: height and width of the images, pixels.
         channels: channels of the images.
         model_channels: width of the network; level i has ``model_channels * channel_mult[i]`` channels.
@@ -57,7 +62,8 @@ class NetworkConfig:
         channels_per_head: width of one attention head in "adm" and "edm2"; the others have a single head.
         patch: height and width of the pixels that the network takes as one (space to depth): with 2, a 32 x 32 image
             is a 16 x 16 one of four times the channels to it, at a quarter of the cost. "ddpmpp" only.
-        settings: for "unet2d", the configurations of diffusers' model and scheduler as JSON; empty for the others.
+        settings: as JSON, for "unet2d" the configurations of diffusers' model and scheduler, for a network of a user's
+            own further keywords of its constructor; empty for the others.
     """
 
     architecture: str
@@ -73,6 +79,35 @@ class NetworkConfig:
     channels_per_head: int = 64
     patch: int = 1
     settings: str = ""
+
+    @classmethod
+    def own(
+        cls,
+        network: type[nn.Module] | partial[nn.Module] | str,
+        *,
+        resolution: int = 32,
+        channels: int = 3,
+        **settings: Any,
+    ) -> NetworkConfig:
+        """A network of your own: what it must be, see :mod:`nomadiff.networks.own`.
+
+        Args:
+            network: its class, or that class with settings bound (``functools.partial``), or its name.
+            resolution, channels: of the images; every method sets them by its data.
+            **settings: further keywords of its constructor, plain values.
+
+        Raises:
+            UsageError: it is no such class, or does not take these settings.
+        """
+        name, text = own_name(network, settings)
+        config = cls(name, resolution, channels, 1, (1,), 1, (), settings=text)  # of the rest it knows nothing
+        config.validate()
+        return config
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a class of a user's own."""
+        return ":" in self.architecture
 
     @property
     def level_resolutions(self) -> tuple[int, ...]:
@@ -100,9 +135,9 @@ class NetworkConfig:
         Raises:
             UsageError: says which setting does not fit and what would.
         """
-        if self.architecture not in ARCHITECTURES:
+        if self.architecture not in ARCHITECTURES and not self.is_own:
             raise UsageError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
-        if bool(self.settings) != (self.architecture == "unet2d"):
+        if bool(self.settings) != (self.architecture == "unet2d") and not self.is_own:
             raise UsageError(
                 "network settings belong to unet2d, which needs them; the others are described by the rest"
             )
@@ -111,7 +146,11 @@ class NetworkConfig:
                 raise UsageError(f"network {name} is {getattr(self, name):,}, more than {largest:,}")
         if len(self.channel_mult) > _MOST_LEVELS or max(self.channel_mult, default=1) > _LARGEST_FACTOR:
             raise UsageError(f"network channel_mult {printable(self.channel_mult)}: no U-Net has such levels")
-        if self.settings:
+        if self.is_own:
+            check_settings(check_own(self.architecture, self.settings))
+            if self.augment_dim:
+                raise UsageError("a network of your own takes no augmentation label: set augment_dim to 0")
+        elif self.settings:
             _check_settings(self.settings)
         for name in (
             "resolution",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nomadiff.errors import NomadiffError
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
+from nomadiff.networks.own import Unplannable
 
 __all__ = ["flops_of", "parameters_of"]
 
@@ -22,15 +26,20 @@ def flops_of(config: NetworkConfig, label_dim: int = 0) -> float:
 
     Multiplications and additions count as one operation each, in convolutions, matrix products and attention; papers
     that count multiply-adds print half of it. A training step costs three times as much (forward, and backward for
-    inputs and weights).
+    inputs and weights). NaN where a network of a user's own cannot be counted without computing.
 
     Raises:
         UsageError: the settings contradict each other.
     """
-    with torch.device("meta"):
-        network = build_network(config, label_dim)
-        x = torch.empty(1, config.channels, config.resolution, config.resolution)
-        labels = torch.empty(1, label_dim) if label_dim else None
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(x, torch.empty(1), labels, None)
+    try:
+        with torch.device("meta"):
+            network = build_network(config, label_dim)
+            x = torch.empty(1, config.channels, config.resolution, config.resolution)
+            labels = torch.empty(1, label_dim) if label_dim else None
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                network(x, torch.empty(1), labels)
+    except Exception as error:
+        if config.is_own and (isinstance(error, Unplannable) or not isinstance(error, NomadiffError)):
+            return math.nan
+        raise
     return float(counter.get_total_flops())

@@ -14,7 +14,7 @@ from nomadiff.denoiser import BoundDenoiser, Denoiser
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.plain import from_plain
 from nomadiff.sampling.noise_levels import karras_levels
-from nomadiff.sampling.solvers import SOLVERS, Churn
+from nomadiff.sampling.solvers import SOLVERS, Churn, Solver
 from nomadiff.seeding import SampleNoise
 
 __all__ = ["SamplerConfig", "draw", "drawn_classes", "to_uint8"]
@@ -27,13 +27,13 @@ class SamplerConfig:
     """How to sample: EDM's settings unless changed (18 Heun steps = NFE 35, the papers' CIFAR-10 setting).
 
     Attributes:
-        solver: "heun", "euler" or "ddpm".
+        solver: "heun", "euler", "ddpm", or a function of your own, also by name (``module:qualname``); kept as a name.
         steps: number of steps.
         sigma_min, sigma_max, rho: noise levels, see :func:`~nomadiff.sampling.noise_levels.karras_levels`.
         churn: stochastic churn, off by default.
     """
 
-    solver: str = "heun"
+    solver: Solver | str = "heun"
     steps: int = 18
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -41,8 +41,7 @@ class SamplerConfig:
     churn: Churn = field(default_factory=Churn)
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise UsageError(f"unknown solver '{self.solver}': choose one of {', '.join(SOLVERS)}")
+        object.__setattr__(self, "solver", SOLVERS.name_of(self.solver))
         if self.steps > _MOST_STEPS:
             raise UsageError(f"{self.steps:,} solver steps are more than {_MOST_STEPS:,}")
         self.levels()
@@ -52,7 +51,15 @@ class SamplerConfig:
         return karras_levels(self.steps, self.sigma_min, self.sigma_max, self.rho)
 
     def called_levels(self) -> list[float]:
-        """The noise level of every call of the denoiser in one sampling run, churn counted."""
+        """The noise level of every call of the denoiser in one sampling run, churn counted.
+
+        The calls of a solver of your own are counted: it runs once, on one image of zeros.
+
+        Raises:
+            UsageError: your solver fails at that.
+        """
+        if self.solver not in ("heun", "euler", "ddpm"):
+            return self._counted_levels()
         called = []
         for sigma, following in pairwise(self.levels().tolist()):
             called.append(sigma * (1 + self.churn.gamma(sigma, self.steps)))
@@ -60,10 +67,28 @@ class SamplerConfig:
                 called.append(following)
         return called
 
+    def _counted_levels(self) -> list[float]:
+        called = []
+
+        def note(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+            called.append(float(torch.as_tensor(sigma).flatten()[0]))
+            return torch.zeros_like(x)
+
+        levels = self.levels()
+        x = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
+        try:
+            with torch.no_grad():
+                SOLVERS.find(self.solver)(note, x, levels, SampleNoise(0, [0]), self.churn)
+        except Exception as error:
+            raise UsageError(f"solver {self.solver} fails ({type(error).__name__}: {error})") from error
+        return called
+
     @property
     def nfe(self) -> int:
         """Calls of the denoiser per sample."""
-        return 2 * self.steps - 1 if self.solver == "heun" else self.steps
+        if self.solver in ("euler", "ddpm"):
+            return self.steps
+        return 2 * self.steps - 1 if self.solver == "heun" else len(self.called_levels())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -114,13 +139,14 @@ def draw(
         float32 ``(b, C, H, W)`` on ``device``, in the order of ``indices``.
 
     Raises:
+        UsageError: a solver of your own changes the shape.
         NomadiffError: a sample is not finite.
     """
     config = config or SamplerConfig()
     device = torch.device(device)
     dtype = torch.float32 if device.type == "mps" else torch.float64
     levels = config.levels()
-    solver = SOLVERS[config.solver]
+    solver = SOLVERS.find(config.solver)
     for start in range(0, len(indices), batch_size):
         chunk = indices[start : start + batch_size]
         noise = noise_stream(seed, chunk)
@@ -130,6 +156,8 @@ def draw(
             # labels stay on the host, where their range can be checked without waiting for the device
             bound = BoundDenoiser(denoiser, class_label=drawn_classes(noise, class_weights, len(chunk)))
         drawn = solver(bound, x, levels, noise, config.churn).float()
+        if drawn.shape != x.shape:
+            raise UsageError(f"solver {config.solver} made {tuple(drawn.shape)} of noise {tuple(x.shape)}")
         if not bool(torch.isfinite(drawn).all()):
             raise NomadiffError(
                 "what the model draws is not finite (NaN or infinity): its weights are damaged, or its guidance weight "

@@ -3,20 +3,24 @@
 All have one signature, ``solver(denoiser, x, sigmas, noise=None, churn=Churn())``. ``x`` starts as unit noise times
 ``sigmas[0]``; its dtype is the dtype the solution is carried in (float64 is EDM's choice), while the denoiser is always
 called in float32. A guided denoiser needs nothing special: guidance is a denoiser too.
+
+A function of your own with these parameters is a solver as well, see docs/own-parts.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from nomadiff.denoiser import Denoiser
 from nomadiff.errors import UsageError
+from nomadiff.registry import Registry
 
 __all__ = ["SOLVERS", "Churn", "NoiseStream", "Solver", "ddpm", "euler", "heun"]
 
@@ -131,7 +135,22 @@ def ddpm(
 
 Solver = Callable[[Denoiser, Tensor, Tensor, NoiseStream | None, Churn | None], Tensor]
 
-SOLVERS: dict[str, Solver] = {"heun": heun, "euler": euler, "ddpm": ddpm}
+_PARAMETERS = ("denoiser", "x", "sigmas", "noise", "churn")
+
+
+def _flaw(part: Any) -> str:
+    # by their names: a recipe names a solver, and no other function that happens to be imported may be called for it
+    if callable(part) and not isinstance(part, type):
+        try:
+            names = tuple(signature(part).parameters)[:5]
+        except ValueError:  # built into Python
+            names = ()
+        if names == _PARAMETERS:
+            return ""
+    return f"it must be a function of {', '.join(_PARAMETERS)}"
+
+
+SOLVERS: Registry[Solver] = Registry("solver", _flaw, {"heun": heun, "euler": euler, "ddpm": ddpm})
 
 
 def _denoise(denoiser: Denoiser, x: Tensor, sigma: float) -> Tensor:

@@ -35,6 +35,8 @@ class ModuleEMA(Generic[M]):
         # listed once: walking through a module costs as much as averaging a small one
         self._averages: list[Tensor] = list(self.module.parameters())
         self._weights: list[Tensor] = list(module.parameters())
+        # buffers are not averaged: what a user's own network keeps in them (running statistics) is as of now
+        self._buffers = list(zip(self.module.buffers(), module.buffers()))
 
     @torch.no_grad()
     def update(self, images_seen: int, batch: int) -> None:
@@ -44,3 +46,5 @@ class ModuleEMA(Generic[M]):
             half_life = min(half_life, self.rampup * images_seen)
         beta = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
         torch._foreach_lerp_(self._averages, self._weights, 1 - beta)
+        for kept, current in self._buffers:
+            kept.copy_(current)

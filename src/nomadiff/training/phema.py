@@ -62,6 +62,7 @@ class PowerEMA(Generic[M]):
         self._exponents = [exponent_of_std(std) for std in self.stds]
         self._averages: list[list[Tensor]] = [list(average.parameters()) for average in self.modules]
         self._weights: list[Tensor] = list(module.parameters())
+        self._buffers = [pair for average in self.modules for pair in zip(average.buffers(), module.buffers())]
 
     @torch.no_grad()
     def update(self, images_seen: int, batch: int) -> None:
@@ -69,6 +70,8 @@ class PowerEMA(Generic[M]):
         for averages, exponent in zip(self._averages, self._exponents):
             beta = (1 - batch / (images_seen + batch)) ** (exponent + 1)
             torch._foreach_lerp_(averages, self._weights, 1 - beta)
+        for kept, current in self._buffers:
+            kept.copy_(current)
 
 
 def post_hoc_factors(times: Sequence[float], stds: Sequence[float], time: float, std: float) -> np.ndarray:

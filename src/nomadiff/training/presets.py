@@ -9,11 +9,15 @@ the class, and ``imagenet512`` ones are models of 64 x 64 x 4 latents.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from nomadiff.errors import UsageError
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.presets import NETWORKS
+from nomadiff.registry import Registry
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import TrainingConfig
 
@@ -193,12 +197,29 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def preset_named(name: str) -> Preset:
-    """Look up a preset.
+def _flaw(part: Any) -> str:
+    return "" if isinstance(part, Preset) else "it must be a Preset"
+
+
+_REGISTRY: Registry[Preset] = Registry("preset", _flaw, PRESETS)
+
+
+def preset_named(given: str | Preset | type[nn.Module] | partial[nn.Module]) -> Preset:
+    """A preset by its name.
+
+    Args:
+        given: its name, or ``module:qualname`` of one of your own; or a preset; or a network of your own (its class,
+            that class with settings bound by ``functools.partial``, or its name), which is trained and sampled as the
+            preset "tiny" is.
 
     Raises:
-        UsageError: there is none of this name; the message lists them.
+        UsageError: there is none of this name; or it is no such network, or its module was not imported.
     """
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    try:
+        return _REGISTRY.find(given)  # type: ignore[arg-type]
+    except UsageError:
+        if isinstance(given, str) and ":" not in given:
+            raise
+        tiny = PRESETS["tiny"]
+        network = NetworkConfig.own(given, resolution=tiny.network.resolution)  # type: ignore[arg-type]
+        return replace(tiny, network=network, description=f"{network.architecture}, a network of your own")

@@ -43,7 +43,7 @@ def check_source_reaches_output(denoiser: EDMDenoiser, shape: tuple[int, ...], d
         for name, parameter in denoiser.network.named_parameters()
         if not parameter.any()
     }
-    inputs = (x, torch.zeros(1, device=device), labels, None)
+    inputs = (x, torch.zeros(1, device=device), labels)
     output = torch.func.functional_call(denoiser.network, moved, inputs)
     (gradient,) = torch.autograd.grad((output * x).sum(), labels, allow_unused=True)
     denoiser.train(training)

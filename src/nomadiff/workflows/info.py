@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from nomadiff.data.labels import is_number, listed
 from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import printable
 from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
-from nomadiff.metrics.detectors.loading import DETECTORS
+from nomadiff.metrics.detectors.loading import DETECTORS, names_detector
 from nomadiff.metrics.reference import distance_name
-from nomadiff.models.dry_run import class_lines
+from nomadiff.models.dry_run import class_lines, millions, parameters_planned, three_digits
 from nomadiff.models.foreign import foreign
 from nomadiff.models.guided_model import GUIDANCE_NAME
 from nomadiff.models.model import Model
-from nomadiff.networks.flops import flops_of, parameters_of
+from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.training.run_folder import RunFolder
 
@@ -31,7 +29,8 @@ def describe(
 
     Args:
         path: run folder, safetensors file, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens, or one of
-            :data:`~nomadiff.metrics.detectors.loading.DETECTORS`, unless there is a file of that name.
+            :data:`~nomadiff.metrics.detectors.loading.DETECTORS` or a plugin's detector (``module:qualname``), unless
+            there is a file of that name.
         weights: path or URL of the detector's weights.
         accuracy_on: labelled images; to measure a classifying detector's accuracy on.
         skip_unreadable: leave out images that cannot be read, and name them.
@@ -41,7 +40,7 @@ def describe(
         UsageError: an option does not belong to what is described.
     """
     file = Path(path)
-    if path in DETECTORS and not file.exists():
+    if names_detector(path) and not file.exists():
         return _joined(_describe_detector(path, weights, accuracy_on, skip_unreadable))
     if weights is not None or accuracy_on is not None:
         raise UsageError(f"{path} is no detector ({', '.join(DETECTORS)}): it has no weights or accuracy to ask for")
@@ -89,13 +88,12 @@ def _describe_run(folder: RunFolder) -> list[str]:
 def _describe_model(model: Model) -> list[str]:
     config = model.config
     network = config.network
-    with torch.device("meta"):
-        parameters = parameters_of(config.build_denoiser())
+    parameters = millions(parameters_planned(config))
     flops = flops_of(network, config.sources + config.classes)
     names = ", ".join(f"{index} = {name}" for index, name in enumerate(config.source_names))
     labels = f"sources {names}" if config.sources else "no sources"
     lines = [
-        f"network:     {network.architecture}, {parameters / 1e6:,.2f} M parameters, {flops / 1e9:,.3g} GFLOP an image",
+        f"network:     {network.architecture}, {parameters} parameters, {three_digits(flops / 1e9)} GFLOP an image",
         f"images of:   {' x '.join(map(str, model.image_shape))}",
         f"labels:      {labels}" + (f"; {config.classes} classes" if config.classes else ""),
         *(f"classes:     {line}" for line in class_lines(config)),

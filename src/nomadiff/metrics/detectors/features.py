@@ -61,7 +61,8 @@ def extract_features(
         float32 ``(N, D)`` on the CPU.
 
     Raises:
-        UsageError: there are no images, they are not what the detector reads, or a feature is not finite.
+        UsageError: there are no images, they are not what the detector reads, an image has no row of features, or
+            one is not finite.
     """
     kept = None
     if cache is not None and isinstance(images, Tensor) and detector.sha256:
@@ -109,7 +110,12 @@ def _computed(detector: Detector, images: Tensor | Iterable[Tensor], batch_size:
     parts = []
     with progress_bar(f"features ({detector.name})", total=total, show=show) as advance:
         for batch in batches:
-            parts.append(detector(batch).float().cpu())
+            part = detector(batch)
+            if part.ndim != 2 or len(part) != len(batch):
+                raise UsageError(
+                    f"detector {detector.name} made {tuple(part.shape)} of {len(batch)} images: it must be a row each"
+                )
+            parts.append(part.float().cpu())
             advance(len(batch))
     if not sum(len(part) for part in parts):
         raise UsageError(f"detector {detector.name}: no images given")

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
+from nomadiff.registry import Registry, meant, modules_of_parts
 from nomadiff.seeding import own_randomness
 
-__all__ = ["DETECTORS", "load_classifier", "load_detector"]
+__all__ = ["DETECTORS", "load_classifier", "load_detector", "names_detector"]
 
-DETECTORS = ("digits", "pixels", "inception", "dinov2", "cifar10-resnet56")
+# each with the module that is imported when it is first used
+DETECTORS = {
+    "digits": "digits:DigitsDetector",
+    "pixels": "pixels:PixelDetector",
+    "inception": "inception:Inception",
+    "dinov2": "dinov2:DINOv2",
+    "cifar10-resnet56": "cifar10_resnet56:Cifar10ResNet56",
+}
 SCRIPTS = (".pt", ".ts", ".torchscript")
+
+
+def _flaw(part: Any) -> str:
+    if not isinstance(part, Detector):
+        return "it must be callable and have name, version, sha256 and dimension"
+    if not isinstance(part, type) and not re.fullmatch(r"[\w.-]+", str(part.name)):
+        return f"its name {part.name!r} must be made of letters, digits and .-_"
+    return ""
+
+
+_OWN: Registry[Any] = Registry("detector", _flaw, {})
+
+
+def names_detector(spec: str) -> bool:
+    """Whether it is the name of a detector: one of the library's, or in a module that the user imported as a plugin."""
+    return spec in DETECTORS or spec.partition(":")[0] in modules_of_parts()
 
 
 @own_randomness(torch.device("cpu"))  # fresh weights are drawn and thrown away
@@ -23,44 +51,37 @@ def load_detector(
     """The detector that ``spec`` names.
 
     Args:
-        spec: one of :data:`DETECTORS`, or the path of a TorchScript file, or a detector, which is returned as it is.
+        spec: one of :data:`DETECTORS`, the path of a TorchScript file, or a detector of your own: itself, its class, or
+            ``module:qualname`` of either. A class is called as ``Class(device)``, or ``Class(device, weights)``.
         weights: path or URL of the detector's weights; each that has weights has its own default, and checks the hash.
         device: where the detector computes.
 
     Raises:
-        UsageError: no such detector, or weights for one that has none.
+        UsageError: no such detector, weights for one that has none, or its module was not imported.
         DataError: the weights are absent, damaged or belong to another network.
         NomadiffError: the weights could not be downloaded.
     """
-    if not isinstance(spec, str):
-        return spec
-    if spec == "digits":
-        from nomadiff.metrics.detectors.digits import DigitsDetector
-
-        return DigitsDetector(device, weights)
-    if spec == "inception":
-        from nomadiff.metrics.detectors.inception import Inception
-
-        return Inception(device, weights)
-    if spec == "dinov2":
-        from nomadiff.metrics.detectors.dinov2 import DINOv2
-
-        return DINOv2(device, weights)
-    if spec == "cifar10-resnet56":
-        from nomadiff.metrics.detectors.cifar10_resnet56 import Cifar10ResNet56
-
-        return Cifar10ResNet56(device, weights)
-    if spec == "pixels":
-        from nomadiff.metrics.detectors.pixels import PixelDetector
-
-        _no_weights(spec, weights)
-        return PixelDetector(device)
-    if spec.endswith(SCRIPTS):
+    found: Any
+    if isinstance(spec, str) and spec in DETECTORS:
+        module, _, name = DETECTORS[spec].partition(":")
+        found = getattr(import_module(f"nomadiff.metrics.detectors.{module}"), name)
+    elif isinstance(spec, str) and spec.endswith(SCRIPTS):
         from nomadiff.metrics.detectors.torchscript import TorchScriptDetector
 
         _no_weights(spec, weights)
         return TorchScriptDetector(spec, device)
-    raise UsageError(f"no detector {spec!r}: choose one of {', '.join(DETECTORS)}, or a TorchScript file (.pt)")
+    elif isinstance(spec, str) and ":" not in spec:
+        near = meant(spec, DETECTORS)
+        known = ", ".join(DETECTORS)
+        raise UsageError(f"no detector {spec!r}{near}: choose one of {known}, or a TorchScript file (.pt)")
+    else:
+        found = _OWN.find(spec)
+    if isinstance(found, type):
+        takes_weights = "weights" in signature(found).parameters
+        if not takes_weights:
+            _no_weights(str(spec), weights)
+        found = found(device, weights) if takes_weights else found(device)
+    return cast(Detector, _OWN.find(found))
 
 
 def load_classifier(
