@@ -322,7 +322,7 @@ def test_network_that_ignores_its_source_is_refused_before_training(mix, tmp_pat
     def deaf(self):
         denoiser = build(self)
         inner = denoiser.network.forward
-        denoiser.network.forward = lambda x, noise, labels, augment: inner(x, noise, labels * 0, augment)
+        denoiser.network.forward = lambda x, noise, labels, augment=None: inner(x, noise, labels * 0, augment)
         return denoiser
 
     monkeypatch.setattr(RunConfig, "build_denoiser", deaf)

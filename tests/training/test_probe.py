@@ -31,7 +31,7 @@ def test_fresh_networks_of_every_architecture_pass(preset):
 def test_network_without_a_path_from_its_labels_is_refused():
     denoiser = fresh("digits")
     inner = denoiser.network.forward
-    denoiser.network.forward = lambda x, noise, labels, augment: inner(x, noise, labels.detach(), augment)
+    denoiser.network.forward = lambda x, noise, labels, augment=None: inner(x, noise, labels.detach(), augment)
     with pytest.raises(NomadiffError, match="ignores its source label"):
         check_source_reaches_output(denoiser, (1, 8, 8), CPU)
 
