@@ -8,6 +8,8 @@ coefficients sum to one is the same combination of scores.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from inspect import Parameter, signature
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -39,9 +41,10 @@ class EDMDenoiser(nn.Module):
     thousand classes.
 
     Args:
-        network: called as ``network(x, noise_label, labels)`` with float32 ``x`` (B, C, H, W), ``noise_label`` (B,),
-            ``labels`` (B, sources + classes) or None; with ``augment`` (B, 9) behind them where images are augmented.
-            Its method ``label_scale(count)``, if it has one, is :meth:`nomadiff.networks.unet.UNet.label_scale`.
+        network: called as ``network(x, noise_label, labels, augment)`` with float32 ``x`` (B, C, H, W), ``noise_label``
+            (B,), ``labels`` (B, sources + classes) or None, ``augment`` (B, 9) or None; without ``augment`` if its
+            ``forward`` takes three. Its method ``label_scale(count)``, if it has one, is
+            :meth:`nomadiff.networks.unet.UNet.label_scale`.
         sources: number of source labels the network knows (K + 1), or 0 for an unlabelled network.
         classes: number of class labels, or 0.
         sigma_data: standard deviation of the training data in the units of ``x``.
@@ -99,7 +102,7 @@ class EDMDenoiser(nn.Module):
         c_in = 1 / variance.sqrt()
         enabled = self.autocast is not None
         with torch.autocast(x.device.type, dtype=self.autocast or torch.bfloat16, enabled=enabled):
-            told = (labels,) if augment is None else (labels, augment)  # a user's own network takes no augmentation
+            told = (labels, augment) if _takes_augment(type(self.network)) else (labels,)
             prediction = self.network(c_in * x, sigma.log() / 4, *told)
         if prediction.shape != x.shape:  # it might be broadcast without a word
             raise UsageError(
@@ -136,6 +139,13 @@ class EDMDenoiser(nn.Module):
             scale: Any = getattr(self.network, "label_scale", None)
             parts.append(one_hot if scale is None else one_hot * scale(count))
         return torch.cat(parts, dim=1) if parts else None
+
+
+@lru_cache
+def _takes_augment(network: type[nn.Module]) -> bool:
+    """Whether such a network's ``forward`` takes more than ``x, noise_label, labels``."""
+    parameters = signature(network.forward).parameters.values()
+    return len(parameters) > 4 or any(each.kind is Parameter.VAR_POSITIONAL for each in parameters)
 
 
 def check_labels(name: str, index: Tensor, count: int, *, lowest: int = 0) -> None:
