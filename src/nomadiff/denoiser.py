@@ -102,7 +102,8 @@ class EDMDenoiser(nn.Module):
         c_in = 1 / variance.sqrt()
         enabled = self.autocast is not None
         with torch.autocast(x.device.type, dtype=self.autocast or torch.bfloat16, enabled=enabled):
-            told = (labels, augment) if _takes_augment(type(self.network)) else (labels,)
+            takes_augment = _takes_augment(type(self.network))  # type: ignore[arg-type]
+            told = (labels, augment) if takes_augment else (labels,)
             prediction = self.network(c_in * x, sigma.log() / 4, *told)
         if prediction.shape != x.shape:  # it might be broadcast without a word
             raise UsageError(
