@@ -45,7 +45,19 @@ def test_example(name, arguments, says, folders):
 
 def test_every_example_is_tested():
     shown = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert shown == {"five_lines.py", "own_denoiser.py", "my_parts.py"}  # the last: tests of networks, solvers, ...
+    assert shown == {"five_lines.py", "own_denoiser.py", "own_parts.py", "my_parts.py"}  # the last is of the one before
+
+
+def test_what_own_parts_says(folders):
+    done = run([str(ROOT / "examples" / "own_parts.py"), "out"], folders)
+    for told in (
+        'network my_parts:Plain, settings {"width": 16}',
+        "drawn in a fresh process: NFE 11",
+        "the same images in both processes: True",
+        "few-synthetic  fd_means",
+    ):
+        assert told in done.stdout, done.stdout + done.stderr
+    assert (folders / "out" / "study" / "report.html").exists()
 
 
 def test_python_of_the_readme(folders):

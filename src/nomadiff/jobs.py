@@ -21,6 +21,7 @@ from nomadiff.files import one_line_errors
 from nomadiff.memory import keep_freed_memory
 from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
+from nomadiff.registry import import_plugin, modules_of_parts
 
 __all__ = ["Key", "computed_with", "in_processes", "run_jobs"]
 
@@ -125,7 +126,9 @@ def in_processes(
     with (
         _environment("OMP_NUM_THREADS", "1"),
         _sigterm_as_interrupt(),
-        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker) as pool,
+        ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_begin_worker, initargs=modules_of_parts()
+        ) as pool,
     ):
         try:
             while True:
@@ -160,9 +163,15 @@ class _Worker:
     ending = False
 
 
-def _begin_worker() -> None:
-    """One thread a worker; Ctrl-C is the parent's to handle; a worker whose parent was killed ends too."""
+def _begin_worker(*modules: str) -> None:
+    """One thread a worker; Ctrl-C is the parent's to handle; a worker whose parent is gone (killed) ends too.
+
+    ``modules`` hold the user's own parts, imported by the parent.
+    """
     import torch
+
+    for module in modules:
+        import_plugin(module)
 
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -30,7 +30,7 @@ from nomadiff.methods.source_guidance import SourceGuided, with_source_labels
 from nomadiff.models.model import Model
 from nomadiff.processes import join_processes
 from nomadiff.training.loop import train
-from nomadiff.training.presets import Preset, preset_named
+from nomadiff.training.presets import AnyPreset, preset_named
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = [
@@ -95,7 +95,7 @@ class ImageAlgorithm:
 
     def __init__(
         self,
-        preset: str | Preset,
+        preset: AnyPreset,
         *,
         weight: float | None = None,
         improvement: Improvement | None = None,

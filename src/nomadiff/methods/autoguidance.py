@@ -13,7 +13,7 @@ from nomadiff.methods.guided import BASES, GuidedMethod
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.training.config import RunConfig
-from nomadiff.training.presets import Preset
+from nomadiff.training.presets import AnyPreset
 
 __all__ = ["Autoguidance"]
 
@@ -37,7 +37,7 @@ class Autoguidance(GuidedMethod):
 
     def __init__(
         self,
-        preset: str | Preset = "cifar10",
+        preset: AnyPreset = "cifar10",
         *,
         class_labels: bool = False,
         base: str = "dm",

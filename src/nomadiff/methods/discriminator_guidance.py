@@ -23,7 +23,7 @@ from nomadiff.training.config import RunConfig
 from nomadiff.training.fitting import Fitting, fit
 from nomadiff.training.loss import training_levels
 from nomadiff.training.matching import require_match
-from nomadiff.training.presets import Preset
+from nomadiff.training.presets import AnyPreset
 
 __all__ = ["DiscriminatorGuided", "train_discriminator"]
 
@@ -46,7 +46,7 @@ class DiscriminatorGuided(GuidedMethod):
 
     def __init__(
         self,
-        preset: str | Preset = "cifar10",
+        preset: AnyPreset = "cifar10",
         *,
         class_labels: bool = False,
         base: str = "dm",

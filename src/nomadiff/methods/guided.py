@@ -16,7 +16,7 @@ from nomadiff.methods.sda import SDA
 from nomadiff.models.model import Model
 from nomadiff.processes import join_processes
 from nomadiff.training.config import RunConfig
-from nomadiff.training.presets import Preset
+from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["BASES", "GuidedMethod", "joined"]
@@ -44,7 +44,7 @@ class GuidedMethod(Method):
     base_folder: ClassVar[str] = "base"
 
     def __init__(
-        self, preset: str | Preset = "cifar10", *, class_labels: bool = False, base: str = "dm", **training: Any
+        self, preset: AnyPreset = "cifar10", *, class_labels: bool = False, base: str = "dm", **training: Any
     ) -> None:
         super().__init__(preset, class_labels=class_labels, **training)
         if base not in BASES:

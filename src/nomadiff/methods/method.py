@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
-
-from torch import nn
 
 from nomadiff.data.sources import SourceMix
 from nomadiff.errors import UsageError
@@ -16,7 +13,7 @@ from nomadiff.pictures import html_table
 from nomadiff.processes import join_processes
 from nomadiff.training.config import RunConfig, TrainingConfig
 from nomadiff.training.loop import train
-from nomadiff.training.presets import Preset, preset_named
+from nomadiff.training.presets import AnyPreset, preset_named
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["Method"]
@@ -57,7 +54,7 @@ class Method:
 
     def __init__(
         self,
-        preset: str | Preset | type[nn.Module] | partial[nn.Module] = "cifar10",
+        preset: AnyPreset = "cifar10",
         *,
         class_labels: bool = False,
         **training: Any,

@@ -14,7 +14,7 @@ from nomadiff.methods.guided import GuidedMethod
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.models.model import Model
 from nomadiff.training.config import RunConfig
-from nomadiff.training.presets import Preset
+from nomadiff.training.presets import AnyPreset
 
 __all__ = ["SIMS", "Neon"]
 
@@ -39,7 +39,7 @@ class SIMS(GuidedMethod):
 
     def __init__(
         self,
-        preset: str | Preset = "cifar10",
+        preset: AnyPreset = "cifar10",
         *,
         class_labels: bool = False,
         base: str = "dm",

@@ -21,7 +21,7 @@ from nomadiff.registry import Registry
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import TrainingConfig
 
-__all__ = ["PRESETS", "Preset", "preset_named"]
+__all__ = ["PRESETS", "AnyPreset", "Preset", "preset_named"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Preset:
     description: str
     published: str = ""
 
+
+AnyPreset = str | Preset | type[nn.Module] | partial[nn.Module]
+"""What :func:`preset_named` takes."""
 
 _MI = 1_000_000
 _NO_HOURS = "no paper gives memory or GPU hours"
@@ -204,7 +207,7 @@ def _flaw(part: Any) -> str:
 _REGISTRY: Registry[Preset] = Registry("preset", _flaw, PRESETS)
 
 
-def preset_named(given: str | Preset | type[nn.Module] | partial[nn.Module]) -> Preset:
+def preset_named(given: AnyPreset) -> Preset:
     """A preset by its name.
 
     Args:

@@ -19,6 +19,7 @@ from nomadiff.methods.method import Method
 from nomadiff.methods.registry import method_named
 from nomadiff.models.model import Model
 from nomadiff.progress import progress_bar
+from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["Arm", "run_arms"]
@@ -29,16 +30,17 @@ class Arm:
     """One model of a comparison and the samples it is judged by.
 
     Attributes:
-        method: its name, as :func:`~nomadiff.methods.registry.method_named` knows it.
+        method: what tables and folders call its method.
         source: name of the synthetic source it trains with; empty for none.
         seed: seed of its training and of its samples, so that arms of one seed share their noise.
         mix: its images.
         out: its run folder.
-        preset: name of a preset.
+        preset: a preset, as :func:`~nomadiff.training.presets.preset_named` takes it.
         count: samples to draw.
         changes: training options that differ from the preset's.
         class_labels: condition on class labels.
         device: where to compute.
+        kind: what :func:`~nomadiff.methods.registry.method_named` finds the method by, where it is another name.
     """
 
     method: str
@@ -46,11 +48,12 @@ class Arm:
     seed: int
     mix: MixSpec
     out: Path
-    preset: str
+    preset: AnyPreset
     count: int
     changes: Mapping[str, Any] = field(default_factory=dict)
     class_labels: bool = False
     device: str | None = None
+    kind: str = ""
 
     @property
     def samples_path(self) -> Path:
@@ -60,7 +63,7 @@ class Arm:
     def algorithm(self) -> Method:
         """The method with its options."""
         training = {**self.changes, "seed": self.seed}
-        return method_named(self.method)(self.preset, class_labels=self.class_labels, **training)
+        return method_named(self.kind or self.method)(self.preset, class_labels=self.class_labels, **training)
 
     def run(self) -> None:
         """Train and sample, or whatever of it is not done yet."""

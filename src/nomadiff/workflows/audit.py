@@ -9,7 +9,7 @@ from nomadiff.data.manifest import is_synthetic
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.sources import ImageSource
 from nomadiff.metrics.audit import Audit, audit
-from nomadiff.metrics.detectors import load_detector
+from nomadiff.metrics.detectors import Detector, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.processes import join_processes
 
@@ -21,7 +21,7 @@ def audit_files(
     against: Sequence[str | ImageSource],
     *,
     trusted: str | ImageSource | None = None,
-    detector: str = "pixels",
+    detector: str | Detector = "pixels",
     detector_weights: str | None = None,
     resolution: int | None = None,
     skip_unreadable: bool = False,

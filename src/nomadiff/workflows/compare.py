@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from nomadiff.errors import UsageError
+from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Report
 from nomadiff.tables import Table
@@ -42,6 +43,9 @@ def compared(comparison: Comparison) -> tuple[Table, Report]:
     if not comparison.mix_spec.synthetic and comparison.needs_synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     reference, _ = check_comparison(comparison)  # validated before the first expensive step
+    load_detector(comparison.detector, weights=comparison.detector_weights)(reference.images[:1])
+    if comparison.classifier is not None:
+        load_classifier(comparison.classifier, weights=comparison.classifier_weights).classes(reference.images[:1])
     run_arms(arms, workers=comparison.workers or default_workers(comparison.device, len(arms)))
     return judge(comparison, arms, reference)
 

@@ -10,9 +10,12 @@ from typing import Any
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.sources import ImageSource, SourceMix, spec_text
 from nomadiff.errors import UsageError
-from nomadiff.methods.registry import method_named
+from nomadiff.methods.method import Method
+from nomadiff.methods.registry import METHODS, method_named
+from nomadiff.metrics.detectors import Detector
 from nomadiff.metrics.replication import calibrate
 from nomadiff.models.dry_run import plan_training
+from nomadiff.training.presets import AnyPreset
 from nomadiff.workflows.arms import Arm, with_seed
 
 __all__ = ["Comparison", "check_comparison", "plan_comparison"]
@@ -26,9 +29,9 @@ class Comparison:
         mix: Real and synthetic images, to read or read already. ``{seed}`` in a subset is replaced by each seed.
         reference: Held-out real images to judge by: a path, as for the mix, or a source.
         out: Folder for runs, metrics and report.
-        methods: Methods to compare. One that guides a base brings its control: the base's method with the same budget,
-            the base trained on as many more images.
-        preset: Network and training of every arm.
+        methods: Methods to compare, by name or class. One that guides a base brings its control: the base's method with
+            the same budget, the base trained on as many more images.
+        preset: Network and training of every arm, as every method takes it.
         seeds: One set of arms is trained for each.
         changes: Training options that differ from the preset's, the same for every arm.
         together: Train on all synthetic sources at once (labels 1..K) instead of one at a time.
@@ -50,16 +53,16 @@ class Comparison:
     mix: MixSpec | SourceMix
     reference: str | ImageSource
     out: Path
-    methods: tuple[str, ...] = ("dm", "sda", "casd")
-    preset: str = "cifar10"
+    methods: tuple[str | type[Method], ...] = ("dm", "sda", "casd")
+    preset: AnyPreset = "cifar10"
     seeds: tuple[int, ...] = (0, 1, 2)
     changes: Mapping[str, Any] = field(default_factory=dict)
     together: bool = False
     class_labels: bool = False
     count: int = 1000
-    detector: str = "pixels"
+    detector: str | Detector = "pixels"
     detector_weights: str | None = None
-    classifier: str | None = None
+    classifier: str | Detector | None = None
     classifier_weights: str | None = None
     similarity: bool = False
     allow_train_as_reference: bool = False
@@ -90,7 +93,7 @@ class Comparison:
             groups = {name: (argument,) for (name, _), argument in zip(named, spec.synthetic)}
         arms = []
         for seed in self.seeds:
-            for method, uses_synthetic in self._with_controls().items():
+            for method, (kind, uses_synthetic) in self._with_controls().items():
                 for source, synthetic in (groups if uses_synthetic else {"": ()}).items():
                     mix = replace(with_seed(spec, seed), synthetic=synthetic)
                     if not uses_synthetic:
@@ -108,6 +111,7 @@ class Comparison:
                             changes=self.changes,
                             class_labels=self.class_labels,
                             device=self.device,
+                            kind=kind,
                         )
                     )
         return arms
@@ -115,17 +119,20 @@ class Comparison:
     @property
     def needs_synthetic(self) -> bool:
         """Whether some method learns from synthetic sources."""
-        return any(self._with_controls().values())
+        return any(uses_synthetic for _, uses_synthetic in self._with_controls().values())
 
-    def _with_controls(self) -> dict[str, bool]:
-        """The methods and their controls, and whether each uses synthetic images."""
-        uses: dict[str, bool] = {}
-        for name in self.methods:
-            method = method_named(name)(self.preset)
-            if method.control and method.control not in self.methods:
-                uses[method.control] = method.uses_synthetic
-            uses[name] = method.uses_synthetic
-        return uses
+    def _with_controls(self) -> dict[str, tuple[str, bool]]:
+        """The methods and their controls: what each is found by, and whether it uses synthetic images."""
+        methods = [method_named(given)(self.preset) for given in self.methods]
+        names = {method.name for method in methods}
+        found: dict[str, tuple[str, bool]] = {}
+        for given, method in zip(self.methods, methods):
+            kind = given if isinstance(given, str) else METHODS.name_of(given)
+            if method.control and method.control not in names:
+                found[method.control] = method.control, method.uses_synthetic
+            if found.setdefault(method.name, (kind, method.uses_synthetic))[0] != kind:
+                raise UsageError(f"two methods are called '{method.name}': give one of them another name")
+        return found
 
 
 def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:

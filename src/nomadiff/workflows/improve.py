@@ -9,6 +9,7 @@ from nomadiff.improve.auxiliary import auxiliary_config, budgets, default_share
 from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.own_samples import own_count
 from nomadiff.improve.settings import Improvement
+from nomadiff.metrics.detectors import Detector
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.metrics.reference import distance_in
 from nomadiff.models.cost import sampling_cost
@@ -43,7 +44,7 @@ def improve_files(
     *,
     reference: str | ImageSource | None = None,
     train: str | ImageSource | None = None,
-    detector: str = "pixels",
+    detector: str | Detector = "pixels",
     allow_synthetic_as_real: bool = False,
     skip_unreadable: bool = False,
     allow_train_as_reference: bool = False,

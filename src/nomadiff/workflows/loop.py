@@ -20,7 +20,7 @@ from nomadiff.loops.loop import KINDS, AutophagousLoop
 from nomadiff.loops.madness import Madness, madness
 from nomadiff.loops.real_images import RealImages
 from nomadiff.methods.dm import DM
-from nomadiff.metrics.detectors import load_detector
+from nomadiff.metrics.detectors import Detector, load_detector
 from nomadiff.metrics.evaluate import ReferenceSet, distance_name
 from nomadiff.models.dry_run import plan_training
 from nomadiff.processes import join_processes
@@ -28,6 +28,7 @@ from nomadiff.reports.numbers import cell_text
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
 from nomadiff.reports.plots import metric_lines
 from nomadiff.tables import Table
+from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder, versions
 from nomadiff.workflows.judging import metric_infos
 
@@ -84,13 +85,13 @@ class ImageLoop:
     generations: int = 5
     real_count: int | None = None
     synthetic_count: int | None = None
-    preset: str = "cifar10"
+    preset: AnyPreset = "cifar10"
     changes: Mapping[str, Any] = field(default_factory=dict)
     weight: float | None = None
     warm_start: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
     count: int = 1000
-    detector: str = "pixels"
+    detector: str | Detector = "pixels"
     detector_weights: str | None = None
     resolution: int | None = None
     allow_synthetic_as_real: bool = False
@@ -212,7 +213,7 @@ class _Setting:
             description={
                 "algorithm": name,
                 "weight": algorithm.improvement.weight,
-                "preset": loop.preset,
+                "preset": loop.preset if isinstance(loop.preset, str) else self.recipe.network.architecture,
                 "changes": _without_seed(loop.changes),
                 "real_sha256": self.real.content_hash,
                 "reference": self.reference_set.meta,

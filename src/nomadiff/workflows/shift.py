@@ -10,7 +10,7 @@ from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.improve.auxiliary import auxiliary_config
 from nomadiff.improve.own_samples import own_count
-from nomadiff.metrics.detectors import load_classifier
+from nomadiff.metrics.detectors import Detector, load_classifier
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.metrics.reference import distance_in
 from nomadiff.models.dry_run import gpu_hours, three_digits
@@ -44,9 +44,9 @@ def shift_files(
     out: Path,
     settings: Shift,
     *,
-    classifier: str | None = None,
+    classifier: str | Detector | None = None,
     reference: str | ImageSource | None = None,
-    detector: str = "pixels",
+    detector: str | Detector = "pixels",
     allow_synthetic_as_real: bool = False,
     skip_unreadable: bool = False,
     allow_train_as_reference: bool = False,
