@@ -146,7 +146,9 @@ def _score(
 
 def _legend(method: Method, mix: SourceMix) -> str:
     """What a method is, in words."""
-    words = method.description or (method.__doc__ or "").strip().partition("\n")[0]
+    # a user's subclass does not mean what the class it extends does: an inherited description is not its own
+    own = "description" in vars(method) or "description" in vars(type(method))
+    words = method.description if own else (type(method).__doc__ or "").strip().partition("\n")[0]
     return " ".join(filter(None, (words, method.budget_note(method.recipe(mix)))))
 
 
