@@ -171,7 +171,8 @@ def _begin_worker(*modules: str) -> None:
     import torch
 
     for module in modules:
-        import_plugin(module)
+        with suppress(UsageError):  # a job that needs it says so in one line
+            import_plugin(module)
 
     torch.set_num_threads(1)
     keep_freed_memory()
