@@ -7,13 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from nomadiff.errors import UsageError
 from nomadiff.methods.autoguidance import Autoguidance
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided
 from nomadiff.methods.guided import BASES, GuidedMethod
 from nomadiff.methods.method import Method
 from nomadiff.methods.sims import SIMS, Neon
 from nomadiff.methods.source_guidance import SourceGuided
-from nomadiff.registry import Registry
+from nomadiff.registry import Registry, meant
 
 __all__ = ["METHODS", "method_named"]
 
@@ -49,6 +50,10 @@ def method_named(name: str | type[Method]) -> Callable[..., Method]:
     """
     if isinstance(name, str):
         base, plus, guide = name.partition("+")
-        if plus and base in BASES and issubclass(found := METHODS.find(guide), GuidedMethod):
+        known = guide in METHODS or ":" in guide
+        if plus and base in BASES and known and issubclass(found := METHODS.find(guide), GuidedMethod):
             return partial(found, base=base)
+        if name not in METHODS and ":" not in name:
+            known_names = f"{meant(name, METHODS)}: choose one of {', '.join(METHODS)}"
+            raise UsageError(f"unknown method '{name}'{known_names}, or casd+sims and the like")
     return METHODS.find(name)
