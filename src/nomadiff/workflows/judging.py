@@ -148,7 +148,7 @@ def _legend(method: Method, mix: SourceMix) -> str:
     """What a method is, in words."""
     # a user's subclass does not mean what the class it extends does: an inherited description is not its own
     own = "description" in vars(method) or "description" in vars(type(method))
-    words = method.description if own else (type(method).__doc__ or "").strip().partition("\n")[0]
+    words = (method.description if own else "") or (type(method).__doc__ or "").strip().partition("\n")[0]
     return " ".join(filter(None, (words, method.budget_note(method.recipe(mix)))))
 
 
