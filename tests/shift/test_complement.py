@@ -120,7 +120,7 @@ class Source:
 
     default_batch_size = 16
     class_names = None
-    config = SimpleNamespace(latents=None)
+    known = SimpleNamespace(latents=None)
     drawn = 0
 
     def sample_batches(self, count, seed, *, first, **options):

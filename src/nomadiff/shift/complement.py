@@ -205,7 +205,7 @@ class ComplementarySet:
 
     def _images(self, stored: Tensor) -> Tensor:
         """The samples as images for the classifier; latents are decoded."""
-        return stored if self.model.config.latents is None else self.model.autoencoder.decode(stored).cpu()
+        return stored if self.model.known.latents is None else self.model.autoencoder.decode(stored).cpu()
 
     def _check_present(self, group: Tensor) -> None:
         for number, each in enumerate(self.groups):
@@ -236,7 +236,7 @@ class ComplementarySet:
             "manifest": self.model.manifest(start, self.seed),
             **more,
         }
-        space, names = self.model.config.latents, self.model.class_names
+        space, names = self.model.known.latents, self.model.class_names
         return ImageSource("own", torch.cat(images), torch.cat(labels) if labels else None, provenance, space, names)
 
 
