@@ -38,9 +38,10 @@ def reference(name: str) -> str:
     elif inspect.isclass(value):
         kind = "autoclass"
     else:
-        kind = "autofunction" if callable(value) else "autodata"
-    options = "   :no-value:\n" if kind == "autodata" else ""
-    return f"```{{eval-rst}}\n.. {kind}:: nomadiff.{name}\n{options}```\n"
+        kind = "autofunction"
+    if not callable(value) and not inspect.ismodule(value):  # autodata would show the docstring of its type
+        return f"```{{eval-rst}}\n.. py:data:: nomadiff.{name}\n   :type: {type(value).__name__}\n```\n"
+    return f"```{{eval-rst}}\n.. {kind}:: nomadiff.{name}\n```\n"
 
 
 def public_names() -> str:

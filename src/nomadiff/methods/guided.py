@@ -33,7 +33,7 @@ class GuidedMethod(Method):
     is fixed (1 unless another is passed): no image is needed to choose it.
 
     Args:
-        preset, class_labels, **training: as for every method. ``budget`` counts the images of both trainings.
+        preset, class_labels, training: as for every method. ``budget`` counts the images of both trainings.
         base: the method that trains the base: "dm" (real images only), "sda" (all images as if they were real) or
             "casd" (all images with source labels; the real source is guided).
 
