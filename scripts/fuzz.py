@@ -1,7 +1,7 @@
 """Fuzz what nomadiff reads, guided by coverage: a clean read or a ``NomadiffError`` of one line, else a find.
 
-    python3.11 -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install atheris==3.0.0 .
-    /tmp/fuzz/bin/python scripts/fuzz.py configs --minutes 2
+    python3.11 -m venv fuzz-venv && fuzz-venv/bin/pip install atheris==3.0.0 .
+    fuzz-venv/bin/python scripts/fuzz.py configs --minutes 2
 
 atheris has wheels for some Pythons only and is no dependency of the project. The seeds are those of
 ``tests/hostile_corpus.py``; each find is printed once, with the file that makes it; 30 seconds or 1 GB more than at the

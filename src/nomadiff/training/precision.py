@@ -23,7 +23,7 @@ _WORTHWHILE = 0.1e9
 def has_fast_half(device: torch.device, precision: str) -> bool:
     """Whether convolutions in "bf16" or "fp16" have kernels of their own on this device.
 
-    Without them (a CPU with AVX2 alone) they fall to a path that is 7 to 15 times slower than fp32.
+    Without them (a CPU with AVX2 alone) they fall to a path that is far slower than fp32.
     """
     if device.type == "cuda":
         return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
