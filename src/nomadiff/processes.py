@@ -6,6 +6,7 @@ import atexit
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,9 @@ def _leave() -> None:
         os._exit(1)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        # gloo's threads outlive the group where DistributedDataParallel was used; one that has yet to let go of a
+        # tensor needs Python for it, and aborts the process when Python is gone
+        time.sleep(0.2)
 
 
 def join_processes(device: str | torch.device | None = None) -> Processes:

@@ -92,7 +92,8 @@ def disagreements(workdir: Path) -> None:
     config = recipe(mix, "digits")
     longer = config.with_budget(96)
     train(config, mix, RunFolder(workdir / "run"), group)
-    RunFolder(workdir / "alone").begin(config, mix.provenance)
+    if not group.is_main:
+        RunFolder(workdir / "alone").begin(config, mix.provenance)
     cases = {
         "fresh": (config, mix, workdir / f"fresh{group.rank}"),
         "behind": (longer, mix, workdir / ("run" if group.is_main else "alone")),
