@@ -93,7 +93,11 @@ def _tiny_edm2(p_mean: float, p_std: float) -> TrainingConfig:
     )
 
 
-PRESETS: dict[str, Preset] = {
+def _flaw(part: Any) -> str:
+    return "" if isinstance(part, Preset) else "it must be a Preset"
+
+
+_PRESETS = {
     "cifar10": Preset(
         NETWORKS["cifar10"],
         TrainingConfig(budget=60 * _MI, batch=512, learning_rate=1e-3, augment=0.12, precision="fp16"),
@@ -199,12 +203,7 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-
-def _flaw(part: Any) -> str:
-    return "" if isinstance(part, Preset) else "it must be a Preset"
-
-
-_REGISTRY: Registry[Preset] = Registry("preset", _flaw, PRESETS)
+PRESETS: Registry[Preset] = Registry("preset", _flaw, _PRESETS)
 
 
 def preset_named(given: AnyPreset) -> Preset:
@@ -219,7 +218,7 @@ def preset_named(given: AnyPreset) -> Preset:
         UsageError: there is none of this name; or it is no such network, or its module was not imported.
     """
     try:
-        return _REGISTRY.find(given)  # type: ignore[arg-type]
+        return PRESETS.find(given)  # type: ignore[arg-type]
     except UsageError:
         if isinstance(given, str) and ":" not in given:
             raise
