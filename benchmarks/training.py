@@ -41,7 +41,8 @@ from measuring import DTYPES, Clock, Span, describe_machine, digits, print_table
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.data.writing import write_images
 from nomadiff.methods.casd import CASD
 from nomadiff.networks.flops import flops_of
@@ -206,7 +207,8 @@ def speed(
 
 _MEMORY = """
 import json, resource, sys
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 
 def resident():
     with open("/proc/self/status") as handle:

@@ -56,7 +56,7 @@ def _header_end(weights: bytes) -> int:
 
 def reader(target: str, folder: Path) -> Callable[[bytes], object]:
     """What is called with every input."""
-    from nomadiff.data.sources import ImageSource
+    from nomadiff.data.image_source import ImageSource
     from nomadiff.interop.torch_files import read_torch_file
     from nomadiff.metrics.statistics_files import read_statistics
     from nomadiff.models.guided_model import GuidanceConfig

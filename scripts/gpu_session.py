@@ -47,7 +47,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from measuring import DTYPES, describe_machine, reachable_speed  # noqa: E402
 
-from nomadiff.data.sources import ImageSource, SourceMix  # noqa: E402
+from nomadiff.data.image_source import ImageSource  # noqa: E402
+from nomadiff.data.source_mix import SourceMix  # noqa: E402
 from nomadiff.denoiser import EDMDenoiser  # noqa: E402
 from nomadiff.guidance.extrapolation import Extrapolation  # noqa: E402
 from nomadiff.guidance.label_guidance import ClassifierFreeGuidance, SourceGuidance  # noqa: E402

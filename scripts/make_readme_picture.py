@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
-from nomadiff.data.sources import ImageSource
 from nomadiff.reports.grids import image_grid
 
 COLUMNS, ROWS, SCALE, MARGIN, CAPTION = 10, 6, 3, 24, 30

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.image_source import ImageSource
 from nomadiff.errors import NomadiffError
 from nomadiff.interop.torch_files import read_torch_file
 from nomadiff.metrics.arrays import read_vectors

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from nomadiff.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from nomadiff.data.image_source import ImageSource as ImageSource
     from nomadiff.data.mix_spec import MixSpec as MixSpec
-    from nomadiff.data.sources import ImageSource as ImageSource
-    from nomadiff.data.sources import SourceMix as SourceMix
+    from nomadiff.data.source_mix import SourceMix as SourceMix
     from nomadiff.denoiser import BoundDenoiser as BoundDenoiser
     from nomadiff.denoiser import Denoiser as Denoiser
     from nomadiff.denoiser import EDMDenoiser as EDMDenoiser
@@ -75,10 +75,8 @@ if TYPE_CHECKING:
 
 # where each name lives; "name=other" is called otherwise there
 _HOMES = {
-    "nomadiff.data.sources": (
-        "ImageSource",
-        "SourceMix",
-    ),
+    "nomadiff.data.image_source": ("ImageSource",),
+    "nomadiff.data.source_mix": ("SourceMix",),
     "nomadiff.data.mix_spec": ("MixSpec",),
     "nomadiff.methods.method": ("Method",),
     "nomadiff.methods.dm": ("DM",),

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from nomadiff.data.choice import Choice, parse_choice
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
 
 RGB = torch.randint(0, 256, (6, 3, 10, 10), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
 from nomadiff.data.latents import LatentSpace, read_space, write_latents
 from nomadiff.data.lazy_images import open_lazily
-from nomadiff.data.sources import ImageSource, SourceMix, union
+from nomadiff.data.source_mix import SourceMix
+from nomadiff.data.source_union import union
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, NomadiffError, NomadiffWarning, UsageError
 

@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from nomadiff.data.choice import parse_named
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.lazy_images import open_lazily
-from nomadiff.data.sources import ImageSource, SourceMix, parse_named, union
+from nomadiff.data.source_mix import SourceMix
+from nomadiff.data.source_union import union
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, UsageError
 

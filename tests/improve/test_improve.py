@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import read_manifest
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.guidance.shared_encoder import SharedEncoder
 from nomadiff.improve import own_samples

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nomadiff.cli import main
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.writing import write_images
 from nomadiff.models.model import Model
 from nomadiff.networks.build import build_network

@@ -13,8 +13,9 @@ import torch
 from filelock import FileLock
 
 from nomadiff.cli import main
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.part_folder import part_folder
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.data.writing import write_images
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.files import write_json

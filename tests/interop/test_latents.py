@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from nomadiff.cli import main
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.latents import LatentSpace, read_space
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.files import read_json

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from nomadiff.cli import main
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.image_source import ImageSource
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.interop.generators import Drawn, ModelGenerator
 from nomadiff.interop.importing import import_model

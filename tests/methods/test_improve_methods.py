@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nomadiff.cli import main
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.improve.distillation import distil
 from nomadiff.improve.settings import Improvement

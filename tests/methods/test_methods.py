@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import read_manifest
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
 from nomadiff.methods.registry import METHODS, method_named
 from nomadiff.models.model import Model

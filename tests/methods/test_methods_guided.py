@@ -7,8 +7,9 @@ import warnings
 import pytest
 import torch
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import read_manifest
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.denoiser import BoundDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.guidance.extrapolation import Extrapolation

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
 from nomadiff.improve.distillation import distil
 from nomadiff.improve.improve import improve

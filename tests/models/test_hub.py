@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from nomadiff.data.digits import read_digits
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
 from nomadiff.interop.export import push_to_hub
 from nomadiff.methods.dm import DM

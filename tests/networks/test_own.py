@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.methods.casd import CASD

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nomadiff.data.digits import read_digits
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.improve import own_samples
 from nomadiff.improve.fine_tuned_copy import FineTunedCopy

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.latents import LatentSpace
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.files import read_json
 from nomadiff.methods.registry import METHODS

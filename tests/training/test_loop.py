@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.methods.registry import METHODS
 from nomadiff.models.model import Model

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.latents import LatentSpace
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
 from nomadiff.improve.distillation import distil
 from nomadiff.improve.improve import improve

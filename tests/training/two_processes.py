@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from nomadiff.cli import main
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.registry import METHODS
 from nomadiff.networks.presets import NETWORKS

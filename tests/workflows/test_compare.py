@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from nomadiff.data.digits import read_digits
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.files import read_json
 from nomadiff.methods.dm import DM

@@ -12,7 +12,7 @@ from pathlib import Path
 from nomadiff.errors import UsageError
 from nomadiff.files import printable
 
-__all__ = ["Choice", "parse_choice"]
+__all__ = ["Choice", "parse_choice", "parse_named"]
 
 _MEANING = "images=NAME, labels=NAME (or none) and, of a hub data set, config=NAME"
 
@@ -71,3 +71,20 @@ def parse_choice(spec: str) -> Choice:
             raise UsageError(f"{spec}: behind # stand {_MEANING}")
         found[match[1]] = match[2]
     return Choice(location, **found)
+
+
+def parse_named(spec: str) -> tuple[str | None, str]:
+    """Split ``[name=]path``: the name, or None, and the path.
+
+    What exists under the whole text is a path, and so is anything whose part before ``=`` could not be a name
+    (``runs/lr=0.1/samples``).
+
+    Raises:
+        UsageError: nothing after ``name=``.
+    """
+    name, equals, path = spec.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or Path(spec).exists():
+        return None, spec
+    if not path:
+        raise UsageError(f"{spec!r}: expected name=path")
+    return name, path

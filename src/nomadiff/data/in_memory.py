@@ -28,7 +28,7 @@ def images_in_array(
     class_names: Sequence[str] | None = None,
     resolution: int | None = None,
 ) -> ImageSet:
-    """A copy of an array of images; see :meth:`~nomadiff.data.sources.ImageSource.from_array`."""
+    """A copy of an array of images; see :meth:`~nomadiff.data.image_source.ImageSource.from_array`."""
     array = _numpy(images)
     if array.ndim == 3 and array.dtype == np.uint8:
         array = array[:, None]  # grey
@@ -41,7 +41,7 @@ def images_in_array(
 def images_in_dataset(
     dataset: Iterable[Any], name: str, class_names: Sequence[str] | None = None, resolution: int | None = None
 ) -> ImageSet:
-    """The images of a data set; see :meth:`~nomadiff.data.sources.ImageSource.from_dataset`."""
+    """The images of a data set; see :meth:`~nomadiff.data.image_source.ImageSource.from_dataset`."""
     pixels: list[np.ndarray] = []
     labels: list[Any] = []
     for number, item in enumerate(_items(dataset)):

@@ -18,10 +18,10 @@ from torch import Tensor
 from nomadiff.data.choice import parse_choice
 from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import decode_image, reason_of
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import images_of, warn_of_skipped
 from nomadiff.data.labels import labels_in
 from nomadiff.data.manifest import read_manifest
-from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError, NomadiffWarning
 from nomadiff.progress import progress_bar
 
@@ -85,7 +85,7 @@ def open_lazily(
     """Open a set for the time of a block: files in a folder or zip one by one, anything else at once.
 
     Args:
-        spec: as for :meth:`~nomadiff.data.sources.ImageSource.open`.
+        spec: as for :meth:`~nomadiff.data.image_source.ImageSource.open`.
         resolution: side in pixels to crop and resize to; None asks that all images are square and of one size.
         skip_unreadable: leave out files that cannot be read; every file is then decoded twice, for their number must be
             known at once.

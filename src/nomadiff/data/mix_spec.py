@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nomadiff.data.choice import parse_choice
-from nomadiff.data.sources import ImageSource, SourceMix, parse_named
+from nomadiff.data.choice import parse_choice, parse_named
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 
 __all__ = ["MixSpec"]
 
@@ -15,7 +16,7 @@ __all__ = ["MixSpec"]
 class MixSpec:
     """Which images to train on, by name. Opening it reads them.
 
-    From Python an :class:`~nomadiff.data.sources.ImageSource` may stand where a path does.
+    From Python an :class:`~nomadiff.data.image_source.ImageSource` may stand where a path does.
 
     Attributes:
         real: Real images: a folder, .zip, .npz or .npy file, hf:NAME of a hub data set, or digits:pool;
@@ -54,8 +55,8 @@ class MixSpec:
         """Read the images.
 
         Raises:
-            UsageError, DataError: as :class:`~nomadiff.data.sources.ImageSource` and
-                :class:`~nomadiff.data.sources.SourceMix` do.
+            UsageError, DataError: as :class:`~nomadiff.data.image_source.ImageSource` and
+                :class:`~nomadiff.data.source_mix.SourceMix` do.
         """
         real = ImageSource.open(
             self.real,

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.files import COMMAND_NAME, write_json
 from nomadiff.improve.auxiliary import AuxiliaryConfig, auxiliary_config

@@ -42,8 +42,8 @@ def encode_set(
     the same call again. Images that were replaced in the meantime are encoded again.
 
     Args:
-        source: images, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens; a folder or zip need not fit
-            into memory.
+        source: images, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens; a folder or zip need not
+            fit into memory.
         out: the zip; must be new.
         autoencoder: what encodes.
         space: the scale to record, of a set that this one is to be mixed with. None takes EDM2's for EDM2's autoencoder

@@ -42,8 +42,8 @@ def synthesize(
 
     Work goes on in ``<out>.part``: run the same call again after an interruption, and what is there stays. Beside the
     images lie ``dataset.json`` (classes), ``manifest.json`` (kind "synthetic", generator, seeds: the provenance that
-    :class:`~nomadiff.data.sources.ImageSource` keeps) and ``metadata.jsonl``, one line an image with seed and prompt,
-    as Hugging Face's image folders and diffusers' training scripts read it. Every PNG also carries its line.
+    :class:`~nomadiff.data.image_source.ImageSource` keeps) and ``metadata.jsonl``, one line an image with seed and
+    prompt, as Hugging Face's image folders and diffusers' training scripts read it. Every PNG also carries its line.
 
     Args:
         generator: where the images come from.

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.data.sources import ImageSource, SourceMix, union
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
+from nomadiff.data.source_union import union
 from nomadiff.errors import UsageError
 from nomadiff.improve.own_samples import OwnSamples
 from nomadiff.improve.settings import Improvement

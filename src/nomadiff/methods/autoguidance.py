@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from nomadiff.data.sources import SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import Interval
 from nomadiff.methods.guided import BASES, GuidedMethod

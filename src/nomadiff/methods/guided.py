@@ -6,7 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nomadiff.data.sources import ImageSource, SourceMix, union
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
+from nomadiff.data.source_union import union
 from nomadiff.errors import UsageError
 from nomadiff.files import COMMAND_NAME
 from nomadiff.methods.casd import CASD

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nomadiff.data.sources import SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.improve.auxiliary import auxiliary_config, default_share
 from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement

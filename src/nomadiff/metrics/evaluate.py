@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.image_source import ImageSource
 from nomadiff.metrics.detectors import Detector
 from nomadiff.metrics.detectors.features import images_sha256
 from nomadiff.metrics.lpips import LPIPS

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.data.sources import ImageSource, pixels_of
+from nomadiff.data.image_source import ImageSource, pixels_of
 from nomadiff.errors import DataError, NomadiffWarning, UsageError
 from nomadiff.metrics.composition import composition, total_variation
 from nomadiff.metrics.detectors import Classifier, Detector, extract_features, inception, load_classifier, load_detector

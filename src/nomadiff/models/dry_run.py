@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.labels import listed
-from nomadiff.data.sources import ImageSource
 from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.networks.own import Unplannable
 from nomadiff.sampling.sampler import SamplerConfig

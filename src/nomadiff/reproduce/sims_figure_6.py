@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.selection import parse_subset
-from nomadiff.data.sources import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.files import atomic_path, write_text
 from nomadiff.improve.improve import improve

@@ -19,7 +19,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
 from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.settings import Improvement

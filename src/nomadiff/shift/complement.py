@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.image_source import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.improve.own_samples import OwnSamples
 from nomadiff.metrics.composition import composition, share_interval

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from nomadiff.data.sources import SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.processes import Processes
 from nomadiff.training.config import RunConfig

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nomadiff.data.sources import Batch, SourceMix
+from nomadiff.data.source_mix import Batch, SourceMix
 from nomadiff.denoiser import EDMDenoiser, check_labels
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.networks.build import misfit

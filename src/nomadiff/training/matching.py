@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nomadiff.data.sources import SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.training.config import RunConfig
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import is_synthetic
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.sources import ImageSource
 from nomadiff.metrics.audit import Audit, audit
 from nomadiff.metrics.detectors import Detector, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
@@ -30,7 +30,7 @@ def audit_files(
     """Audit a folder that should hold real images against suspect synthetic sources.
 
     Args:
-        images: the folder in question, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens.
+        images: the folder in question, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens.
         against: suspects, ``[name=]path`` or a source.
         trusted: images known to be real.
         detector, detector_weights: feature space.

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.sources import ImageSource, SourceMix, spec_text
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.method import Method
 from nomadiff.methods.registry import METHODS, method_named

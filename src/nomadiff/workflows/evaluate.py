@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nomadiff.data.sources import ImageSource, spec_text
+from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors import Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
@@ -59,7 +59,7 @@ def evaluate_files(
     of several processes each takes its share of the detectors' work, and the first one goes on.
 
     Args:
-        samples: generated images, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens.
+        samples: generated images, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens.
         reference: held-out real images; or a file of ``save_reference``, of EDM (``.npz``) or of EDM2 (``.pkl``).
         train: real images the generator was trained on, for replication.
         detector_weights: path or URL of the detector's weights, if not its own.

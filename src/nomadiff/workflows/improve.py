@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nomadiff.data.sources import ImageSource
+from nomadiff.data.image_source import ImageSource
 from nomadiff.improve.auxiliary import auxiliary_config, budgets, default_share
 from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.own_samples import own_count

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.labels import is_number, listed
-from nomadiff.data.sources import ImageSource
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import printable
 from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
@@ -28,9 +28,9 @@ def describe(
     """Describe a run folder, a model file, a set of images or a detector, one fact a line.
 
     Args:
-        path: run folder, safetensors file, anything :meth:`~nomadiff.data.sources.ImageSource.open` opens, or one of
-            :data:`~nomadiff.metrics.detectors.loading.DETECTORS` or a plugin's detector (``module:qualname``), unless
-            there is a file of that name.
+        path: run folder, safetensors file, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens, or
+            one of :data:`~nomadiff.metrics.detectors.loading.DETECTORS` or a plugin's detector (``module:qualname``),
+            unless there is a file of that name.
         weights: path or URL of the detector's weights.
         accuracy_on: labelled images; to measure a classifying detector's accuracy on.
         skip_unreadable: leave out images that cannot be read, and name them.

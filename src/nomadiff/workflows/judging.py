@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
-from nomadiff.data.sources import ImageSource, SourceMix
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.method import Method
 from nomadiff.metrics.detectors import load_classifier, load_detector

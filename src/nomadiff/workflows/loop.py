@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.data.sources import ImageSource, SourceMix, spec_text
+from nomadiff.data.image_source import ImageSource, spec_text
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.loops.images import ImageAlgorithm, image_algorithm
 from nomadiff.loops.loop import KINDS, AutophagousLoop

@@ -1,0 +1,204 @@
+"""A mix is one real source and some synthetic ones: what a model is trained on, as a stream of images.
+
+What is said of images holds for latents (:mod:`nomadiff.data.latents`) too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.interleave import Interleave, ShuffledEpochs, exact_shares
+from nomadiff.data.labels import listed, named_labels, vocabulary
+from nomadiff.data.latents import alike
+from nomadiff.data.source_union import require_equal_kinds
+from nomadiff.errors import UsageError
+from nomadiff.pictures import html_table
+
+__all__ = ["Batch", "SourceMix"]
+
+
+class Batch(NamedTuple):
+    """Images of a mix.
+
+    Attributes:
+        images: uint8 ``(count, C, S, S)``, or latents as their source stores them; :meth:`SourceMix.clean` makes of
+            both what networks are trained on.
+        source: int64 ``(count,)``: 0 is real, 1..K the synthetic sources in order.
+        labels: int64 ``(count,)``, indices into the mix's ``class_names``; None if it has no classes.
+    """
+
+    images: Tensor
+    source: Tensor
+    labels: Tensor | None
+
+
+class SourceMix:
+    """One real source (label 0) and any number of synthetic ones (labels 1..K), as an endless stream of images.
+
+    The default shares are those of CASD eq. 5: every image counts once, so the real share is n / (n + m).
+
+    Args:
+        real: the real source.
+        synthetic: the synthetic ones; names must differ.
+        real_fraction: share of real images, strictly between 0 and 1. The synthetic sources divide the rest.
+        weights: relative shares of the synthetic sources, positive, one each; their sizes unless given.
+
+    Attributes:
+        sources: all sources, the real one first.
+        real_fraction, weights: as given.
+        names: their names.
+        shares: float64 ``(K + 1,)``, summing to 1.
+        resolution: side of the images in pixels, or of the latents.
+        channels: 1 or 3; of latents those that a network sees.
+        latents: the space of latents; None for images.
+        class_names: the classes, matched between sources by name: those of the real source in its order, then what
+            others add. Empty if a source has no labels, or a synthetic one no class of the real one's. A synthetic
+            source whose images all lie in one folder is of that class, if the real source has it.
+        classes: how many.
+        class_counts: for each source how many images each class has.
+        provenance: one mapping a source: its ``label``, ``name`` and ``share``, and its own provenance.
+
+    Raises:
+        UsageError: sources that do not fit together, or shares that make no sense.
+    """
+
+    def __init__(
+        self,
+        real: ImageSource,
+        synthetic: Sequence[ImageSource] = (),
+        *,
+        real_fraction: float | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self.sources = (real, *(_of_one_class(source, real) for source in synthetic))
+        self.real_fraction, self.weights = real_fraction, None if weights is None else tuple(weights)
+        self.names = tuple(source.name for source in self.sources)
+        if twice := next((name for name in self.names if self.names.count(name) > 1), None):
+            raise UsageError(f"two sources are called {twice!r}; name them: --synthetic NAME=PATH")
+        require_equal_kinds(self.sources)
+        shares = exact_shares([len(source) for source in self.sources], real_fraction, weights)
+        self.shares = np.array([float(share) for share in shares])
+        self.resolution = real.resolution
+        self.channels = real.channels
+        self.latents = real.latents
+        self._use_classes(vocabulary([source.class_counts for source in self.sources]))
+        self._interleave = Interleave(shares)
+        self._orders = [ShuffledEpochs(len(source), stream) for stream, source in enumerate(self.sources)]
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{share:.1%} {source.name}" for share, source in zip(self.shares, self.sources))
+        what = "images" if self.latents is None else "latents"
+        total = sum(map(len, self.sources))
+        return f"SourceMix({parts}; {total:,} {what} of {self.channels}x{self.resolution}x{self.resolution})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"label": label, "source": source.name, "kind": source.provenance.get("kind"), "count": len(source)}
+            | {"share": f"{share:.1%}", "classes": len(source.class_counts) or None}
+            for label, (share, source) in enumerate(zip(self.shares, self.sources))
+        ]
+        grids = [source._repr_html_() for source in self.sources]
+        return "<br>".join([html_table(rows), *grids])
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """Origin of the images of every source, plain values fit for JSON."""
+        return [
+            {"label": label, "name": source.name, "share": float(self.shares[label]), **source.provenance}
+            for label, source in enumerate(self.sources)
+        ]
+
+    def _use_classes(self, class_names: tuple[str, ...]) -> None:
+        self.class_names = () if self.without_classes else class_names
+        self.classes = len(self.class_names)
+        self.class_counts = tuple(
+            tuple(source.class_counts.get(name, 0) for name in self.class_names) for source in self.sources
+        )
+        self._labels = [source.labels_among(class_names) for source in self.sources] if self.classes else []
+
+    @property
+    def without_classes(self) -> str | None:
+        """Why the sources have no class labels in common; None if they have."""
+        real = self.sources[0]
+        for source in self.sources:
+            if source.labels is None:
+                return f"{source.name} has none" + (f" ({source.unlabelled})" if source.unlabelled else "")
+            if not source.class_counts.keys() & real.class_counts.keys():
+                ours, theirs = (listed(each.class_counts) for each in (source, real))
+                return f"{source.name} has the classes {ours}, {real.name} has {theirs}: none by the same name"
+        return None
+
+    def with_class_names(self, class_names: Sequence[str]) -> SourceMix:
+        """The same stream with labels that are indices into ``class_names``, as a model knows them.
+
+        Raises:
+            UsageError: a source has no labels, or a class that is not among the names.
+        """
+        if tuple(class_names) == self.class_names:
+            return self
+        told = self.without_classes
+        if told is None and (unknown := [name for name in self.class_names if name not in set(class_names)]):
+            known = listed(class_names)
+            told = (
+                f"the images have the classes {listed(unknown)}, the model knows {known} (classes are matched by name)"
+            )
+        if told is not None:
+            raise UsageError(f"class labels are needed, but {told}")
+        other = copy.copy(self)
+        other._use_classes(tuple(class_names))
+        return other
+
+    def batch(self, start: int, count: int, seed: int) -> Batch:
+        """The images at positions ``start .. start + count - 1`` of the stream that belongs to ``seed``.
+
+        Nothing is remembered between calls: the image at a position is a function of (seed, position), so the stream
+        can be cut into batches, dealt to processes, and entered anywhere. Sources are spread evenly
+        (:class:`~nomadiff.data.interleave.Interleave`), and each is used up in shuffled order before it is shuffled
+        anew.
+
+        Args:
+            start: first position, not negative.
+            count: number of images.
+            seed: not negative.
+        """
+        source, ordinal = self._interleave.place(np.arange(start, start + count, dtype=np.int64))
+        places = [np.flatnonzero(source == number) for number in range(len(self.sources))]
+        chosen = [torch.from_numpy(order.indices(ordinal[where], seed)) for order, where in zip(self._orders, places)]
+        # gathered source by source, then put in their places: index_select copies whole images, several times as fast
+        # as writing to images[where] (measured)
+        back = torch.from_numpy(np.argsort(np.concatenate(places)))
+        images = [origin.images.index_select(0, which) for origin, which in zip(self.sources, chosen)]
+        labels = [of_source.index_select(0, which) for of_source, which in zip(self._labels, chosen)]
+        return Batch(
+            torch.cat(alike(images)).index_select(0, back),
+            torch.from_numpy(source),
+            torch.cat(labels).index_select(0, back) if self.classes else None,
+        )
+
+    def clean(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The input of training: images in [-1, 1]; of latents a fresh sample of each posterior.
+
+        Args:
+            images: of a batch or a part of it, on the device to train on.
+            generator: where the noise of latents comes from, on the same device; images take none.
+
+        Returns:
+            float32 ``(count, C, S, S)``.
+        """
+        return images.float() / 127.5 - 1 if self.latents is None else self.latents.draw(images, generator)
+
+
+def _of_one_class(source: ImageSource, real: ImageSource) -> ImageSource:
+    """A source that is one folder of images has their class, if the real source knows it."""
+    if source.labels is not None or not source.class_names or source.class_names[0] not in real.class_counts:
+        return source
+    labels = named_labels(np.zeros(len(source), dtype=np.int64), source.class_names, source.name)
+    return replace(source, labels=labels.tensor(), class_names=labels.names)
