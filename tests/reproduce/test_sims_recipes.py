@@ -11,6 +11,7 @@ from nomadiff.reproduce import improve_relatives, sims_figure_4, sims_figure_9, 
 from nomadiff.reproduce.demo_improve import SelfImprovement
 from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER, scoring_seed
 from nomadiff.tables import Table, read_table
+from nomadiff.workflows.held_out import HeldOut
 from nomadiff.workflows.improve import improve_files, plan_improvement
 
 RECIPES = (sims_figure_4, sims_table_1, sims_figure_9, improve_relatives)
@@ -47,8 +48,9 @@ def test_an_improved_model_is_a_stored_model_with_a_report(table_1, tmp_path):
     settings = Improvement(
         weight=1.0, synthetic_count=64, budget=256, snapshots=1, count=64, confirmations=2, learning_rate=5e-4
     )
-    options = {"reference": "digits:reference", "train": "digits:pool", "detector": "digits", "device": "cpu"}
-    done = improve_files(base, tmp_path / "out", settings, **options, command="nomadiff improve ...")
+    held_out = HeldOut(reference="digits:reference", detector="digits")
+    options = {"train": "digits:pool", "device": "cpu", "command": "nomadiff improve ..."}
+    done = improve_files(base, tmp_path / "out", settings, held_out, **options)
     page = (tmp_path / "out" / "report.html").read_text()
     for said in (done.sentence.split(":")[0], "<span>nomadiff</span>", "NFE"):
         assert said in page, said

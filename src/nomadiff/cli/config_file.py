@@ -7,7 +7,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from cyclopts import Parameter
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import COMMAND_NAME, read_regular, write_text
@@ -74,23 +76,37 @@ def write_command(verb: str, arguments: Mapping[str, Any], plugins: Sequence[str
         arguments: its parameters by name; ``out`` says where. Nothing is written if that is no folder.
         plugins: modules that it imported; told in a comment, since a file imports nothing.
     """
-    out = arguments.get("out")
-    if verb not in _RUNS or not isinstance(out, Path) or not out.is_dir() or arguments.get("dry_run"):
+    given = dict(_flat(arguments))
+    out = given.pop("out", None)
+    if verb not in _RUNS or out is None or not Path(out).is_dir() or given.pop("dry_run", False):
         return
-    given = {name: value for name, value in arguments.items() if name not in ("out", "dry_run")}
     imported = "".join(f" --plugin {module}" for module in plugins)
     lines = [f"# nomadiff {verb}{imported} --config {COMMAND_NAME} --out FOLDER"]
-    lines += [f"{name.replace('_', '-')} = {json.dumps(value)}" for name, value in sorted(_flat(given))]
-    write_text(out / COMMAND_NAME, "\n".join(lines) + "\n")
+    lines += [f"{name.replace('_', '-')} = {json.dumps(value)}" for name, value in sorted(given.items())]
+    write_text(Path(out) / COMMAND_NAME, "\n".join(lines) + "\n")
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Options by their names on the command line; what only Python can give is left out."""
     for name, value in values.items():
         if is_dataclass(value) and not isinstance(value, type):
-            defaults = {each.name: each.default for each in fields(value)}
-            given = {key: getattr(value, key) for key, default in defaults.items() if getattr(value, key) != default}
-            yield from _flat(given)
+            yield from _flat(_changed(value))
+        elif isinstance(value, Mapping):
+            yield name, [f"{key}={each}" for key, each in value.items()]
         elif isinstance(value, (tuple, list)):
             yield name, [str(each) if isinstance(each, Path) else each for each in value]
         elif value is not None:
             yield name, str(value) if isinstance(value, Path) else value
+
+
+def _changed(settings: Any) -> dict[str, Any]:
+    """The settings that differ from their defaults."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    changed = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        written = [each for each in getattr(hints[field.name], "__metadata__", ()) if isinstance(each, Parameter)]
+        if value != field.default and not any(each.parse is False for each in written):
+            names = [name for each in written for name in each.name or ()]
+            changed[names[0].lstrip("-") if names else field.name] = value
+    return changed

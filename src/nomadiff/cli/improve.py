@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Device, DryRun, Images, Out, SkipUnreadable
+from nomadiff.cli.options import Device, DryRun, HeldOutOptions, HeldOutSet, Images, LearningRate, Out, command_line
 from nomadiff.guidance.guided import Interval
 from nomadiff.improve.settings import Improvement
 
@@ -30,32 +27,24 @@ def _interval(hint: Any, tokens: Sequence[Token]) -> tuple[float, float]:
     return float(texts[0]), float(texts[1])
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImprovementOptions(Improvement):
-    __doc__ = Improvement.__doc__
-
-    # as a command line writes them; the defaults are those of Improvement
-    synthetic_count: Images | None = Improvement.synthetic_count
-    budget: Images | None = Improvement.budget
-    learning_rate: Annotated[float | None, Parameter(name=["--learning-rate", "--lr"])] = Improvement.learning_rate
-    warmup: Images = Improvement.warmup
-    ema_half_life: Images | None = Improvement.ema_half_life
-    weight: Annotated[float | None, Parameter(converter=_weight)] = Improvement.weight
-    interval: Annotated[Interval | None, Parameter(converter=_interval, n_tokens=1)] = Improvement.interval
-    count: Images = Improvement.count
+    synthetic_count: Images | None
+    budget: Images | None
+    learning_rate: LearningRate
+    warmup: Images
+    ema_half_life: Images | None
+    weight: Annotated[float | None, Parameter(converter=_weight)]
+    interval: Annotated[Interval | None, Parameter(converter=_interval, n_tokens=1)]
+    count: Images
 
 
 def improve(
     model: Annotated[Path, Parameter(help="Run folder, model.safetensors or a snapshot file.")],
     *,
-    settings: Annotated[ImprovementOptions, Parameter(name="*")] = ImprovementOptions(),
+    settings: Annotated[ImprovementOptions, Parameter(name="*")] = ImprovementOptions(),  # noqa: B008 - frozen
     out: Out,
-    reference: str | None = None,
+    held_out: HeldOutSet = HeldOutOptions(),  # noqa: B008 - frozen
     train: str | None = None,
-    detector: str = "pixels",
-    allow_synthetic_as_real: bool = False,
-    skip_unreadable: SkipUnreadable = False,
-    allow_train_as_reference: bool = False,
     vae: str | None = None,
     device: Device = None,
     dry_run: DryRun = False,
@@ -75,12 +64,8 @@ def improve(
         model: the base.
         settings: how.
         out: The improved model: any verb takes this folder.
-        reference: Held-out real images to choose by; needed unless --weight is given.
+        held_out: what to choose by.
         train: The real images the model was trained on, to watch replication.
-        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
-        allow_synthetic_as_real: Accept a sample set with a manifest as reference.
-        skip_unreadable: leave files out.
-        allow_train_as_reference: Accept a reference that the model was trained on.
         vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
         device: where to compute.
         dry_run: plan only.
@@ -89,25 +74,12 @@ def improve(
     from nomadiff.processes import join_processes
     from nomadiff.workflows.improve import improve_files, plan_improvement
 
-    if not dry_run:
-        check_output(out, "folder")
     if dry_run:
-        print(plan_improvement(model, settings, scored=reference is not None))
+        print(plan_improvement(model, settings, scored=held_out.reference is not None))
         return
-    done = improve_files(
-        model,
-        out,
-        settings,
-        reference=reference,
-        train=train,
-        detector=detector,
-        allow_synthetic_as_real=allow_synthetic_as_real,
-        skip_unreadable=skip_unreadable,
-        allow_train_as_reference=allow_train_as_reference,
-        vae=vae,
-        device=device,
-        command=shlex.join(["nomadiff", *sys.argv[1:]]),
-    )
+    check_output(out, "folder")
+    command = command_line()
+    done = improve_files(model, out, settings, held_out, train=train, vae=vae, device=device, command=command)
     if not join_processes(device).is_main:
         return
     print(f"{done.sentence}\nmodel:  {out}\nscores: {out / 'improve.json'}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,17 +13,24 @@ from typing import Annotated, Any
 from cyclopts import Parameter, Token
 
 from nomadiff.data.mix_spec import MixSpec
+from nomadiff.workflows.held_out import HeldOut
 
 __all__ = [
+    "ArmTraining",
     "Device",
     "DryRun",
+    "HeldOutOptions",
+    "HeldOutSet",
+    "Hidden",
     "Images",
+    "LearningRate",
     "Mix",
     "MixOptions",
     "Out",
     "SkipUnreadable",
     "Training",
     "TrainingOptions",
+    "command_line",
     "parse_images",
     "score_lines",
 ]
@@ -48,6 +57,9 @@ def _convert_images(hint: Any, tokens: Sequence[Token]) -> int:
 
 
 Images = Annotated[int, Parameter(converter=_convert_images)]
+LearningRate = Annotated[float | None, Parameter(name=["--learning-rate", "--lr"])]
+Hidden = Parameter(parse=False)
+"""Of settings that only Python can give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +84,7 @@ class TrainingOptions:
     budget: Images | None = None
     batch: int | None = None
     microbatch: int | None = None
-    learning_rate: Annotated[float | None, Parameter(name=["--learning-rate", "--lr"])] = None
+    learning_rate: LearningRate = None
     warmup: Images | None = None
     ema_half_life: Images | None = None
     augment: float | None = None
@@ -87,21 +99,38 @@ class TrainingOptions:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixOptions(MixSpec):  # a command line names files only, where Python may give sources too
-    __doc__ = MixSpec.__doc__
+# Settings as a command line writes them. A class that only annotates fields anew is its dataclass with other spellings:
+# fields, defaults and help stay those of the settings, which Python takes too.
+
+
+class MixOptions(MixSpec):
     real: str
-    synthetic: tuple[str, ...] = ()
+    synthetic: tuple[str, ...]
+
+
+class HeldOutOptions(HeldOut):
+    reference: str | None
+    detector: str
+
+
+class ArmTraining(TrainingOptions):
+    seed: Annotated[int | None, Hidden]  # there are --seeds
 
 
 Mix = Annotated[MixOptions, Parameter(name="*")]
 Training = Annotated[TrainingOptions, Parameter(name="*")]
+HeldOutSet = Annotated[HeldOutOptions, Parameter(name="*")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]
 DryRun = Annotated[bool, Parameter(negative="", help="Print the plan, its cost and what is missing; start nothing.")]
 SkipUnreadable = Annotated[
     bool, Parameter(negative="", help="Leave images out that cannot be read, and name them, instead of refusing.")
 ]
 Out = Annotated[Path, Parameter(help="Where to write; must be new, or hold the same unfinished work.")]
+
+
+def command_line() -> str:
+    """The command, for reports."""
+    return shlex.join(["nomadiff", *sys.argv[1:]])
 
 
 def score_lines(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Device, DryRun, Images, Out, SkipUnreadable
+from nomadiff.cli.options import Device, DryRun, HeldOutOptions, HeldOutSet, Images, LearningRate, Out, command_line
+from nomadiff.shift.complement import parse_targets
+from nomadiff.shift.shift import Shift
 
 __all__ = ["shift"]
+
+
+def _target(hint: Any, tokens: Sequence[Token]) -> dict[str, float]:
+    return parse_targets([token.value for token in tokens])
+
+
+class ShiftOptions(Shift):
+    target: Annotated[tuple[str, ...], Parameter(converter=_target)]  # type: ignore[assignment]
+    weights: Annotated[tuple[float, ...], Parameter(name="--weight")]
+    synthetic_count: Images | None
+    budget: Images | None
+    learning_rate: LearningRate
+    count: Images
 
 
 def shift(
     model: Annotated[Path, Parameter(help="Run folder, model.safetensors or a snapshot file.")],
     *,
+    settings: Annotated[ShiftOptions, Parameter(name="*")],
     out: Out,
-    target: tuple[str, ...],
     classifier: str | None = None,
-    reference: str | None = None,
-    detector: str = "pixels",
-    weight: tuple[float, ...] | None = None,
-    synthetic_count: Images | None = None,
-    budget: Images | None = None,
-    learning_rate: Annotated[float | None, Parameter(name=["--learning-rate", "--lr"])] = None,
-    count: Images = 1000,
-    seed: int = 0,
-    allow_synthetic_as_real: bool = False,
-    skip_unreadable: SkipUnreadable = False,
-    allow_train_as_reference: bool = False,
+    held_out: HeldOutSet = HeldOutOptions(),  # noqa: B008 - frozen
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -47,57 +51,23 @@ def shift(
 
     Args:
         model: the base.
+        settings: how.
         out: The shifted model: any verb takes this folder.
-        target: Share of a class, or of several together: 3=0.3, or 0,1,2=0.6; once for every group.
         classifier: cifar10-resnet56, or a TorchScript file of logits (classes 0, 1, ...); digits need none.
-        reference: Held-out real images, to measure the distance of every group; without them only shares are.
-        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
-        weight: Guidance weight to try, once for each; -1 and 0.25 to 2 in quarters by default.
-        synthetic_count: Size of the set to fine-tune on; as many as the model had real images by default.
-        budget: Images of fine-tuning, such as 5Mi; a fifth of the model's own budget by default
-            (EDM2, ADM: 5 %).
-        learning_rate: Learning rate of the fine-tuning; the model's last one by default.
-        count: Samples at every weight.
-        seed: Seed of everything.
-        allow_train_as_reference: Accept a reference that the model was trained on.
-        allow_synthetic_as_real: Accept a sample set with a manifest as reference.
-        skip_unreadable: leave files out.
+        held_out: what to measure distances to.
         device: where to compute.
         dry_run: plan only.
     """
     from nomadiff.files import check_output
     from nomadiff.processes import join_processes
-    from nomadiff.shift.complement import parse_targets
-    from nomadiff.shift.shift import Shift
     from nomadiff.workflows.shift import plan_shift, shift_files
 
-    if not dry_run:
-        check_output(out, "folder")
-    settings = Shift(
-        target=parse_targets(target),
-        **({} if weight is None else {"weights": weight}),
-        synthetic_count=synthetic_count,
-        budget=budget,
-        learning_rate=learning_rate,
-        count=count,
-        seed=seed,
-    )
     if dry_run:
-        print(plan_shift(model, settings, scored=reference is not None))
+        print(plan_shift(model, settings, scored=held_out.reference is not None))
         return
-    done = shift_files(
-        model,
-        out,
-        settings,
-        classifier=classifier,
-        reference=reference,
-        detector=detector,
-        allow_synthetic_as_real=allow_synthetic_as_real,
-        skip_unreadable=skip_unreadable,
-        allow_train_as_reference=allow_train_as_reference,
-        device=device,
-        command=shlex.join(["nomadiff", *sys.argv[1:]]),
-    )
+    check_output(out, "folder")
+    command = command_line()
+    done = shift_files(model, out, settings, held_out, classifier=classifier, device=device, command=command)
     if not join_processes(device).is_main:
         return
     print(f"{done.text()}\n{done.sentence}\nmodel:  {out}\nscores: {out / 'shift.json'}\nreport: {out / 'report.html'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -94,49 +95,42 @@ def improve(
     if improvement.weight is None and reference is None:
         raise UsageError("choosing a weight needs --reference (held-out real images); or pass --weight, such as 1")
     processes = join_processes(device)
-    model = as_model(model, "improve", processes.device)
+    model, out = as_model(model, "improve", processes.device), Path(out)
     model.network_for("improve")
-    task = _Task(model, Path(out), improvement, reference, synthetic, processes, command)
-    with task.copy.held():
-        return task.run()
+    if reference is not None:
+        refuse_training_set(model, reference)
+    if synthetic is not None:
+        require_match(model.config, SourceMix(synthetic))
+    count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
+    depends: dict[str, Any] = {"synthetic_count": count}
+    if synthetic is not None:
+        depends["synthetic"] = synthetic.content_hash
+    own = OwnSamples(model, out, count, mixed_seed(improvement.seed, _OWN_SAMPLES) % (1 << 31))
+    copy = FineTunedCopy(
+        model, out, improvement, processes, table="improve.json", noun="improvement", depends=depends, command=command
+    )
+    with copy.held():
+        return _Task(improvement, reference, synthetic, own, copy, processes).run()
 
 
+@dataclass
 class _Task:
     """One improvement in one process."""
 
-    def __init__(
-        self,
-        model: Model,
-        out: Path,
-        improvement: Improvement,
-        reference: ReferenceSet | None,
-        synthetic: ImageSource | None,
-        processes: Processes,
-        command: str,
-    ) -> None:
-        self.improvement, self.reference, self.processes = improvement, reference, processes
-        self.synthetic = synthetic
-        if reference is not None:
-            refuse_training_set(model, reference)
-        if synthetic is not None:
-            require_match(model.config, SourceMix(synthetic))
-        count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
-        seed = mixed_seed(improvement.seed, _OWN_SAMPLES) % (1 << 31)
-        self.own = OwnSamples(model, out, count, seed)
-        depends: dict[str, Any] = {"synthetic_count": count}
-        if synthetic is not None:
-            depends["synthetic"] = synthetic.content_hash
-        self.copy = FineTunedCopy(
-            model,
-            out,
-            improvement,
-            processes,
-            table="improve.json",
-            noun="improvement",
-            depends=depends,
-            command=command,
-        )
-        self.table = self.copy.table
+    improvement: Improvement
+    reference: ReferenceSet | None
+    synthetic: ImageSource | None
+    own: OwnSamples
+    copy: FineTunedCopy
+    processes: Processes
+
+    @property
+    def table(self) -> Table:
+        return self.copy.table
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        return self.copy.candidates()
 
     def run(self) -> Improved:
         """Do what is not done yet."""
@@ -150,7 +144,6 @@ class _Task:
         if self.processes.is_main:
             self.own.drop(keep=keep)
         self.processes.barrier()
-        self.candidates = self.copy.candidates()
         return self._choose()
 
     def _choose(self) -> Improved:

@@ -43,11 +43,11 @@ class Shift:
     """How a model's composition is shifted.
 
     Attributes:
-        target: Share to reach of each group, such as ``{"3": 0.3}`` or ``{"0,1,2": 0.6}``: a group is a class of the
-            classifier or several, separated by commas. What is left is for all other classes together.
-        synthetic_count: Size of the complementary set; the default is as many as the base had real images. The paper
+        target: Share to reach of each group, a class of the classifier or several: 3=0.3 or 0,1,2=0.6, in Python
+            ``{"3": 0.3}``. What is left is for all other classes together.
+        synthetic_count: Size of the set to fine-tune on; the default is as many as the base had real images. The paper
             takes twice as many.
-        budget: Images of fine-tuning; the default is a fifth of the base's budget, a twentieth for EDM2
+        budget: Images of fine-tuning, such as 5Mi; the default is a fifth of the base's budget, a twentieth for EDM2
             and ADM. The paper takes a quarter.
         learning_rate: Learning rate of the fine-tuning; the default is the base's at the end of its training.
         weights: Guidance weights to try. Weight 0, the base, is always scored beside them; at -1 the copy itself is
@@ -171,61 +171,53 @@ def shift(
         Interrupted: Ctrl-C or SIGTERM; what is done is kept.
     """
     processes = join_processes(device)
-    model = as_model(model, "shift", processes.device)
+    model, out = as_model(model, "shift", processes.device), Path(out)
     model.network_for("shift")
     classifier = load_classifier(classifier, device=processes.device)
-    task = _Task(model, Path(out), settings, classifier, reference, processes, command)
-    with task.copy.held():
-        return task.run()
+    # a blank image: a size that the classifier cannot read is an error now; TorchScript classes are known after it
+    classify(classifier, torch.zeros((1, *model.image_shape), dtype=torch.uint8))
+    groups = target_groups(settings.target, classifier.class_names)
+    if reference is not None:
+        _check_reference(reference, classifier, model)
+        refuse_training_set(model, reference)
+    count = own_count(model, settings.synthetic_count)
+    own = ComplementarySet(model, out, count, mixed_seed(settings.seed, _OWN_SAMPLES) % (1 << 31), groups, classifier)
+    depends = {
+        "synthetic_count": count,
+        "target": {group.name: group.target for group in groups if group.name != REST},
+        "classifier": classifier.name,
+        "classifier_sha256": classifier.sha256,
+    }
+    copy = FineTunedCopy(
+        model, out, settings.fine_tuning, processes, table="shift.json", noun="shift", depends=depends, command=command
+    )
+    with copy.held():
+        return _Task(settings, classifier, groups, reference, own, copy, processes).run()
 
 
+@dataclass
 class _Task:
     """One shift in one process."""
 
-    def __init__(
-        self,
-        model: Model,
-        out: Path,
-        settings: Shift,
-        classifier: Classifier,
-        reference: ReferenceSet | None,
-        processes: Processes,
-        command: str,
-    ) -> None:
-        self.settings, self.classifier, self.reference, self.processes = settings, classifier, reference, processes
-        # a blank image: a size that the classifier cannot read is an error now; TorchScript classes are known after it
-        classify(classifier, torch.zeros((1, *model.image_shape), dtype=torch.uint8))
-        self.groups = target_groups(settings.target, classifier.class_names)
-        if reference is not None:
-            _check_reference(reference, classifier, model)
-            refuse_training_set(model, reference)
-        count = own_count(model, settings.synthetic_count)
-        seed = mixed_seed(settings.seed, _OWN_SAMPLES) % (1 << 31)
-        self.set = ComplementarySet(model, out, count, seed, self.groups, classifier)
-        self.copy = FineTunedCopy(
-            model,
-            out,
-            settings.fine_tuning,
-            processes,
-            table="shift.json",
-            noun="shift",
-            depends={
-                "synthetic_count": count,
-                "target": {group.name: group.target for group in self.groups if group.name != REST},
-                "classifier": classifier.name,
-                "classifier_sha256": classifier.sha256,
-            },
-            command=command,
-        )
-        self.table = self.copy.table
+    settings: Shift
+    classifier: Classifier
+    groups: tuple[TargetGroup, ...]
+    reference: ReferenceSet | None
+    own: ComplementarySet
+    copy: FineTunedCopy
+    processes: Processes
+
+    @property
+    def table(self) -> Table:
+        return self.copy.table
 
     def run(self) -> Shifted:
         """Do what is not done yet."""
         self.copy.claim({**(self.reference.meta if self.reference else {}), "count": self.settings.count})
         if not self.copy.is_trained:
-            self.copy.train(self.set.draw(self.processes))
+            self.copy.train(self.own.draw(self.processes))
         if self.processes.is_main:
-            self.set.drop()
+            self.own.drop()
         self.processes.barrier()
         (recorded,) = self.copy.run_folder.read_sources()
         self.base_shares = {each["group"]: each["base"] for each in recorded["composition"]}

@@ -9,7 +9,6 @@ from nomadiff.improve.auxiliary import auxiliary_config, budgets, default_share
 from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.own_samples import own_count
 from nomadiff.improve.settings import Improvement
-from nomadiff.metrics.detectors import Detector
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.metrics.reference import distance_in
 from nomadiff.models.cost import sampling_cost
@@ -22,6 +21,7 @@ from nomadiff.reports.plots import metric_lines
 from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
+from nomadiff.workflows.held_out import HeldOut
 from nomadiff.workflows.judging import metric_infos
 
 __all__ = ["COST_METRICS", "by_precision", "improve_files", "improvement_report", "plan_improvement"]
@@ -41,13 +41,9 @@ def improve_files(
     model: Model | str | Path,
     out: Path,
     improvement: Improvement,
+    held_out: HeldOut = HeldOut(),  # noqa: B008 - frozen
     *,
-    reference: str | ImageSource | None = None,
     train: str | ImageSource | None = None,
-    detector: str | Detector = "pixels",
-    allow_synthetic_as_real: bool = False,
-    skip_unreadable: bool = False,
-    allow_train_as_reference: bool = False,
     vae: str | None = None,
     device: str | None = None,
     command: str = "",
@@ -58,12 +54,8 @@ def improve_files(
         model: the base, anything :meth:`~nomadiff.models.model.Model.load` loads.
         out: folder of the improvement.
         improvement: settings.
-        reference: held-out real images to choose by.
+        held_out: real images to choose by.
         train: the real images the base was trained on, for replication.
-        detector: feature space of the metrics.
-        allow_synthetic_as_real: accept a sample set as reference.
-        skip_unreadable: leave out images that cannot be read, and name them.
-        allow_train_as_reference: accept a reference that the model was trained on.
         vae: autoencoder of a model of latents, if it is not where its recipe says.
         device: where to compute.
         command: the command line, for the report.
@@ -74,30 +66,11 @@ def improve_files(
     """
     processes = join_processes(device)
     base = as_model(model, "improve", processes.device, vae=vae)
-
-    def real(spec: str | ImageSource, name: str) -> ImageSource:
-        return ImageSource.open(
-            spec,
-            name=name,
-            synthetic=False,
-            resolution=base.image_shape[1],
-            allow_synthetic_as_real=allow_synthetic_as_real,
-            skip_unreadable=skip_unreadable,
-        )
-
-    against = None
-    if reference is not None:
-        against = ReferenceSet(
-            real(reference, "reference").pixels,
-            train=None if train is None else real(train, "train").pixels,
-            detector=detector,
-            device=processes.device,
-            allow_train_as_reference=allow_train_as_reference,
-        )
-    done = improve(base, out, improvement, reference=against, device=device, command=command)
+    reference = held_out.open(base, train=train)
+    done = improve(base, out, improvement, reference=reference, device=device, command=command)
     if processes.is_main and done.gain is not None:
-        assert against is not None
-        improvement_report(done, base, against, command=command).write(out / "report.html")
+        assert reference is not None
+        improvement_report(done, base, reference, command=command).write(out / "report.html")
     processes.barrier()
     return done
 

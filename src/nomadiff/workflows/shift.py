@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nomadiff.data.image_source import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.improve.auxiliary import auxiliary_config
 from nomadiff.improve.own_samples import own_count
 from nomadiff.metrics.detectors import Detector, load_classifier
-from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.metrics.reference import distance_in
 from nomadiff.models.dry_run import gpu_hours, three_digits
 from nomadiff.models.model import Model, as_model
@@ -24,6 +22,7 @@ from nomadiff.shift.complement import REST
 from nomadiff.shift.shift import ALL, Shift, Shifted, shift
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
+from nomadiff.workflows.held_out import HeldOut
 from nomadiff.workflows.improve import by_precision
 from nomadiff.workflows.judging import metric_infos
 
@@ -43,13 +42,9 @@ def shift_files(
     model: Model | str | Path,
     out: Path,
     settings: Shift,
+    held_out: HeldOut = HeldOut(),  # noqa: B008 - frozen
     *,
     classifier: str | Detector | None = None,
-    reference: str | ImageSource | None = None,
-    detector: str | Detector = "pixels",
-    allow_synthetic_as_real: bool = False,
-    skip_unreadable: bool = False,
-    allow_train_as_reference: bool = False,
     device: str | None = None,
     command: str = "",
 ) -> Shifted:
@@ -59,12 +54,8 @@ def shift_files(
         model: the base, anything :meth:`~nomadiff.models.model.Model.load` loads.
         out: folder of the shift.
         settings: target and everything else.
+        held_out: real images to measure distances to.
         classifier: assigns images to classes; None takes the shipped one for models of 8x8 digits.
-        reference: held-out real images to measure distances to; None measures shares only.
-        detector: feature space of the metrics.
-        allow_synthetic_as_real: accept a sample set as reference.
-        skip_unreadable: leave out images that cannot be read, and name them.
-        allow_train_as_reference: accept a reference that the model was trained on.
         device: where to compute.
         command: the command line, for the report.
 
@@ -79,25 +70,8 @@ def shift_files(
             raise UsageError("a shift needs --classifier: cifar10-resnet56, or a TorchScript file of logits")
         classifier = "digits"
     judge = load_classifier(classifier, device=processes.device)
-
-    against = None
-    if reference is not None:
-        real = ImageSource.open(
-            reference,
-            name="reference",
-            synthetic=False,
-            resolution=base.image_shape[1],
-            allow_synthetic_as_real=allow_synthetic_as_real,
-            skip_unreadable=skip_unreadable,
-        )
-        against = ReferenceSet(
-            real.pixels,
-            detector=detector,
-            classifier=judge,
-            device=processes.device,
-            allow_train_as_reference=allow_train_as_reference,
-        )
-    done = shift(base, out, settings, classifier=judge, reference=against, device=device, command=command)
+    reference = held_out.open(base, classifier=judge)
+    done = shift(base, out, settings, classifier=judge, reference=reference, device=device, command=command)
     if processes.is_main:
         shift_report(done, base, command=command).write(out / "report.html")
     processes.barrier()
