@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from nomadiff.methods.sims import Neon as Neon
     from nomadiff.methods.source_guidance import SourceGuided as SourceGuided
     from nomadiff.metrics.arrays import metrics_of_arrays as metrics_of_arrays
-    from nomadiff.metrics.evaluate import ReferenceSet as ReferenceSet
     from nomadiff.metrics.evaluate import evaluate as evaluate
+    from nomadiff.metrics.reference import ReferenceSet as ReferenceSet
     from nomadiff.models.guided_model import GuidanceConfig as GuidanceConfig
     from nomadiff.models.model import Model as Model
     from nomadiff.networks.autoencoder import Autoencoder as Autoencoder
@@ -104,10 +104,8 @@ _HOMES = {
         "compare",
     ),
     "nomadiff.workflows.verdict": ("verdict",),
-    "nomadiff.metrics.evaluate": (
-        "evaluate",
-        "ReferenceSet",
-    ),
+    "nomadiff.metrics.evaluate": ("evaluate",),
+    "nomadiff.metrics.reference": ("ReferenceSet",),
     "nomadiff.workflows.evaluate": ("evaluate_files",),
     "nomadiff.metrics.arrays": ("metrics_of_arrays",),
     "nomadiff.workflows.audit": ("audit=audit_files",),

@@ -19,7 +19,7 @@ from nomadiff.improve.settings import Improvement
 from nomadiff.improve.weight_search import Chooser
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
-from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.models.provenance import origins

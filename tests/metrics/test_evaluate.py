@@ -8,7 +8,9 @@ import torch
 from nomadiff.data.digits import read_digits
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors import load_detector
-from nomadiff.metrics.evaluate import ReferenceSet, evaluate, images_sha256
+from nomadiff.metrics.detectors.features import images_sha256
+from nomadiff.metrics.evaluate import evaluate
+from nomadiff.metrics.reference import ReferenceSet
 
 METRICS = {"fd_digits", "precision", "recall", "density", "coverage", "replication", "composition_tv"}
 

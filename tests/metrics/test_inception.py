@@ -11,7 +11,7 @@ from nomadiff.errors import DataError
 from nomadiff.metrics.detectors import inception as module
 from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.detectors.inception import InceptionV3, resize_tf1
-from nomadiff.metrics.evaluate import distance_name
+from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.weights import WeightFile, sha256_of_file
 
 

@@ -10,7 +10,8 @@ import torch
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.metrics.detectors import load_classifier, load_detector
-from nomadiff.metrics.evaluate import distance_name, evaluate
+from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.evaluate import evaluate
 
 
 class Means(torch.nn.Module):

@@ -9,7 +9,7 @@ from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
 from nomadiff.improve.weight_search import score_model
-from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.cost import sampling_cost
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model

@@ -14,7 +14,7 @@ from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.improve import own_samples
 from nomadiff.improve.fine_tuned_copy import FineTunedCopy
 from nomadiff.methods.dm import DM
-from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig

@@ -17,7 +17,7 @@ from nomadiff.improve.fine_tuned_copy import FineTunedCopy
 from nomadiff.improve.own_samples import OwnSamples, own_count
 from nomadiff.improve.settings import Improvement
 from nomadiff.improve.weight_search import Chooser, Gain
-from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model, as_model
 from nomadiff.models.provenance import refuse_training_set
 from nomadiff.processes import Processes, join_processes

@@ -12,7 +12,8 @@ import torch
 
 from nomadiff.errors import UsageError
 from nomadiff.improve.settings import Improvement
-from nomadiff.metrics.evaluate import ReferenceSet, distance_name
+from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.cost import sampling_cost
 from nomadiff.models.model import Model
 from nomadiff.processes import Processes

@@ -11,7 +11,7 @@ from nomadiff.improve.auxiliary import auxiliary_config, default_share
 from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
 from nomadiff.methods.guided import GuidedMethod
-from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model
 from nomadiff.training.config import RunConfig
 from nomadiff.training.presets import AnyPreset

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.metrics.detectors import Detector
-from nomadiff.metrics.detectors.features import images_sha256
 from nomadiff.metrics.lpips import LPIPS
-from nomadiff.metrics.reference import ReferenceSet, distance_name
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.processes import Processes
 
-__all__ = ["ReferenceSet", "distance_name", "evaluate", "images_sha256"]
+__all__ = ["evaluate"]
 
 
 @runtime_checkable

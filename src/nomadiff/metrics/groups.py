@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
+from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups, validate_level
-from nomadiff.metrics.reference import ReferenceSet, distance_name
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.splits import fresh_count, mean_scores
 from nomadiff.tables import Table
 

@@ -10,17 +10,29 @@ and a bias that depends on the number of samples (the Frechet distance has one) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
+from nomadiff.metrics.distance_names import PREFIXES
 
-__all__ = ["GROUPS", "jackknife_interval", "means_left_out", "random_groups", "validate_count", "validate_level"]
+__all__ = [
+    "GROUPS",
+    "interval_fields",
+    "jackknife_interval",
+    "means_left_out",
+    "random_groups",
+    "validate_count",
+    "validate_level",
+]
 
 GROUPS = 20
+_RANGES = dict.fromkeys(("precision", "recall", "coverage", "replication", "composition_tv"), (0.0, 1.0))
+_RANGES["density"] = (0.0, math.inf)
 
 
 def validate_count(count: int) -> None:
@@ -76,3 +88,17 @@ def jackknife_interval(value: float, left_out: Sequence[float] | np.ndarray, lev
     error = float(np.sqrt((len(values) - 1) * np.square(values - values.mean()).mean()))
     width = float(t.ppf((1 + level) / 2, len(values) - 1)) * error
     return value - width, value + width
+
+
+def interval_fields(
+    row: Mapping[str, float], left_out: Mapping[str, np.ndarray], level: float | None
+) -> dict[str, float]:
+    """``<metric>_low`` and ``<metric>_high`` of what has values without each group; nothing without a level."""
+    ends: dict[str, float] = {}
+    if level is None:
+        return ends
+    for name, without in left_out.items():
+        low, high = jackknife_interval(row[name], without, level)
+        least, most = _RANGES.get(name, (0.0 if name.startswith(PREFIXES) else -math.inf, math.inf))
+        ends |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
+    return ends

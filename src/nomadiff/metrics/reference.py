@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +14,33 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource, pixels_of
-from nomadiff.errors import DataError, NomadiffWarning, UsageError
+from nomadiff.errors import NomadiffWarning, UsageError
 from nomadiff.metrics.composition import composition, total_variation
-from nomadiff.metrics.detectors import Classifier, Detector, extract_features, inception, load_classifier, load_detector
+from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import images_sha256
 from nomadiff.metrics.detectors.protocol import check_images
-from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
-from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups
-from nomadiff.metrics.kid import kid, kid_left_out
+from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.feature_reference import FeatureReference
+from nomadiff.metrics.frechet import Statistics
+from nomadiff.metrics.intervals import GROUPS, interval_fields, means_left_out, random_groups
 from nomadiff.metrics.lpips import LPIPS
-from nomadiff.metrics.manifold import prdc, prdc_left_out, radii
+from nomadiff.metrics.manifold import radii
 from nomadiff.metrics.mixture import is_separable, shares_of_sources
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
+from nomadiff.metrics.reference_file import read_stored
 from nomadiff.metrics.replication import calibrate
 from nomadiff.metrics.splits import draws, mean_scores
-from nomadiff.metrics.statistics_files import read_members, read_statistics, write_statistics
-from nomadiff.plain import parse_json
+from nomadiff.metrics.statistics_files import read_statistics, write_statistics
 from nomadiff.processes import Processes
-from nomadiff.safe_pickle import printable
 
-__all__ = ["EXTRAS", "ReferenceSet", "distance_in", "distance_name"]
+__all__ = ["EXTRAS", "ReferenceSet"]
 
 EXTRAS = ("kid", "ssim")
-_DISTANCES = ("fd_", "fid")
-_RANGES = dict.fromkeys(("precision", "recall", "coverage", "replication", "composition_tv"), (0.0, 1.0))
-_RANGES["density"] = (0.0, math.inf)
 _SHOWN = 10  # samples whose nearest training images are named
 
 
-def distance_name(detector: Detector) -> str:
-    """Field name of the Frechet distance on this detector: ``fd_<detector>``, and ``fid`` for the original alone."""
-    if detector.name == "inception" and detector.sha256 in (inception.WEIGHTS.sha256, inception.SCRIPT.sha256):
-        return "fid"
-    return "fd_" + detector.name.replace("-", "_")
-
-
-def distance_in(fields: Iterable[str]) -> str:
-    """The first field name that :func:`distance_name` can have given; empty where no distance was measured."""
-    return next((name for name in fields if name.startswith(_DISTANCES)), "")
-
-
-def _intervals(row: Mapping[str, float], left_out: Mapping[str, np.ndarray], level: float | None) -> dict[str, float]:
-    """``<metric>_low`` and ``<metric>_high`` of what has values without each group; nothing without a level."""
-    ends: dict[str, float] = {}
-    if level is None:
-        return ends
-    for name, without in left_out.items():
-        low, high = jackknife_interval(row[name], without, level)
-        least, most = _RANGES.get(name, (0.0 if name.startswith(_DISTANCES) else -math.inf, math.inf))
-        ends |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
-    return ends
-
-
-class ReferenceSet:
+class ReferenceSet(FeatureReference):
     """Real images to score samples against; what depends on them alone is computed once.
 
     Args:
@@ -215,7 +187,7 @@ class ReferenceSet:
         member = None if interval is None else random_groups(len(samples))
         features, classes = self.read(samples)
         row, left_out, nearest = self._scores(samples, features, classes, member, extra, lpips)
-        result: dict[str, Any] = row | _intervals(row, left_out, interval)
+        result: dict[str, Any] = row | interval_fields(row, left_out, interval)
         result["composition"] = self._composition(classes)
         result["meta"] = {"count": len(samples), **self.meta, **({"nearest": nearest} if nearest else {})}
         return result
@@ -224,17 +196,6 @@ class ReferenceSet:
         """Features of images by the detector, and their classes where there is a classifier, int64 ``(N,)``."""
         features = self._features(self.detector, images)
         return features, self._classes(images, features)
-
-    def score_features(self, features: Tensor, interval: float | None = None) -> dict[str, float]:
-        """The metrics of features alone: the Frechet distance, precision, recall, density and coverage.
-
-        Args:
-            features: float ``(N, D)``, more than k.
-            interval: level of the intervals, ``<metric>_low`` and ``<metric>_high``; there are none for fewer than 40.
-        """
-        member = None if interval is None or len(features) < 2 * GROUPS else random_groups(len(features))
-        row, left_out = self._of_features(features, member, False)
-        return row | _intervals(row, left_out, interval)
 
     def floor(
         self,
@@ -373,41 +334,16 @@ class ReferenceSet:
                 f"detector {self.detector.name} gives {self.detector.dimension}"
             )
         self.meta |= {"reference_count": self.statistics.count, "reference_sha256": None}
-        if Path(path).suffix != ".pkl":
-            self._read_own(Path(path))
+        stored = read_stored(Path(path), self.detector, self.statistics)
+        if stored.features is not None:
+            self.features = stored.features
+            self.statistics = Statistics.from_features(stored.features)
+            self.radii = radii(stored.features, k, "reference")
+        if stored.classes is not None and stored.classifier_sha256 == self.meta.get("classifier_sha256"):
+            self.classes = stored.classes
+            self.composition = self._composition(stored.classes)
+        self.meta |= stored.counted
         return self
-
-    def _read_own(self, path: Path) -> None:
-        held = read_members(path, ("meta", "features", "classes"))
-        if "meta" not in held:
-            return  # EDM's: mean and covariance only
-        meta = parse_json(str(held["meta"]), f"{path}: its description", dict)
-        made_with = tuple(str(meta.get(f"detector{name}")) for name in ("", "_version", "_sha256"))
-        here = tuple(map(str, (self.detector.name, self.detector.version, self.detector.sha256)))
-        if made_with != here:
-            raise UsageError(
-                f"{path}: made with detector {printable(made_with[0])} version {printable(made_with[1])} "
-                f"({printable(made_with[2][:12])}), not with {here[0]} version {here[1]} ({here[2][:12]})"
-            )
-        if "features" in held:
-            features = held["features"]
-            if features.ndim != 2 or features.dtype.kind != "f" or features.shape[1] != len(self.statistics.mean):
-                raise DataError(f"{path}: its features do not belong to its mu")
-            self.features = torch.from_numpy(features)
-            self.statistics = Statistics.from_features(self.features)
-            self.radii = radii(self.features, self.k, "reference")
-        same_classes = meta.get("classifier_sha256") == self.meta.get("classifier_sha256")
-        if "classes" in held and same_classes:
-            classes = held["classes"]
-            if classes.ndim != 1 or classes.dtype.kind not in "iu" or (classes.size and classes.min() < 0):
-                raise DataError(f"{path}: its classes are no labels")
-            self.classes = torch.from_numpy(classes.astype(np.int64))
-            self.composition = self._composition(self.classes)
-        self.meta |= {name: meta.get(name) for name in ("reference_count", "reference_sha256")}
-
-    def distance(self, features: Tensor) -> float:
-        """Frechet distance of features ``(N, D)`` to the reference."""
-        return frechet_distance(self.statistics, Statistics.from_features(features))
 
     def _scores(
         self,
@@ -422,7 +358,7 @@ class ReferenceSet:
 
         ``samples`` are the images themselves; metrics of pixels are left out without them.
         """
-        row, left_out = self._of_features(features, member, "kid" in extra)
+        row, left_out = self.of_features(features, member, "kid" in extra)
         alike = "ssim" in extra or lpips is not None
         means: dict[str, Tensor] = {}
         nearest: list[dict[str, float]] = []
@@ -445,32 +381,6 @@ class ReferenceSet:
             if member is not None:
                 left_out["composition_tv"] = np.array([self._variation(classes[member != g]) for g in range(GROUPS)])
         return row, left_out, nearest
-
-    def _of_features(
-        self, features: Tensor, member: Tensor | None, with_kid: bool
-    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """The metrics of features alone, and with groups also their values without each."""
-        name = distance_name(self.detector)
-        row = {name: self.distance(features)}
-        left_out: dict[str, np.ndarray] = {}
-        if member is not None:
-            left_out[name] = frechet_left_out(self.statistics, features, member)
-        if self.features is None:
-            return row, left_out
-        if member is None:
-            row |= prdc(self.features, features, self.k, self.convention, real_radii=self.radii)
-        else:
-            values, without = prdc_left_out(
-                self.features, features, member, self.k, self.convention, real_radii=self.radii
-            )
-            row, left_out = row | values, left_out | without
-        if with_kid:
-            name = "kid" if name == "fid" else name.replace("fd_", "kd_", 1)
-            if member is None:
-                row[name] = kid(self.features, features)
-            else:
-                row[name], left_out[name] = kid_left_out(self.features, features, member)
-        return row, left_out
 
     def _variation(self, classes: Tensor) -> float:
         return total_variation(self._composition(classes) or [], self.composition or [])

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,28 +14,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nomadiff.data.latents import LatentSpace
-from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
-from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.denoiser import Denoiser, EDMDenoiser
+from nomadiff.errors import DataError, UsageError
 from nomadiff.files import sha256_of_file
-from nomadiff.guidance.guided import evaluations_of
-from nomadiff.models.class_choice import class_index, class_weights, stored_labels
+from nomadiff.models.class_choice import class_index
 from nomadiff.models.discriminator import Discriminator
+from nomadiff.models.drawable import Drawable
 from nomadiff.models.foreign import foreign
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
 from nomadiff.models.hub import HUB_PREFIX, fetch_model
 from nomadiff.models.own_denoiser import DenoiserFacts, fingerprint
 from nomadiff.models.sample_set import write_sample_set
+from nomadiff.models.weights import read_weights
 from nomadiff.networks.autoencoder import Autoencoder
-from nomadiff.networks.build import build_filled
 from nomadiff.pictures import html_table
 from nomadiff.processes import Processes, join_processes
-from nomadiff.progress import progress_bar
 from nomadiff.safe_pickle import printable
-from nomadiff.sampling.sampler import SamplerConfig, draw, drawn_classes, to_uint8
-from nomadiff.seeding import SampleNoise
+from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import Facts, RunConfig
-from nomadiff.training.run_folder import RunFolder, load_tensors, versions
+from nomadiff.training.run_folder import versions
 
 __all__ = ["Model", "as_model"]
 
@@ -51,7 +46,7 @@ class Part(Protocol):
     def sha256(self) -> str: ...
 
 
-class Model:
+class Model(Drawable):
     """A model that can be sampled: what ``method.fit`` returns and what a run folder holds.
 
     It is one network or, if it is guided, a denoiser made of several models; every verb takes both.
@@ -83,10 +78,8 @@ class Model:
     ) -> None:
         if known is None:
             raise UsageError("a denoiser alone is no model: Model.from_denoiser(D, shape=(C, H, W)) makes one of it")
-        self.denoiser = denoiser
-        self.known = known
+        super().__init__(denoiser, known, device or _device_of(denoiser))
         self._path = path
-        self.device = device or _device_of(denoiser)
         self.guidance = guidance
         self.parts = tuple(parts)
 
@@ -177,49 +170,14 @@ class Model:
         """As :meth:`load`; ``opened`` counts the models that one guided model is made of."""
         if next(opened) > _MOST_PARTS:
             raise DataError(f"{printable(str(path), 200)}: part of a model of more than {_MOST_PARTS}, or of itself")
-        file = path
-        if (reason := foreign(file)) is not None:
+        if (reason := foreign(path)) is not None:
             raise DataError(reason)
-        if (file / GUIDANCE_NAME).exists():
+        if (path / GUIDANCE_NAME).exists():
             if snapshot is not None:
                 raise UsageError(f"{path} is a guided model: it has no snapshots of its own")
-            return cls._load_guided(file, device, opened, vae)
-        if file.is_dir():
-            folder = RunFolder(file)
-            available = folder.snapshots()
-            known = ", ".join(map(str, available)) or "none"
-            if snapshot is not None and snapshot not in available:
-                raise UsageError(f"{path} has no snapshot at {snapshot} images; it has: {known}")
-            file = folder.model_path if snapshot is None else folder.snapshot_path(snapshot)
-            if not file.exists():
-                for table, what in (("improve.json", "improvement"), ("shift.json", "shift")):
-                    if (folder.path / table).exists():
-                        raise DataError(f"{path} is an unfinished {what}: run its command again")
-                _require_run(folder)
-                raise DataError(f"{path} is not finished: run its training command again, or take a snapshot ({known})")
-        elif snapshot is not None:
-            raise UsageError("a snapshot is chosen in a run folder; this is a single file")
-        try:
-            tensors, metadata = load_tensors(file)
-        except DataError as error:
-            if (file.parent / "config.json").exists():  # the model of a run: its state or last snapshot gives it again
-                raise DataError(f"{error}: run the training command again, which makes it anew") from error
-            raise
-        if "recipe" not in metadata:
-            raise DataError(
-                f"{file}: not a model of nomadiff (no recipe in it); another tool's is imported first (nomadiff import)"
-            )
-        try:
-            config = RunConfig.from_dict(metadata["recipe"])
-            config.network.validate()
-        except NomadiffError as error:
-            raise DataError(f"{file}: {error}") from error
-        config = _decoded_by(config, vae)
-        try:
-            denoiser = build_filled(config.build_denoiser, tensors)
-        except DataError as error:
-            raise DataError(f"{file}: its weights do not fit its recipe ({error})") from error
-        return cls(denoiser.to(device).eval().requires_grad_(False), config, file, device=device)
+            return cls._load_guided(path, device, opened, vae)
+        denoiser, recipe, file = read_weights(path, snapshot=snapshot, vae=vae)
+        return cls(denoiser.to(device).eval().requires_grad_(False), recipe, file, device=device)
 
     @classmethod
     def _load_guided(cls, folder: Path, device: torch.device, opened: Iterator[int], vae: str | None) -> Model:
@@ -313,24 +271,6 @@ class Model:
         what = self.denoiser if hasattr(self.denoiser, "__qualname__") else type(self.denoiser)
         return f"model '{self.known.method}' ({what.__qualname__})"
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape ``(C, H, W)`` of what is drawn: an image, or a latent."""
-        return self.known.shape
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape ``(C, H, W)`` of one image."""
-        if self.known.latents is None:
-            return self.shape
-        side = self.shape[1] * self.known.latents.factor
-        return 3, side, side
-
-    @property
-    def draws_latents(self) -> bool:
-        """Whether what the network draws has to be decoded to be an image."""
-        return self.known.latents is not None or self.shape[0] not in (1, 3)
-
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """The autoencoder of this model's latents, loaded on first use; a guided model uses its base's.
@@ -339,16 +279,7 @@ class Model:
             UsageError: it is a model of images, or diffusers is not installed.
             DataError: it cannot be loaded, or is another one than the model was trained with.
         """
-        if self.parts and isinstance(self.parts[0], Model):
-            return self.parts[0].autoencoder
-        space = _space_of(self.config)
-        found = Autoencoder.load(space.vae, sha256=space.vae_sha256, device=self.device)
-        if (found.channels, found.factor) != (space.channels, space.factor):
-            raise DataError(
-                f"{space.vae}: {found.channels} channels of {found.factor} pixels a side; this model's latents have "
-                f"{space.channels} of {space.factor}"
-            )
-        return found
+        return self.parts[0].autoencoder if self.parts and isinstance(self.parts[0], Model) else super().autoencoder
 
     @cached_property
     def sha256(self) -> str:
@@ -382,164 +313,6 @@ class Model:
             f"{needs} by a recipe; {self.name} has none: train its network with a method, such as "
             "CASD(network).fit(...), or import its weights"
         )
-
-    def nfe(self, sampler: SamplerConfig | None = None) -> float:
-        """Network evaluations for one image: the solver's calls, each counted by what it costs."""
-        total = sum(evaluations_of(self.denoiser, sigma) for sigma in (sampler or self.known.sampler).called_levels())
-        return int(total) if total == int(total) else round(total, 2)
-
-    def source_index(self, source: int | str) -> int:
-        """The label of a source given by name or number.
-
-        Raises:
-            UsageError: the model does not know it.
-        """
-        names = self.known.source_names
-        if isinstance(source, str) and source in names:
-            source = names.index(source)
-        if not isinstance(source, int) or not 0 <= source < len(names):
-            listed = ", ".join(f"{index} = {name}" for index, name in enumerate(names))
-            raise UsageError(f"unknown source '{source}': this model knows {listed}")
-        return source
-
-    def sampling_denoiser(self, source: int | str = 0) -> Denoiser:
-        """The denoiser to sample with: ``D(x, sigma)`` with the source fixed, to "real" unless asked otherwise.
-
-        Raises:
-            UsageError: the source is unknown, or a synthetic one is asked of a model without source labels.
-        """
-        index = self.source_index(source)
-        if self.known.sources:
-            return BoundDenoiser(self.denoiser, source=index)
-        if index:
-            raise UsageError(f"a {self.known.method} model has no source labels: it cannot draw source {source!r}")
-        return self.denoiser
-
-    def sample(self, count: int, seed: int = 0, **options: Any) -> Tensor:
-        """Draw ``count`` images; image ``i`` depends on ``(seed, i)`` only.
-
-        Args:
-            count: number of images.
-            seed: seed of the set.
-            **options: as for :meth:`sample_batches`.
-
-        Returns:
-            uint8 ``(count, C, H, W)`` on the CPU.
-        """
-        batches = list(self.sample_batches(count, seed, **options))
-        return torch.cat(batches) if batches else torch.empty((0, *self.image_shape), dtype=torch.uint8)
-
-    def sample_batches(
-        self,
-        count: int,
-        seed: int = 0,
-        *,
-        source: int | str = 0,
-        class_label: int | str | None = None,
-        classes: str | None = None,
-        sampler: SamplerConfig | None = None,
-        batch_size: int | None = None,
-        first: int = 0,
-        processes: Processes | None = None,
-        show: bool = False,
-        decode: bool = True,
-    ) -> Iterator[Tensor]:
-        """Draw images a batch at a time, in order.
-
-        Args:
-            count: number of images.
-            seed: seed of the set.
-            first: index of the first of them within the set.
-            source: name or label of the source to draw; the real one unless asked otherwise.
-            class_label, classes: the one class to draw from a class-conditional model, or how often to draw which, see
-                :func:`~nomadiff.models.class_choice.class_weights`; by default as the source's training images have
-                them.
-            sampler: solver and steps; None takes the recipe's.
-            batch_size: images solved together in a process; None chooses by their size.
-            processes: share the work among these; every process gets every image.
-            show: show a progress bar.
-            decode: make images of what a model of latents draws; False leaves it as it is.
-
-        Yields:
-            uint8 ``(b, C, H, W)`` on the CPU; without ``decode`` float32 raw latents, as data sets hold them.
-
-        Raises:
-            UsageError: unknown source or class, or latents of an unknown autoencoder.
-            DataError: the autoencoder cannot be loaded.
-        """
-        finish = self._decoded if decode else self._raw
-        if decode and self.draws_latents:
-            self.autoencoder  # noqa: B018 - loaded now: it may be missing, and sampling is expensive
-        denoiser = self.sampling_denoiser(source)
-        weights = class_weights(self.known, self.source_index(source), class_label=class_label, classes=classes)
-        group = processes or Processes(0, 1, self.device)
-        size = batch_size or self.default_batch_size
-        with progress_bar(f"sample {self.known.method}", total=count, show=show and group.is_main) as advance:
-            for start in range(0, count, size * group.count):
-                stop = min(start + size * group.count, count)
-                share = math.ceil((stop - start) / group.count)
-                # the last batch may not divide: every process draws the same number, and the surplus is cut off
-                mine = start + group.rank * share
-                indices = [first + min(index, stop - 1) for index in range(mine, mine + share)]
-                (batch,) = draw(
-                    denoiser,
-                    self.shape,
-                    indices,
-                    seed=seed,
-                    config=sampler or self.known.sampler,
-                    batch_size=share,
-                    device=self.device,
-                    class_weights=weights,
-                )
-                yield group.gather(finish(batch)).cpu()[: stop - start]
-                advance(stop - start)
-
-    def _decoded(self, drawn: Tensor) -> Tensor:
-        """Images of what the network drew: uint8 on the model's device."""
-        if not self.draws_latents:
-            return to_uint8(drawn)
-        return self.autoencoder.decode(self._raw(drawn)).to(self.device)
-
-    def _raw(self, drawn: Tensor) -> Tensor:
-        return _space_of(self.config).raw(drawn)
-
-    def drawn_classes(
-        self,
-        indices: Sequence[int],
-        seed: int,
-        class_label: int | str | None = None,
-        *,
-        source: int | str = 0,
-        classes: str | None = None,
-    ) -> Tensor | None:
-        """The class of each image that :meth:`sample` draws for these indices; None without class labels.
-
-        Args:
-            indices: which images of the set.
-            seed: seed of the set.
-            class_label, source, classes: as for :meth:`sample_batches`.
-
-        Returns:
-            int64 ``(len(indices),)``: labels as sample sets are stored with, see :attr:`class_names`.
-        """
-        if not self.known.classes:
-            return None
-        weights = class_weights(self.known, self.source_index(source), class_label=class_label, classes=classes)
-        noise = SampleNoise(seed, indices)
-        noise.normal(self.shape)  # the latent comes first in every stream
-        return stored_labels(self.known, drawn_classes(noise, weights, len(indices)))
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Name of label ``k`` of a sample set at index ``k``; None if classes are known by their numbers."""
-        return self.known.stored_class_names
-
-    @property
-    def default_batch_size(self) -> int:
-        """How many images are drawn at once unless the caller says: a fixed number of pixels, well below the memory."""
-        pixels = math.prod(self.shape)
-        budget = 1 << (18 if self.device.type == "cpu" else 21)
-        return max(8, min(1024, budget // pixels))
 
     def manifest(
         self,
@@ -598,12 +371,8 @@ class Model:
             UsageError: ``path`` exists, another process makes it, or its ``.part`` holds another job half done.
             Interrupted: Ctrl-C; what is done is kept.
         """
-        write_sample_set(self, Path(path), count, seed, processes or Processes(0, 1, self.device), preview, options)
-
-
-def _require_run(folder: RunFolder) -> None:
-    """Raise DataError unless the folder holds a run."""
-    folder.config()
+        group = processes or Processes(0, 1, self.device)
+        write_sample_set(self, self.manifest, Path(path), count, seed, group, preview, options)
 
 
 def as_model(model: Model | str | Path, verb: str, device: torch.device, *, vae: str | None = None) -> Model:
@@ -626,24 +395,6 @@ def as_model(model: Model | str | Path, verb: str, device: torch.device, *, vae:
             "Model.from_denoiser(D, shape=(C, H, W)) makes one"
         )
     return Model.load(model, vae=vae, device=device)
-
-
-def _decoded_by(config: RunConfig, vae: str | None) -> RunConfig:
-    """The recipe with its autoencoder elsewhere; a model of four channels that names none gets EDM2's space."""
-    if vae is None:
-        return config
-    if config.latents is None and config.network.channels in (1, 3):
-        raise UsageError("this is a model of images: it takes no autoencoder (--vae)")
-    return replace(config, latents=replace(config.latents or LatentSpace(), vae=vae))
-
-
-def _space_of(config: Facts) -> LatentSpace:
-    if config.latents is None:
-        raise UsageError(
-            f"this model draws {config.shape[0]} channels and does not name the autoencoder that makes images "
-            "of them: pass --vae"
-        )
-    return config.latents
 
 
 def _kind(denoiser: Denoiser) -> str:

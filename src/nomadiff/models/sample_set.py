@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,35 +13,18 @@ from torch import Tensor
 from nomadiff.data.part_folder import deliver, is_delivered, part_folder
 from nomadiff.data.writing import write_images
 from nomadiff.files import atomic_path
+from nomadiff.models.drawable import Drawable
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
-from nomadiff.training.config import Facts
 
 __all__ = ["write_sample_set"]
 
 _PREVIEW = 64  # images
 
 
-class Drawable(Protocol):
-    """The interface of a model; see :class:`~nomadiff.models.model.Model`."""
-
-    known: Facts
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None: ...
-
-    @property
-    def manifest(self) -> Callable[..., dict[str, Any]]: ...
-
-    @property
-    def drawn_classes(self) -> Callable[..., Tensor | None]: ...
-
-    @property
-    def sample_batches(self) -> Callable[..., Iterator[Tensor]]: ...
-
-
 def write_sample_set(
     model: Drawable,
+    manifest_of: Callable[..., dict[str, Any]],
     out: Path,
     count: int,
     seed: int,
@@ -55,7 +38,7 @@ def write_sample_set(
         group.barrier()
         return
     classes = {"source": options.get("source", 0), **{name: options.get(name) for name in ("class_label", "classes")}}
-    manifest = model.manifest(count, seed, sampler=options.get("sampler"), **classes)
+    manifest = manifest_of(count, seed, sampler=options.get("sampler"), **classes)
     recipe = {name: value for name, value in manifest.items() if name != "versions"}
     with part_folder(out, {**recipe, "class_label": options.get("class_label")}) as part:
         delivered = is_delivered(out)

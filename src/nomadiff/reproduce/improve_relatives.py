@@ -18,7 +18,7 @@ from nomadiff.methods.autoguidance import Autoguidance
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided
 from nomadiff.methods.dm import DM
 from nomadiff.methods.source_guidance import SourceGuided
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.page import Finding, Report
 from nomadiff.reproduce.sims_settings import (

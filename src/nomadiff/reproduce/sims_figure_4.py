@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.improve.weight_search import paired_gain
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.reports.plots import metric_lines

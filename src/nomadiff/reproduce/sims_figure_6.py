@@ -32,7 +32,9 @@ from nomadiff.loops.algorithm import LoopData
 from nomadiff.loops.images import ImageStandard
 from nomadiff.loops.seeds import derived
 from nomadiff.metrics.detectors import load_detector
-from nomadiff.metrics.evaluate import ReferenceSet, distance_name, images_sha256
+from nomadiff.metrics.detectors.features import images_sha256
+from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.dry_run import gpu_hours
 from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of

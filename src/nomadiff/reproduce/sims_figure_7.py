@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.data.image_source import ImageSource
-from nomadiff.metrics.evaluate import ReferenceSet
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.reproduce.sims_settings import (

@@ -12,7 +12,7 @@ from typing import Any
 
 from nomadiff.metrics.composition import composition
 from nomadiff.metrics.detectors import classify
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.grids import save_grid
 from nomadiff.reports.page import Finding, GridPanel, Report

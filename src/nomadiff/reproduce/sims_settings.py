@@ -27,7 +27,7 @@ from nomadiff.improve.settings import Improvement
 from nomadiff.improve.weight_search import score_model
 from nomadiff.jobs import run_jobs
 from nomadiff.methods.dm import DM
-from nomadiff.metrics.evaluate import ReferenceSet
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.dry_run import gpu_hours
 from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in
 from nomadiff.reports.page import Report
 from nomadiff.reproduce.sims_settings import (
     DIGITS_SHORT,

@@ -9,7 +9,7 @@ from typing import Any
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import write_text
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.dry_run import core_hours, gpu_hours
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Figure, Report

@@ -19,8 +19,8 @@ from nomadiff.improve.own_samples import own_count
 from nomadiff.improve.settings import Improvement
 from nomadiff.metrics.composition import share_interval
 from nomadiff.metrics.detectors import Classifier, classify, load_classifier
-from nomadiff.metrics.evaluate import ReferenceSet, distance_name
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in, distance_name
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model, as_model
 from nomadiff.models.provenance import refuse_training_set
 from nomadiff.processes import Processes, join_processes

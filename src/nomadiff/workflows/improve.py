@@ -9,8 +9,8 @@ from nomadiff.improve.auxiliary import auxiliary_config, budgets, default_share
 from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.own_samples import own_count
 from nomadiff.improve.settings import Improvement
-from nomadiff.metrics.evaluate import ReferenceSet
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.cost import sampling_cost
 from nomadiff.models.dry_run import gpu_hours, three_digits
 from nomadiff.models.model import Model, as_model

@@ -10,7 +10,7 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.files import printable
 from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
 from nomadiff.metrics.detectors.loading import DETECTORS, names_detector
-from nomadiff.metrics.reference import distance_name
+from nomadiff.metrics.distance_names import distance_name
 from nomadiff.models.dry_run import class_lines, millions, parameters_planned, three_digits
 from nomadiff.models.foreign import foreign
 from nomadiff.models.guided_model import GUIDANCE_NAME

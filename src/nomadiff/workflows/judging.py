@@ -15,8 +15,9 @@ from nomadiff.errors import UsageError
 from nomadiff.methods.method import Method
 from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
+from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.neighbours import nearest_neighbours
-from nomadiff.metrics.reference import ReferenceSet, distance_name
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.verdict import judge as judge_arms
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, Report

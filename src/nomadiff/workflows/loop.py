@@ -22,7 +22,8 @@ from nomadiff.loops.madness import Madness, madness
 from nomadiff.loops.real_images import RealImages
 from nomadiff.methods.dm import DM
 from nomadiff.metrics.detectors import Detector, load_detector
-from nomadiff.metrics.evaluate import ReferenceSet, distance_name
+from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.dry_run import plan_training
 from nomadiff.processes import join_processes
 from nomadiff.reports.numbers import cell_text

@@ -10,7 +10,7 @@ from nomadiff.errors import UsageError
 from nomadiff.improve.auxiliary import auxiliary_config
 from nomadiff.improve.own_samples import own_count
 from nomadiff.metrics.detectors import Detector, load_classifier
-from nomadiff.metrics.reference import distance_in
+from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.dry_run import gpu_hours, three_digits
 from nomadiff.models.model import Model, as_model
 from nomadiff.networks.flops import flops_of
