@@ -58,16 +58,7 @@ class MixSpec:
             UsageError, DataError: as :class:`~nomadiff.data.image_source.ImageSource` and
                 :class:`~nomadiff.data.source_mix.SourceMix` do.
         """
-        real = ImageSource.open(
-            self.real,
-            name="real",
-            synthetic=False,
-            resolution=self.resolution,
-            subset=self.real_subset,
-            classes=self.real_classes,
-            allow_synthetic_as_real=self.allow_synthetic_as_real,
-            skip_unreadable=self.skip_unreadable,
-        )
+        real = self.open_real(self.real, "real", subset=self.real_subset)
         synthetic = [
             ImageSource.open(
                 spec,
@@ -81,6 +72,23 @@ class MixSpec:
             for name, spec in self.named_synthetic()
         ]
         return SourceMix(real, synthetic, real_fraction=self.real_fraction, weights=self.source_weights)
+
+    def open_real(self, images: str | ImageSource, name: str, *, subset: str | None = None) -> ImageSource:
+        """Read real images as the mix's are read: as large, of the same classes, with the same leave.
+
+        Raises:
+            UsageError, DataError: as :class:`~nomadiff.data.image_source.ImageSource` does.
+        """
+        return ImageSource.open(
+            images,
+            name=name,
+            synthetic=False,
+            resolution=self.resolution,
+            subset=subset,
+            classes=self.real_classes,
+            allow_synthetic_as_real=self.allow_synthetic_as_real,
+            skip_unreadable=self.skip_unreadable,
+        )
 
     def named_synthetic(self) -> list[tuple[str, str | ImageSource]]:
         """Name and spec of every synthetic source."""

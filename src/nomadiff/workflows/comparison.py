@@ -28,23 +28,23 @@ class Comparison:
 
     Attributes:
         mix: Real and synthetic images, to read or read already. ``{seed}`` in a subset is replaced by each seed.
-        reference: Held-out real images to judge by: a path, as for the mix, or a source.
+        reference: Held-out real images that no model sees.
         out: Folder for runs, metrics and report.
-        methods: Methods to compare, by name or class. One that guides a base brings its control: the base's method with
-            the same budget, the base trained on as many more images.
-        preset: Network and training of every arm, as every method takes it.
-        seeds: One set of arms is trained for each.
-        changes: Training options that differ from the preset's, the same for every arm.
+        methods: Methods to compare, as for train; from Python classes too. One that guides a base brings its control:
+            the base's method with the same budget, the base trained on as many more images.
+        preset: cifar10, ffhq64, small32, tiny or digits.
+        seeds: Seeds. One set of models is trained for each.
+        changes: Training options that differ from the preset's, the same for every model.
         together: Train on all synthetic sources at once (labels 1..K) instead of one at a time.
-        class_labels: Condition on class labels too.
-        count: Samples of every arm.
-        detector: Feature space of the distance, precision, recall, density and coverage.
-        detector_weights: Path or URL of the detector's weights, if not its own.
-        classifier: Classifier of the composition; by default the detector itself where it classifies.
-        classifier_weights: Path or URL of the classifier's weights.
+        class_labels: Condition on the images' class labels too.
+        count: Samples of every model.
+        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
+        detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
+        classifier: Classifier for the class composition; by default the detector itself where it classifies.
+        classifier_weights: File or URL of the classifier's weights, if not its own; checked by SHA-256.
         similarity: Measure SSIM between samples and to the nearest training image too (CASD Table 3).
         allow_train_as_reference: Accept a reference that is the training set, or mostly.
-        workers: Arms trained side by side; the default is one a CPU core, and 1 on a GPU.
+        workers: Models trained side by side; by default one a CPU core, and 1 on a GPU.
         device: Where to compute.
         title: Title of the report.
         command: The command line, printed in the report.
@@ -146,15 +146,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         UsageError, DataError: something does not.
     """
     mix_spec = comparison.mix_spec
-    reference = ImageSource.open(
-        comparison.reference,
-        name="reference",
-        synthetic=False,
-        resolution=mix_spec.resolution,
-        classes=mix_spec.real_classes,
-        allow_synthetic_as_real=mix_spec.allow_synthetic_as_real,
-        skip_unreadable=mix_spec.skip_unreadable,
-    )
+    reference = mix_spec.open_real(comparison.reference, "reference")
     arms = comparison.arms()
     checked = set()
     last: SourceMix | None = None

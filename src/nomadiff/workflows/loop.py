@@ -55,35 +55,37 @@ class ImageLoop:
     """Loops to run: every algorithm once for every seed, all on the same real images of that seed.
 
     Attributes:
-        real: real images: a folder, zip, npz or npy file, a hub data set, ``digits:pool``, or a source.
-        reference: held-out real images to judge by, likewise.
-        out: folder for loops, metrics and report.
-        algorithms: names in :data:`~nomadiff.loops.images.IMAGE_ALGORITHMS`.
-        kind: one of :data:`~nomadiff.loops.loop.KINDS`; hyphens do for spaces.
-        generations: how many, at least 2.
-        real_count: real images in a training set, drawn anew for every seed; None takes all there are, in a fresh data
-            loop an equal part for every generation.
-        synthetic_count: images each generation makes for its successors; None makes as many as there are real ones.
-        preset: network and training.
-        changes: training options that differ from the preset's.
-        weight: guidance weight of the algorithms that have one.
-        warm_start: train every generation from its predecessor's weights.
-        seeds: one loop of each algorithm is run for each.
-        count: samples every generation is judged by.
-        detector: feature space of the distance, precision, recall, density and coverage.
-        detector_weights: path or URL of the detector's weights.
-        resolution: crop and resize the images to this many pixels.
-        allow_synthetic_as_real: accept a sample set with a manifest as real.
-        skip_unreadable: leave out images that cannot be read, and name them.
-        device: where to compute.
-        command: the command line, printed in the report.
+        real: Real images: a folder, zip, npz or npy file, hf:NAME of a hub data set, or digits:pool.
+        reference: Held-out real images that no model sees.
+        out: Folder for loops, metrics.json, madness.json and report.html.
+        algorithms: standard, sims, neon, source-guidance, casd (own samples as source 1), casd-provenance (told what is
+            synthetic) or real-only.
+        kind: synthetic-augmentation, fully-synthetic, fresh-data (new real images in every generation) or accumulation
+            (all earlier generations are kept).
+        generations: How many, at least 2; the first learns from real images alone.
+        real_count: Real images in a training set, drawn anew for every seed; by default all of them (fresh-data: an
+            equal part for every generation).
+        synthetic_count: Images each generation makes for its successors; by default as many as real ones.
+        preset: cifar10, ffhq64, small32, tiny or digits.
+        changes: Training options that differ from the preset's.
+        weight: Guidance weight of sims, neon and source-guidance; 1 by default.
+        warm_start: Train every generation from its predecessor's weights instead of from scratch.
+        seeds: Seeds. One loop of every algorithm is run for each.
+        count: Samples every generation is judged by.
+        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
+        detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
+        resolution: Crop to a square and resize to this many pixels.
+        allow_synthetic_as_real: Accept a sample set with a manifest as real.
+        skip_unreadable: Leave images out that cannot be read, and name them, instead of refusing.
+        device: Where to compute.
+        command: The command line, printed in the report.
     """
 
     real: str | ImageSource
     reference: str | ImageSource
     out: Path
     algorithms: tuple[str, ...] = ("standard", "sims")
-    kind: str = "synthetic augmentation"
+    kind: str = "synthetic-augmentation"
     generations: int = 5
     real_count: int | None = None
     synthetic_count: int | None = None
