@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from nomadiff.workflows.audit import audit_files as audit
     from nomadiff.workflows.compare import Comparison as Comparison
     from nomadiff.workflows.compare import compare as compare
+    from nomadiff.workflows.evaluate import EvaluationSettings as EvaluationSettings
     from nomadiff.workflows.evaluate import evaluate_files as evaluate_files
     from nomadiff.workflows.info import describe as info
     from nomadiff.workflows.loop import ImageLoop as ImageLoop
@@ -106,7 +107,10 @@ _HOMES = {
     "nomadiff.workflows.verdict": ("verdict",),
     "nomadiff.metrics.evaluate": ("evaluate",),
     "nomadiff.metrics.reference": ("ReferenceSet",),
-    "nomadiff.workflows.evaluate": ("evaluate_files",),
+    "nomadiff.workflows.evaluate": (
+        "EvaluationSettings",
+        "evaluate_files",
+    ),
     "nomadiff.metrics.arrays": ("metrics_of_arrays",),
     "nomadiff.workflows.audit": ("audit=audit_files",),
     "nomadiff.improve.settings": ("Improvement",),
@@ -181,6 +185,7 @@ __all__ = [  # noqa: RUF022 - the order a reader meets them
     "evaluate",
     "ReferenceSet",
     "evaluate_files",
+    "EvaluationSettings",
     "metrics_of_arrays",
     "audit",
     "Improvement",

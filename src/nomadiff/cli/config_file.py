@@ -7,9 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
-
-from cyclopts import Parameter
+from typing import Any, get_args, get_type_hints
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import COMMAND_NAME, read_regular, write_text
@@ -105,7 +103,8 @@ def _changed(settings: Any) -> dict[str, Any]:
     changed = {}
     for field in fields(settings):
         value = getattr(settings, field.name)
-        written = [each for each in getattr(hints[field.name], "__metadata__", ()) if isinstance(each, Parameter)]
+        hint = hints[field.name]
+        written = [each for part in (hint, *get_args(hint)) for each in getattr(part, "__metadata__", ())]
         if value != field.default and not any(each.parse is False for each in written):
             names = [name for each in written for name in each.name or ()]
             changed[names[0].lstrip("-") if names else field.name] = value

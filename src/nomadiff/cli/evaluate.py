@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Device, DryRun, SkipUnreadable, score_lines
+from nomadiff.cli.options import Device, DryRun, Level, score_lines
+from nomadiff.workflows.evaluate import EvaluationSettings, parse_groups
 
 __all__ = ["evaluate"]
+
+
+def _groups(hint: Any, tokens: Sequence[Token]) -> dict[str, list[str]]:
+    return parse_groups([token.value for token in tokens])
+
+
+class EvaluationOptions(EvaluationSettings):
+    train: str | None
+    detector: str
+    classifier: str | None
+    extra: tuple[Literal["kid", "ssim", "lpips"], ...]
+    groups: Annotated[tuple[str, ...], Parameter(name="--group", converter=_groups)]  # type: ignore[assignment]
+    convention: Literal["prdc", "kynkaanniemi"]
+    interval: Level | None
+    save_reference: Path | None
+    device: Device
 
 
 def evaluate(
@@ -17,24 +35,7 @@ def evaluate(
     *,
     reference: str,
     out: Annotated[Path, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = Path("metrics.json"),
-    train: str | None = None,
-    detector: str = "pixels",
-    detector_weights: str | None = None,
-    classifier: str | None = None,
-    classifier_weights: str | None = None,
-    extra: tuple[Literal["kid", "ssim", "lpips"], ...] = (),
-    lpips_weights: tuple[str, str] | None = None,
-    by_class: bool = False,
-    group: tuple[str, ...] = (),
-    k: int = 5,
-    convention: Literal["prdc", "kynkaanniemi"] = "prdc",
-    interval: float | None = 0.95,
-    save_reference: Path | None = None,
-    resolution: int | None = None,
-    allow_synthetic_as_real: bool = False,
-    skip_unreadable: SkipUnreadable = False,
-    allow_train_as_reference: bool = False,
-    device: Device = None,
+    settings: Annotated[EvaluationOptions, Parameter(name="*")] = EvaluationOptions(),  # noqa: B008 - frozen
     dry_run: DryRun = False,
 ) -> None:
     """Score generated images against held-out real ones, each figure with an interval and what fresh real data scores.
@@ -52,57 +53,18 @@ def evaluate(
         samples: generated images.
         reference: Held-out real images, or statistics: a file of --save-reference, of EDM (.npz) or EDM2 (.pkl).
         out: table.
-        train: The real images the model was trained on; needed for replication.
-        detector: Feature space: pixels, digits, inception, ... or a TorchScript file.
-        detector_weights: File or URL of the detector's weights; checked by SHA-256.
-        classifier: Classifier for composition and classes; the detector itself where it classifies.
-        classifier_weights: File or URL of the classifier's weights; checked by SHA-256.
-        extra: A further metric; once for every one.
-        lpips_weights: Files or URLs of LPIPS' AlexNet and of its heads; checked by SHA-256.
-        by_class: Score every class by itself too.
-        group: Score a group of classes by itself too, as in animals=bird,cat; once for every group.
-        k: Neighbour of precision, recall, density and coverage.
-        convention: Whose precision and recall: prdc (nearer than the radius) or kynkaanniemi (on it too, usually k 3).
-        interval: Level of the confidence intervals.
-        save_reference: Where to write the reference's features and statistics (.npz), to score by later.
-        resolution: Resize everything to this many pixels.
-        allow_synthetic_as_real: Accept a sample set with a manifest as reference or training set.
-        skip_unreadable: leave files out.
-        allow_train_as_reference: Accept a reference that is the training set, or mostly.
-        device: where to compute.
+        settings: how.
         dry_run: read and check the images only.
     """
     from nomadiff.files import check_output
     from nomadiff.tables import check_table
-    from nomadiff.workflows.evaluate import evaluate_files, parse_groups
+    from nomadiff.workflows.evaluate import evaluate_files
 
     if not dry_run:
         check_table(out)
-        if save_reference is not None:
-            check_output(save_reference, "file")
-    table = evaluate_files(
-        samples,
-        reference,
-        train=train,
-        detector=detector,
-        detector_weights=detector_weights,
-        classifier=classifier,
-        classifier_weights=classifier_weights,
-        k=k,
-        convention=convention,
-        extra=extra,
-        lpips_weights=lpips_weights,
-        by_class=by_class,
-        groups=parse_groups(group) if group else None,
-        interval=interval,
-        save_reference=save_reference,
-        resolution=resolution,
-        allow_synthetic_as_real=allow_synthetic_as_real,
-        skip_unreadable=skip_unreadable,
-        allow_train_as_reference=allow_train_as_reference,
-        device=device,
-        only_check=dry_run,
-    )
+        if settings.save_reference is not None:
+            check_output(settings.save_reference, "file")
+    table = evaluate_files(samples, reference, settings, only_check=dry_run)
     if dry_run:
         print("\n".join(f"{name}: {value}" for name, value in table.meta.items()))
         return

@@ -30,7 +30,7 @@ def _interval(hint: Any, tokens: Sequence[Token]) -> tuple[float, float]:
 class ImprovementOptions(Improvement):
     synthetic_count: Images | None
     budget: Images | None
-    learning_rate: LearningRate
+    learning_rate: LearningRate | None
     warmup: Images
     ema_half_life: Images | None
     weight: Annotated[float | None, Parameter(converter=_weight)]

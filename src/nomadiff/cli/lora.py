@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, Images, SkipUnreadable
+from nomadiff.cli.options import Device, Images, LearningRate, SkipUnreadable
 
 __all__ = ["lora"]
 
@@ -22,7 +22,7 @@ def lora(
     rank: int = 8,
     budget: Images = 4000,
     batch: int = 4,
-    learning_rate: Annotated[float, Parameter(name=["--learning-rate", "--lr"])] = 1e-4,
+    learning_rate: LearningRate = 1e-4,
     seed: int = 0,
     skip_unreadable: SkipUnreadable = False,
     device: Device = None,

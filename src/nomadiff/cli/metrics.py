@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import score_lines
+from nomadiff.cli.options import Level, score_lines
 
 __all__ = ["metrics"]
 
@@ -20,7 +20,7 @@ def metrics(
     out: Annotated[Path, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = Path("metrics.json"),
     k: int = 5,
     convention: str = "prdc",
-    interval: float = 0.95,
+    interval: Level = 0.95,
     allow_train_as_reference: bool = False,
 ) -> None:
     """Score features of your own: distances, precision, recall, density, coverage, replication; intervals and floors.
@@ -36,7 +36,7 @@ def metrics(
         out: table.
         k: Neighbour of precision, recall, density and coverage.
         convention: prdc or kynkaanniemi.
-        interval: Level of the intervals.
+        interval: Level of the confidence intervals.
         allow_train_as_reference: Accept real vectors that are the training vectors, or mostly.
     """
     from nomadiff.metrics.arrays import metrics_of_arrays, read_vectors

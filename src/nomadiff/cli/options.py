@@ -24,6 +24,7 @@ __all__ = [
     "Hidden",
     "Images",
     "LearningRate",
+    "Level",
     "Mix",
     "MixOptions",
     "Out",
@@ -57,7 +58,8 @@ def _convert_images(hint: Any, tokens: Sequence[Token]) -> int:
 
 
 Images = Annotated[int, Parameter(converter=_convert_images)]
-LearningRate = Annotated[float | None, Parameter(name=["--learning-rate", "--lr"])]
+LearningRate = Annotated[float, Parameter(name=["--learning-rate", "--lr"])]
+Level = Annotated[float, Parameter(name=["--level", "--interval"])]
 Hidden = Parameter(parse=False)
 """Of settings that only Python can give."""
 
@@ -84,7 +86,7 @@ class TrainingOptions:
     budget: Images | None = None
     batch: int | None = None
     microbatch: int | None = None
-    learning_rate: LearningRate = None
+    learning_rate: LearningRate | None = None
     warmup: Images | None = None
     ema_half_life: Images | None = None
     augment: float | None = None

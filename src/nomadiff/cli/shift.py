@@ -24,7 +24,7 @@ class ShiftOptions(Shift):
     weights: Annotated[tuple[float, ...], Parameter(name="--weight")]
     synthetic_count: Images | None
     budget: Images | None
-    learning_rate: LearningRate
+    learning_rate: LearningRate | None
     count: Images
 
 

@@ -40,11 +40,11 @@ _LEAST = 40  # samples a weight: below, there is no interval
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """How a model's composition is shifted.
+    """How a model's composition is shifted. In Python the target is a mapping, ``{"3": 0.3, "0,1,2": 0.6}``.
 
     Attributes:
-        target: Share to reach of each group, a class of the classifier or several: 3=0.3 or 0,1,2=0.6, in Python
-            ``{"3": 0.3}``. What is left is for all other classes together.
+        target: Share to reach of a class of the classifier, or of several together: 3=0.3 or 0,1,2=0.6. What is left is
+            for all other classes together.
         synthetic_count: Size of the set to fine-tune on; the default is as many as the base had real images. The paper
             takes twice as many.
         budget: Images of fine-tuning, such as 5Mi; the default is a fifth of the base's budget, a twentieth for EDM2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import Detector, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.groups import evaluate_groups, group_members
 from nomadiff.metrics.intervals import validate_count
@@ -24,34 +25,78 @@ from nomadiff.processes import join_processes
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 
-__all__ = ["EXTRA_METRICS", "evaluate_files", "parse_groups"]
+__all__ = ["EXTRA_METRICS", "EvaluationSettings", "evaluate_files", "parse_groups"]
 
 EXTRA_METRICS = (*EXTRAS, "lpips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How generated images are scored. In Python groups are a mapping, ``{"animals": ["bird", "cat"]}``.
+
+    Attributes:
+        train: The real images the model was trained on; needed for replication.
+        detector: Feature space: pixels, digits, inception, ... or a TorchScript file.
+        detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
+        classifier: Classifier for composition and classes; the detector itself where it classifies.
+        classifier_weights: File or URL of the classifier's weights, if not its own; checked by SHA-256.
+        extra: Further metrics: kid, ssim, lpips.
+        lpips_weights: Files or URLs of LPIPS' AlexNet and of its heads, if not its own; checked by SHA-256.
+        by_class: Score every class by itself too.
+        groups: Score a group of classes by itself too, as in animals=bird,cat.
+        k: Neighbour of precision, recall, density and coverage.
+        convention: Whose precision and recall: prdc (nearer than the radius) or kynkaanniemi (on it too, usually k 3).
+        interval: Level of the confidence intervals.
+        save_reference: Where to write the reference's features and statistics (.npz), to score by later.
+        resolution: Resize everything to this many pixels.
+        allow_synthetic_as_real: Accept a sample set with a manifest as reference or training set.
+        skip_unreadable: Leave images out that cannot be read, and name them, instead of refusing.
+        allow_train_as_reference: Accept a reference that is the training set, or mostly.
+        device: Where the detector computes.
+    """
+
+    train: str | ImageSource | None = None
+    detector: str | Detector = "pixels"
+    detector_weights: str | None = None
+    classifier: str | Detector | None = None
+    classifier_weights: str | None = None
+    extra: Sequence[str] = ()
+    lpips_weights: tuple[str, str] | None = None
+    by_class: bool = False
+    groups: Mapping[str, Sequence[str]] | None = None
+    k: int = 5
+    convention: str = "prdc"
+    interval: float | None = 0.95
+    save_reference: str | Path | None = None
+    resolution: int | None = None
+    allow_synthetic_as_real: bool = False
+    skip_unreadable: bool = False
+    allow_train_as_reference: bool = False
+    device: str | None = None
+
+    def read(self, images: str | ImageSource, name: str, *, synthetic: bool = False) -> Tensor:
+        """Read a set of images.
+
+        Raises:
+            UsageError, DataError: as :meth:`~nomadiff.data.image_source.ImageSource.open`.
+        """
+        return ImageSource.open(
+            images,
+            name=name,
+            synthetic=synthetic,
+            resolution=self.resolution,
+            allow_synthetic_as_real=self.allow_synthetic_as_real,
+            skip_unreadable=self.skip_unreadable,
+        ).pixels
 
 
 def evaluate_files(
     samples: str | ImageSource,
     reference: str | ImageSource,
+    settings: EvaluationSettings | None = None,
     *,
-    train: str | ImageSource | None = None,
-    detector: str | Detector = "pixels",
-    detector_weights: str | None = None,
-    classifier: str | Detector | None = None,
-    classifier_weights: str | None = None,
-    k: int = 5,
-    convention: str = "prdc",
-    extra: Sequence[str] = (),
-    lpips_weights: tuple[str, str] | None = None,
-    by_class: bool = False,
-    groups: Mapping[str, Sequence[str]] | None = None,
-    interval: float | None = 0.95,
-    save_reference: str | Path | None = None,
-    resolution: int | None = None,
-    allow_synthetic_as_real: bool = False,
-    skip_unreadable: bool = False,
-    allow_train_as_reference: bool = False,
-    device: str | None = None,
     only_check: bool = False,
+    **changes: Any,
 ) -> Table:
     """Score a set of generated images against real ones.
 
@@ -61,21 +106,9 @@ def evaluate_files(
     Args:
         samples: generated images, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens.
         reference: held-out real images; or a file of ``save_reference``, of EDM (``.npz``) or of EDM2 (``.pkl``).
-        train: real images the generator was trained on, for replication.
-        detector_weights: path or URL of the detector's weights, if not its own.
-        detector, classifier, k, convention, interval: see :func:`~nomadiff.metrics.evaluate.evaluate`.
-        classifier_weights: path or URL of the classifier's weights, if not its own.
-        extra: further metrics, of :data:`EXTRA_METRICS`.
-        lpips_weights: paths or URLs of LPIPS' AlexNet and of its heads, if not its own.
-        by_class: score every class of the classifier by itself too.
-        groups: score these groups of classes by themselves too.
-        save_reference: where to write the reference's features and statistics, ``.npz``.
-        resolution: resize everything to this many pixels.
-        allow_synthetic_as_real: accept sets with a synthetic manifest as real.
-        skip_unreadable: leave out images that cannot be read, and name them.
-        allow_train_as_reference: accept a reference that is the training set, or mostly.
-        device: where the detector computes.
+        settings: how.
         only_check: read the images and load the detectors, score nothing: the table has no rows.
+        **changes: fields of :class:`EvaluationSettings` to change, such as ``detector="inception"``.
 
     Returns:
         One row a metric: ``metric``, ``value``, ``low``, ``high`` (None without ``interval``) and ``floor``, what fresh
@@ -85,79 +118,64 @@ def evaluate_files(
     Raises:
         UsageError, DataError: the files cannot be used as asked; found before the detector sees many images.
     """
-
-    def real(spec: str | ImageSource, name: str) -> Tensor:
-        return ImageSource.open(
-            spec,
-            name=name,
-            synthetic=False,
-            resolution=resolution,
-            allow_synthetic_as_real=allow_synthetic_as_real,
-            skip_unreadable=skip_unreadable,
-        ).pixels
-
+    settings = replace(settings or EvaluationSettings(), **changes)
+    train, extra, interval = settings.train, settings.extra, settings.interval
     if unknown := sorted(set(extra) - set(EXTRA_METRICS)):
         raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRA_METRICS)}")
-    processes = join_processes(device)
+    processes = join_processes(settings.device)
     torch_device = processes.device
     for spec in (samples, reference, *([] if train is None else [train])):
         if not isinstance(spec, ImageSource):
             require_images(spec)
     told = {"samples": spec_text(samples), "reference": spec_text(reference)}
-    made = ImageSource.open(
-        samples, name="samples", synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable
-    )
-    sets = {"samples": made.pixels}
+    sets = {"samples": settings.read(samples, "samples", synthetic=True)}
     statistics = not isinstance(reference, ImageSource) and holds_statistics(reference)
     if not statistics:
-        sets["reference"] = real(reference, "reference")
+        sets["reference"] = settings.read(reference, "reference")
     if train is not None:
-        sets["train"] = real(train, "train")
-    judge = load_detector(detector, weights=detector_weights, device=torch_device)
-    classifier_network = (
-        None if classifier is None else load_classifier(classifier, weights=classifier_weights, device=torch_device)
-    )
-    _check(sets, [judge, *([] if classifier_network is None else [classifier_network])], k, interval)
+        sets["train"] = settings.read(train, "train")
+    judge = load_detector(settings.detector, weights=settings.detector_weights, device=torch_device)
+    classifier: Classifier | None = None
+    if settings.classifier is not None:
+        classifier = load_classifier(settings.classifier, weights=settings.classifier_weights, device=torch_device)
+    _check(sets, [judge, *([] if classifier is None else [classifier])], settings.k, interval)
     lpips = None
     if "lpips" in extra:
-        trunk, heads = lpips_weights or (None, None)
+        trunk, heads = settings.lpips_weights or (None, None)
         lpips = LPIPS("alex", device=torch_device, trunk=trunk, heads=heads)
         lpips(sets["samples"][:1], sets["samples"][:1])
     if only_check:
         counts: dict[str, Any] = {name: len(images) for name, images in sets.items()}
         found: dict[str, Any] = {"reference": spec_text(reference), **counts, "detector": judge.name}
         if train is not None and not statistics:
-            allowed = allow_train_as_reference
+            allowed = settings.allow_train_as_reference
             overlap = calibrate(sets["train"], sets["reference"], allow_train_as_reference=allowed)
             found["reference in train"] = overlap.exact + overlap.near
         return Table(meta=found)
     cache = feature_cache()
     if processes.count > 1:
-        for one in (judge, classifier_network):
+        for one in (judge, classifier):
             for name in ("samples", "reference"):
                 if one is not None and name in sets:
                     extract_features(one, sets[name], cache=cache, processes=processes)
         if not processes.is_main:
             return Table()
-    settings: dict[str, Any] = {"detector": judge, "classifier": classifier_network, "k": k, "convention": convention}
+    measured: dict[str, Any] = {"detector": judge, "classifier": classifier, "device": torch_device, "cache": cache}
+    measured |= {"k": settings.k, "convention": settings.convention}
     if statistics:
-        against = ReferenceSet.load(str(reference), **settings, device=torch_device, cache=cache)
+        against = ReferenceSet.load(str(reference), **measured)
     else:
-        against = ReferenceSet(
-            sets["reference"],
-            **settings,
-            device=torch_device,
-            cache=cache,
-            allow_train_as_reference=allow_train_as_reference,
-        )
-    if by_class or groups is not None:  # a wrong name is an error before the work
+        allowed = settings.allow_train_as_reference
+        against = ReferenceSet(sets["reference"], **measured, allow_train_as_reference=allowed)
+    by_group = settings.by_class or settings.groups is not None
+    if by_group:  # a wrong name is an error before the work
         if against.classifier is None:
             raise UsageError("metrics by class or group need a classifier: give --classifier")
-        group_members(against.classifier.class_names, groups)
+        group_members(against.classifier.class_names, settings.groups)
     if train is not None:
         against = against.with_train(sets["train"])
-    if save_reference is not None:
-        against.save(save_reference)
+    if settings.save_reference is not None:
+        against.save(settings.save_reference)
     chosen = [name for name in extra if name in EXTRAS]
     scores = against.evaluate(sets["samples"], interval=interval, extra=chosen, lpips=lpips)
     floor = _floor(against, len(sets["samples"]), chosen, lpips)
@@ -167,8 +185,8 @@ def evaluate_files(
     if against.features is not None and floor:
         drawn = fresh_count(len(against.features), len(sets["samples"]))
         meta |= {"floor_count": drawn, "floor_reference_count": len(against.features) - drawn}
-    if by_class or groups is not None:
-        table = evaluate_groups(against, sets["samples"], groups, interval=interval, with_floor=True)
+    if by_group:
+        table = evaluate_groups(against, sets["samples"], settings.groups, interval=interval, with_floor=True)
         rows = [{"group": "", **row} for row in rows]
         for wide in table.rows:
             rows += [{"group": wide["group"], **row} for row in _rows(wide) if row["metric"] not in _NAMES]
