@@ -14,12 +14,14 @@ from nomadiff.errors import DataError, Interrupted, UsageError
 from nomadiff.guidance.shared_encoder import SharedEncoder
 from nomadiff.improve import own_samples
 from nomadiff.improve.auxiliary import auxiliary_config, budgets
+from nomadiff.improve.confirmation import Pair
 from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
 from nomadiff.improve.weight_search import Chooser
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
 from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.models.drawable import Drawable
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.models.provenance import origins
@@ -139,7 +141,7 @@ def test_a_searched_weight_is_confirmed_on_other_noise(base, reference, tmp_path
     assert 2 * 3 <= len([row for row in search if row["budget"]]) <= 2 * 4
     assert len({row["seed"] for row in search}) == 1
     assert len({row["seed"] for row in fresh}) == 2 and not {row["seed"] for row in fresh} & {search[0]["seed"]}
-    assert len(fresh) == 4 and [row["weight"] == 0 for row in fresh] == [True, False] * 2
+    assert len(fresh) == 4 and [row["weight"] == 0 for row in fresh] == [True, True, False, False]
     best = min((row for row in search if row["budget"]), key=lambda row: row["fd_pixels"])
     assert {(row["budget"], row["weight"]) for row in fresh if row["budget"]} == {(best["budget"], best["weight"])}
     for name in ("fd_pixels", "precision", "recall", "coverage", "nfe", "gflop", "seconds_per_image", "space"):
@@ -162,6 +164,7 @@ def by_formula(monkeypatch, formula):
         return row
 
     monkeypatch.setattr(Chooser, "score", score)
+    monkeypatch.setattr(Chooser, "pair", lambda self, budget, weight, seeds, index, scores: Pair(scores))
 
 
 def test_a_sure_gain_is_recommended(base, reference, tmp_path, monkeypatch):
@@ -286,7 +289,7 @@ def test_an_unfinished_one_says_so(base, tmp_path, monkeypatch, stop_after):
 
 def test_a_finished_one_is_only_read(base, reference, tmp_path, monkeypatch):
     first = improve(base, tmp_path / "out", QUICK, reference=reference, device="cpu")
-    monkeypatch.delattr(Model, "sample_batches")
+    monkeypatch.delattr(Drawable, "sample_batches")
     again = improve(base, tmp_path / "out", QUICK, reference=reference, device="cpu")
     assert (again.sentence, again.gain, again.model.sha256) == (first.sentence, first.gain, first.model.sha256)
     assert again.table.rows == first.table.rows
@@ -452,3 +455,23 @@ def test_a_reference_that_is_the_training_set_is_refused(base, tmp_path):
     with pytest.raises(UsageError, match="the set the model was trained on"):  # an improved model, another folder
         again = Model.load(tmp_path / "out" / "base.safetensors", device="cpu")
         improve(again, tmp_path / "again", QUICK, reference=ReferenceSet(images, detector="pixels"), device="cpu")
+
+
+def test_repeats_have_copies_of_their_own_and_go_into_the_interval(base, reference, tmp_path, monkeypatch):
+    settings = dataclasses.replace(QUICK, repeats=3)
+    out = tmp_path / "out"
+    done = improve(base, out, settings, reference=reference, device="cpu")
+    parts = [out, out / "repeat-2", out / "repeat-3"]
+    weights = [load_tensors(part / "auxiliary" / "model.safetensors")[0] for part in parts]
+    for one, other in itertools.pairwise(weights):
+        assert any(not torch.equal(one[name], other[name]) for name in one)
+    gains = json.loads((out / "improve.json").read_text())["meta"]["repeats"]
+    assert len(gains) == 3 and len({gain["mean"] for gain in gains}) == 3
+    assert done.gain.mean == pytest.approx(sum(gain["mean"] for gain in gains) / 3)
+    assert f"3 copies: {gains[0]['mean']:+.1%}, {gains[1]['mean']:+.1%}, {gains[2]['mean']:+.1%}" in done.sentence
+    assert done.gain.high - done.gain.low > sum(gain["high"] - gain["low"] for gain in gains) / 3
+    assert Model.load(out, device="cpu").sha256 == done.model.sha256
+    monkeypatch.delattr(Drawable, "sample_batches")
+    assert improve(base, out, settings, reference=reference, device="cpu").gain == done.gain
+    with pytest.raises(UsageError, match="repeats say how sure a gain is"):
+        improve(base, tmp_path / "p", settings, device="cpu")

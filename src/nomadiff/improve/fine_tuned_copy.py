@@ -25,6 +25,8 @@ from nomadiff.training.run_folder import RunFolder, is_whole, save_tensors, vers
 
 __all__ = ["FineTunedCopy"]
 
+_WITH_SCORES = ("confirmation",)  # parts of the table's meta that are as void as the scores when these are
+
 
 class FineTunedCopy:
     """A base, its copy in ``auxiliary/`` and a table of scores in one folder, which becomes a model in the end.
@@ -126,6 +128,7 @@ class FineTunedCopy:
                 meta["scoring"] = found.meta.get("scoring")
             if found.meta.get("scoring") == _plain(meta["scoring"]):
                 self.table.rows = found.rows
+                meta |= {name: found.meta[name] for name in _WITH_SCORES if name in found.meta}
         elif {entry.name for entry in self.out.iterdir() if not entry.name.startswith(".")} - {
             self.base_path.parts[0],
             COMMAND_NAME,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -13,10 +14,11 @@ from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.improve.auxiliary import budgets
 from nomadiff.improve.candidates import Candidates
+from nomadiff.improve.confirmation import Gain, repeated_gain
 from nomadiff.improve.fine_tuned_copy import FineTunedCopy
 from nomadiff.improve.own_samples import OwnSamples, own_count
 from nomadiff.improve.settings import Improvement
-from nomadiff.improve.weight_search import Chooser, Gain
+from nomadiff.improve.weight_search import Chooser
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model, as_model
 from nomadiff.models.provenance import refuse_training_set
@@ -29,6 +31,7 @@ __all__ = ["Improved", "improve"]
 
 _BESIDE = ("precision", "recall", "coverage")
 _OWN_SAMPLES = 2  # keeps the noise of the internal set apart from that of training and scoring
+_REPEATS = 6
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def improve(
     improvement = improvement or Improvement()
     if improvement.weight is None and reference is None:
         raise UsageError("choosing a weight needs --reference (held-out real images); or pass --weight, such as 1")
+    if improvement.repeats > 1 and reference is None:
+        raise UsageError("repeats say how sure a gain is: they need --reference (held-out real images)")
     processes = join_processes(device)
     model, out = as_model(model, "improve", processes.device), Path(out)
     model.network_for("improve")
@@ -109,8 +114,18 @@ def improve(
     copy = FineTunedCopy(
         model, out, improvement, processes, table="improve.json", noun="improvement", depends=depends, command=command
     )
+
+    def another(number: int) -> Gain:
+        """The gain of another copy of the same base."""
+        seed = mixed_seed(improvement.seed, _REPEATS, number) % (1 << 31)
+        settings = replace(improvement, repeats=1, seed=seed, keep_synthetic=False)
+        path = out / f"repeat-{number}"
+        gain = improve(model, path, settings, reference=reference, synthetic=synthetic, device=device).gain
+        assert gain is not None
+        return gain
+
     with copy.held():
-        return _Task(improvement, reference, synthetic, own, copy, processes).run()
+        return _Task(improvement, reference, synthetic, own, copy, processes, another).run()
 
 
 @dataclass
@@ -123,6 +138,7 @@ class _Task:
     own: OwnSamples
     copy: FineTunedCopy
     processes: Processes
+    another: Callable[[int], Gain]
 
     @property
     def table(self) -> Table:
@@ -155,8 +171,12 @@ class _Task:
         chooser = Chooser(self.improvement, self.reference, self._candidate, self.table, self.copy.save, self.processes)
         budget, weight = chooser.search(budgets(self.copy.config, self.improvement.snapshots))
         gain = chooser.confirm(budget, weight)
+        gains = [gain, *(self.another(number) for number in range(2, self.improvement.repeats + 1))]
+        if len(gains) > 1:
+            gain = repeated_gain(gains)
+            self.table.meta["repeats"] = [asdict(each) for each in gains]
         beside = _beside(self.table.rows, self.improvement.space, budget, weight, chooser.metric)
-        sentence = _sentence(gain, chooser.metric, budget, weight, self.improvement.weight is not None) + beside
+        sentence = _sentence(gains, gain, chooser.metric, budget, weight, self.improvement.weight is not None) + beside
         self.table.meta["best"] = {"budget": budget, "weight": weight, "metric": chooser.metric, **asdict(gain)}
         return self._finish(budget, weight, sentence, gain)
 
@@ -177,16 +197,24 @@ class _Task:
         if self.reference is None:
             return None
         interval = self.improvement.interval
-        return {**self.reference.meta, "count": self.improvement.count, "interval": interval}
+        halves = "one to choose, one to confirm"  # scores by the whole reference, as of earlier versions, are void
+        return {**self.reference.meta, "count": self.improvement.count, "interval": interval, "halves": halves}
 
 
-def _sentence(gain: Gain, metric: str, budget: int, weight: float, asked: bool) -> str:
+def _sentence(gains: Sequence[Gain], gain: Gain, metric: str, budget: int, weight: float, asked: bool) -> str:
     how = f"weight {weight:g} after {budget:,} images"
-    change = f"{gain.mean:+.1%} gain in {metric} (95 % interval {gain.low:+.1%} to {gain.high:+.1%}, fresh noise)"
+    known = "fresh noise"
+    if len(gains) > 1:
+        known = f"{len(gains)} copies: {', '.join(f'{each.mean:+.1%}' for each in gains)}"
+    change = f"{gain.mean:+.1%} gain in {metric} (95 % interval {gain.low:+.1%} to {gain.high:+.1%}, {known})"
     if gain.is_sure:
         return f"{how}: {change}"
+    reason = "the interval includes no gain"
+    if gain.low > 0 and gain.chance is not None:
+        reason = f"it would gain {gain.chance:+.1%} if the base were the truth: so few samples and images cannot tell"
+        change = f"{change}; {reason}"
     if asked:
-        return f"{how}, as asked: {change}; the interval includes no gain: keep the base model"
+        return f"{how}, as asked: {change}{'' if reason in change else f'; {reason}'}: keep the base model"
     return f"no sure gain: keep the base model (the best candidate, {how}: {change}); this model draws as the base"
 
 

@@ -40,6 +40,8 @@ class Improvement:
         evaluations: Weights tried for each budget.
         count: Samples of every model that is scored.
         confirmations: Sets of fresh noise on which the chosen model is compared with the base.
+        repeats: Copies to try, each with own samples, fine-tuning and choice (in repeat-2, repeat-3, ...), so that
+            the interval knows how one copy differs from another. The model that comes out has the first.
         keep_synthetic: Keep the own samples as own.zip; they are dropped after the fine-tuning otherwise.
         seed: Seed of own samples, fine-tuning and scoring.
     """
@@ -60,11 +62,12 @@ class Improvement:
     evaluations: int = 8
     count: int = 1000
     confirmations: int = 8
+    repeats: int = 1
     keep_synthetic: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("synthetic_count", "budget", "snapshots", "evaluations", "count"):
+        for name in ("synthetic_count", "budget", "snapshots", "evaluations", "count", "repeats"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")

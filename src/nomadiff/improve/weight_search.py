@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nomadiff.errors import UsageError
+from nomadiff.improve.confirmation import Confirmation, Gain, Pair, Read, confirmed_gain, halves
 from nomadiff.improve.settings import Improvement
 from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.reference import ReferenceSet
@@ -21,7 +21,7 @@ from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
 
-__all__ = ["Chooser", "Gain", "higher_is_better", "paired_gain", "score_model"]
+__all__ = ["Chooser", "higher_is_better", "score_model"]
 
 _SEARCH, _CONFIRMATION = 4, 5  # keep their noise apart from that of own samples and fine-tuning
 _DIGITS = 3  # of a weight: smaller differences have no measurable effect, and equal weights are scored once
@@ -34,58 +34,22 @@ def higher_is_better(metric: str) -> bool:
     return metric.startswith(("precision", "recall", "density", "coverage"))
 
 
-@dataclass(frozen=True)
-class Gain:
-    """How much better one model is than another, relative to the other, on noise neither was chosen by.
-
-    Attributes:
-        mean: mean of the relative gain over sets of fresh noise; above 0 is better.
-        low, high: 95 % confidence interval of the mean (Student's t over the sets, which are paired by their noise).
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether the interval leaves out "no gain"."""
-        return self.low > 0
-
-
-def paired_gain(base: Sequence[float], other: Sequence[float], *, higher: bool = False, level: float = 0.95) -> Gain:
-    """Relative gain of ``other`` over ``base``, one value for each set of noise, at least two.
-
-    Args:
-        base, other: a metric of the two models, in the same order of sets.
-        higher: whether more of the metric is better.
-        level: of the confidence interval.
-    """
-    from scipy.stats import t
-
-    gains = [(b - a if higher else a - b) / abs(a) if a else 0.0 for a, b in zip(base, other)]
-    mean = sum(gains) / len(gains)
-    variance = sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1)
-    width = float(t.ppf((1 + level) / 2, len(gains) - 1)) * math.sqrt(variance / len(gains))
-    return Gain(mean, mean - width, mean + width)
-
-
 class Chooser:
     """Scores candidates, remembers every score, and so goes on where an interrupted choice was.
 
     All candidates are drawn from the same noise, so their differences are not due to the noise. The final comparison
-    uses noise that no candidate was chosen by, since the best of many is biased on the noise it was chosen on.
+    uses noise and reference images that no candidate was chosen by: the best of many is biased on what chose it.
 
     Args:
         improvement: what to try; ``seed`` keeps the noise apart from that of the own samples.
-        reference: what to score against, best held out from training.
+        reference: what to score against, best held out from training: one half to choose by, the other to confirm on.
         make: makes the candidate of a budget and a weight; weight 0 is the base.
         table: where scores are kept, one row each.
         save: called after every new row.
         processes: who shares the sampling.
 
     Raises:
-        UsageError: the metric is not among those of the reference (found at the first score).
+        UsageError: the reference cannot be halved, or the metric is not among its own (found at the first score).
     """
 
     def __init__(
@@ -101,6 +65,9 @@ class Chooser:
         self.table, self.save, self.processes = table, save, processes
         self.metric = improvement.metric or distance_name(reference.detector)
         self.higher = higher_is_better(self.metric)
+        self.halves = dict(zip(("search", "fresh"), halves(reference)))
+        self._confirmation: Confirmation | None = None
+        self._read: dict[tuple[int, float, int], Read] = {}  # what was read of the sets of fresh noise
         self.table.meta["evaluation"] = {"count": improvement.count, **reference.meta}
 
     def search(self, budgets: Sequence[int]) -> tuple[int, float]:
@@ -134,12 +101,50 @@ class Chooser:
 
     def confirm(self, budget: int, weight: float) -> Gain:
         """Compare a candidate with the base on sets of fresh noise."""
+        seeds = [mixed_seed(self.improvement.seed, _CONFIRMATION, i) % (1 << 31) for i in range(self._sets)]
+        of_base = [self.score(0, 0.0, seed, "fresh") for seed in seeds]
         pairs = []
-        for index in range(self.improvement.confirmations):
-            seed = mixed_seed(self.improvement.seed, _CONFIRMATION, index) % (1 << 31)
-            rows = [self.score(0, 0.0, seed, "fresh"), self.score(budget, weight, seed, "fresh")]
-            pairs.append([row[self.metric] for row in rows])
-        return paired_gain(*zip(*pairs), higher=self.higher)
+        for index, seed in enumerate(seeds):
+            rows = of_base[index], self.score(budget, weight, seed, "fresh")
+            pairs.append(self.pair(budget, weight, seeds, index, (rows[0][self.metric], rows[1][self.metric])))
+            self._read.pop((budget, weight, seed), None)
+        half = self.halves["fresh"].meta["reference_count"]
+        truths = max(1.0, half / self.improvement.count) / self._sets
+        return confirmed_gain(pairs, truths=truths, higher=self.higher)
+
+    @property
+    def _sets(self) -> int:
+        return self.improvement.confirmations
+
+    def pair(self, budget: int, weight: float, seeds: Sequence[int], index: int, scores: tuple[float, float]) -> Pair:
+        """What is known of one pair of sets beside its scores: computed or remembered."""
+        known = self.table.meta.setdefault("confirmation", [])
+        key = {
+            "space": self.improvement.space,
+            "weight": weight,
+            "budget": budget,
+            "metric": self.metric,
+            "seed": seeds[index],
+            "sets": len(seeds),
+        }
+        for found in known:
+            if all(found[name] == value for name, value in key.items()):
+                truth = found["as_truth"]
+                return Pair(scores, tuple(found["without"]), None if truth is None else tuple(truth))
+        if self._confirmation is None:
+            bases = [self._features(0, 0.0, seed) for seed in seeds]
+            self._confirmation = Confirmation(self.halves["fresh"], self.metric, bases)
+        pair = self._confirmation.pair(index, scores, self._features(budget, weight, seeds[index]))
+        known.append({**key, "without": pair.without, "as_truth": pair.as_truth})
+        self.save()
+        return pair
+
+    def _features(self, budget: int, weight: float, seed: int) -> Read:
+        """What the detector read of a set of fresh noise; drawn again where the score was remembered."""
+        key = budget, weight, seed
+        if key not in self._read:
+            self._read[key] = self.reference.read(self.draw(budget, weight, seed)[0])
+        return self._read[key]
 
     def score(self, budget: int, weight: float, seed: int, noise: str) -> dict[str, Any]:
         """One row of the table: drawn and scored, or remembered."""
@@ -147,14 +152,20 @@ class Chooser:
         for row in self.table.rows:
             if all(row[name] == value for name, value in key.items()):
                 return row
-        scores = score_model(
-            self.make(budget, weight), self.reference, self.improvement.count, seed, processes=self.processes
-        )
+        images, cost = self.draw(budget, weight, seed)
+        read = self.reference.read(images)
+        if noise == "fresh":
+            self._read[budget, weight, seed] = read
+        scores = _metrics(self.halves[noise].evaluate(images, read=read))
         if self.metric not in scores:
             raise UsageError(f"no metric '{self.metric}': this reference gives {', '.join(scores)}")
-        row = {**key, **scores}
+        row = {**key, **scores, **cost}
         self._save_row(row)
         return row
+
+    def draw(self, budget: int, weight: float, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        """A set of samples of a candidate, and what it cost."""
+        return _drawn(self.make(budget, weight), self.improvement.count, seed, processes=self.processes)
 
     def _save_row(self, row: dict[str, Any]) -> None:
         self.table.rows.append(row)
@@ -184,15 +195,22 @@ def score_model(
         The reference's metrics, and what it cost: of an image ``nfe``, ``gflop`` and ``seconds_per_image`` (wall clock,
         here and now), and ``mparams`` (10^6 parameters in memory).
     """
+    images, cost = _drawn(model, count, seed, sampler, processes)
+    return {**_metrics(reference.evaluate(images)), **cost}
+
+
+def _metrics(scores: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scores.items() if name not in ("composition", "meta")}
+
+
+def _drawn(
+    model: Model, count: int, seed: int, sampler: SamplerConfig | None = None, processes: Processes | None = None
+) -> tuple[Tensor, dict[str, Any]]:
     started = time.perf_counter()
     images = torch.cat(list(model.sample_batches(count, seed, sampler=sampler, processes=processes)))
     seconds = (time.perf_counter() - started) / count
-    scores = reference.evaluate(images)
-    scores.pop("composition")
-    scores.pop("meta")
     cost = sampling_cost(model, sampler)
-    return {
-        **scores,
+    return images, {
         "nfe": model.nfe(sampler),
         "gflop": round(cost.gflop, 4),
         "mparams": round(cost.parameters / 1e6, 4),

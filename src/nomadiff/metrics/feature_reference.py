@@ -10,7 +10,7 @@ from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
 from nomadiff.metrics.intervals import GROUPS, interval_fields, random_groups
 from nomadiff.metrics.kid import kid, kid_left_out
-from nomadiff.metrics.manifold import prdc, prdc_left_out
+from nomadiff.metrics.manifold import prdc, prdc_left_out, radii
 
 __all__ = ["FeatureReference"]
 
@@ -22,7 +22,7 @@ class FeatureReference:
         detector: what the features are of.
         features: float ``(N, D)``, or None where only their statistics are known.
         statistics: their mean and covariance.
-        radii: of their neighbourhoods, ``(N,)``; None without features.
+        radii: of their neighbourhoods, ``(N,)``, once they were asked for; None without features.
         k, convention: see :mod:`~nomadiff.metrics.manifold`.
     """
 
@@ -59,6 +59,8 @@ class FeatureReference:
             left_out[name] = frechet_left_out(self.statistics, features, member)
         if self.features is None:
             return row, left_out
+        if self.radii is None:
+            self.radii = radii(self.features, self.k, "reference")
         if member is None:
             row |= prdc(self.features, features, self.k, self.convention, real_radii=self.radii)
         else:

@@ -23,7 +23,7 @@ from nomadiff.metrics.neighbours import LONG, as_points, kth_distances, nearest_
 from nomadiff.metrics.screening import BLOCK, OPEN, Pairs, Screen, blocks_of, measure
 from nomadiff.progress import progress_bar
 
-__all__ = ["CONVENTIONS", "prdc", "prdc_left_out", "radii"]
+__all__ = ["CONVENTIONS", "check_count", "prdc", "prdc_left_out", "radii"]
 
 CONVENTIONS = ("prdc", "kynkaanniemi")
 
@@ -34,7 +34,7 @@ def radii(features: Tensor | np.ndarray, k: int = 5, what: str = "features") -> 
     Raises:
         UsageError: not more than k features, or a value that is not finite.
     """
-    _check_count(len(features), k, what)
+    check_count(len(features), k, what)
     return kth_distances(features, k)
 
 
@@ -89,7 +89,7 @@ def prdc_left_out(
         UsageError: as in :func:`prdc`, or not more than k features outside of some group.
     """
     x, y = _checked(real, fake, convention)
-    _check_count(len(y) - int(torch.bincount(member).max()), k, "fake without a twentieth")
+    check_count(len(y) - int(torch.bincount(member).max()), k, "fake without a twentieth")
     radius, left_out = _radii_left_out(y, member, k)
     count = _Count(x, y, k, convention, _real_balls(x, k, real_radii), radius, member, left_out)
     return count.values(), count.left_out()
@@ -104,7 +104,7 @@ def _checked(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, convention: s
     return x, y
 
 
-def _check_count(count: int, k: int, what: str) -> None:
+def check_count(count: int, k: int, what: str) -> None:
     if k < 1:
         raise UsageError(f"k must be at least 1, got {k}")
     if count <= k:

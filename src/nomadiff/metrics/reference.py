@@ -24,7 +24,7 @@ from nomadiff.metrics.feature_reference import FeatureReference
 from nomadiff.metrics.frechet import Statistics
 from nomadiff.metrics.intervals import GROUPS, interval_fields, means_left_out, random_groups
 from nomadiff.metrics.lpips import LPIPS
-from nomadiff.metrics.manifold import radii
+from nomadiff.metrics.manifold import check_count, radii
 from nomadiff.metrics.mixture import is_separable, shares_of_sources
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.pairs import pair_similarity
@@ -172,8 +172,12 @@ class ReferenceSet(FeatureReference):
         interval: float | None = None,
         extra: Sequence[str] = (),
         lpips: LPIPS | None = None,
+        read: tuple[Tensor, Tensor | None] | None = None,
     ) -> dict[str, Any]:
-        """Score one set of samples, uint8 ``(N, C, H, W)`` or batches of them; see :func:`evaluate`."""
+        """Score one set of samples, uint8 ``(N, C, H, W)`` or batches of them; see :func:`evaluate`.
+
+        ``read`` is what :meth:`read` gave for them, where that is known.
+        """
         if unknown := sorted(set(extra) - set(EXTRAS)):
             raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRAS)}")
         if isinstance(samples, ImageSource):
@@ -185,7 +189,7 @@ class ReferenceSet(FeatureReference):
             (c, h, w), (channels, height, width) = samples.shape[1:], self.images.shape[1:]
             raise UsageError(f"samples: {c}x{h}x{w} images against a reference of {channels}x{height}x{width}")
         member = None if interval is None else random_groups(len(samples))
-        features, classes = self.read(samples)
+        features, classes = self.read(samples) if read is None else read
         row, left_out, nearest = self._scores(samples, features, classes, member, extra, lpips)
         result: dict[str, Any] = row | interval_fields(row, left_out, interval)
         result["composition"] = self._composition(classes)
@@ -248,14 +252,23 @@ class ReferenceSet(FeatureReference):
         """
         if self.features is None:
             raise UsageError("this reference holds statistics only: it cannot be taken apart")
+        other = self.with_features(self.features[index], None if self.classes is None else self.classes[index])
+        other.images = None if self.images is None else self.images[index]
+        return other
+
+    def with_features(self, features: Tensor, classes: Tensor | None) -> ReferenceSet:
+        """A reference of other images by what :meth:`read` gave for them; the images themselves are not kept.
+
+        Raises:
+            UsageError: not more than k images.
+        """
         other = copy.copy(self)
         other.meta = dict(self.meta)
-        other.images = None if self.images is None else self.images[index]
-        other.classes = None if self.classes is None else self.classes[index]
-        other.features = self.features[index]
+        other.images, other.classes, other.features = None, classes, features
         other._has_style = {}
         other.statistics = Statistics.from_features(other.features)
-        other.radii = radii(other.features, self.k, "reference")
+        check_count(len(features), self.k, "reference")
+        other.radii = None
         other.composition = self._composition(other.classes)
         other.meta["reference_count"] = len(other.features)
         return other
@@ -344,6 +357,12 @@ class ReferenceSet(FeatureReference):
             self.composition = self._composition(stored.classes)
         self.meta |= stored.counted
         return self
+
+    def value(self, metric: str, features: Tensor, classes: Tensor | None) -> float | None:
+        """One metric of what :meth:`read` gave for some samples; None where it is one of the images themselves."""
+        if metric == distance_name(self.detector):
+            return self.distance(features)
+        return self._scores(None, features, classes, None, (), None)[0].get(metric)
 
     def _scores(
         self,

@@ -11,9 +11,9 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
+from nomadiff.improve.confirmation import paired_gain
 from nomadiff.improve.distillation import distil
 from nomadiff.improve.improve import improve
-from nomadiff.improve.weight_search import paired_gain
 from nomadiff.methods.autoguidance import Autoguidance
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided
 from nomadiff.methods.dm import DM

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nomadiff.improve.weight_search import paired_gain
+from nomadiff.improve.confirmation import paired_gain
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.page import Figure, Finding, Report

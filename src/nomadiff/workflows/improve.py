@@ -123,12 +123,14 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
         command=command,
         versions=versions(),
         notes=(
-            "Weight and budget were chosen on other noise than the table shows.",
-            "The interval holds for this base and reference; it does not know how another training run would differ.",
+            "Weight and budget were chosen on other noise and by the reference's other half than the table shows.",
+            _KNOWN.format("these copies" if done.table.meta.get("repeats") else "this copy"),
             *([reference.overlap] if reference.overlap else []),
         ),
     )
 
+
+_KNOWN = "The interval holds for this base and {}: another training of the base would move the distances more."
 
 _WHAT = {
     "sims": "SIMS: extrapolated away from a copy fine-tuned on own samples",
@@ -160,9 +162,9 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
     tried = len(budgets(config, improvement.snapshots)) * (improvement.evaluations if improvement.weight is None else 1)
     guided = 2 if improvement.space == "function" else 1
     sets = tried * guided + 1 + improvement.confirmations * (1 + guided) if scored else 0
-    training = 3 * forward * options.budget
-    drawing = own * nfe * forward
-    scoring = sets * improvement.count * nfe * forward
+    training = 3 * forward * options.budget * improvement.repeats
+    drawing = own * nfe * forward * improvement.repeats
+    scoring = sets * improvement.count * nfe * forward * improvement.repeats
     share = "" if improvement.budget else f" ({default_share(base.config):.0%} of the base's, SIMS' for its kind)"
     operations = {
         "own samples": f"{own:,}, {three_digits(drawing / 1e15)} PFLOP",
@@ -173,6 +175,7 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
         if scored
         else "none (no --reference)",
         "GPU hours": gpu_hours(by_precision(training, options.precision, drawing + scoring)),
+        **({"repeats": f"{improvement.repeats}, all of them counted above"} if improvement.repeats > 1 else {}),
         "result": f"NFE {base.nfe() * guided:g} without an interval",
     }
     return "\n".join(f"{name + ':':<13}{text}" for name, text in operations.items())
