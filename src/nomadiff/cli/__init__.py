@@ -5,20 +5,31 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
+from inspect import BoundArguments
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["main"]
+from nomadiff.version import __version__
 
-_HELP = """No-MAD diffusion: train diffusion models with synthetic data, without harm.
+if TYPE_CHECKING:
+    from cyclopts import App
+
+__all__ = ["build_app", "main"]
+
+_PLUGIN = (
+    "--plugin MODULE imports a module of yours; its networks, presets, methods, solvers, detectors and classifiers are "
+    "then named MODULE:NAME."
+)
+_HELP = f"""No-MAD diffusion: train diffusion models with synthetic data, without harm.
 
 `nomadiff demo` shows all of it in minutes; `nomadiff VERB --help` has an example of each verb. `--config FILE`
 reads a verb's options from TOML or YAML; every folder that a run writes holds the file that repeats it, command.toml.
+Options shown with ... take several values: `--seeds 0 1 2`, or `--seeds 0 --seeds 1`.
 
-`--plugin MODULE`, with any verb, imports a module of yours; its networks, solvers, methods and detectors are then named
-MODULE:NAME.
+{_PLUGIN}
 """
-
 
 _VERBS = {
     "Start here": ("demo", "reproduce"),
@@ -27,6 +38,7 @@ _VERBS = {
     "Models and their own samples": ("improve", "shift", "loop"),
     "Other tools": ("import", "export", "lora", "info"),
 }
+_WITHOUT_PARTS = ("demo", "reproduce", "encode", "verdict", "metrics", "import", "lora")  # no part of a user's own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `--config FILE`, anywhere, reads options by their names from TOML or YAML. `--plugin MODULE`, anywhere, imports a
     module with parts of the user's own.
     """
-    from cyclopts import App, CycloptsError, Group, Parameter
-    from rich.console import Console
+    from cyclopts import CycloptsError
 
     from nomadiff.cli.config_file import config_reader, split_config, write_command
     from nomadiff.cli.terminal import plain_output, say_error
@@ -45,30 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nomadiff.files import printable
     from nomadiff.memory import keep_freed_memory
     from nomadiff.registry import import_plugin
-    from nomadiff.version import __version__
 
     keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     plugins, words = _without_plugins([word for word in words if word != "--debug"])
-    app = App(
-        name="nomadiff",
-        help=_HELP,
-        version=__version__,
-        console=Console(file=sys.stdout),  # help has colours: it does not go through plain_output
-        result_action="return_value",
-        default_parameter=Parameter(negative=()),
-        suppress_keyboard_interrupt=False,  # it would end without a message; the code below prints one
-    )
     # a verb's module is imported when the verb is called; the list of verbs needs the first sentence of every one
-    listed = not words or words[0] in ("--help", "-h")
-    for number, (title, verbs) in enumerate(_VERBS.items()):
-        group = Group(title, sort_key=number)
-        for verb in verbs:
-            name = "import_" if verb == "import" else verb  # a keyword cannot name a module
-            module = f"nomadiff.cli.{name}"
-            command = getattr(import_module(module), name) if listed else f"{module}:{name}"
-            app.command(command, name=verb, group=group)
+    app = build_app(listed=not words or words[0] in ("--help", "-h"))
     try:
         words, config = split_config(words)
         if config is not None:
@@ -76,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with plain_output():
             for module in plugins:
                 import_plugin(module)
-            command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+            command, bound = _parsed(app, words)
             try:
                 command(*bound.args, **bound.kwargs)
             except Interrupted:  # a folder that was refused is not ours to write to, a run that was stopped is
@@ -111,6 +105,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_error(printable(f"unexpected {type(error).__name__}: {error} (--debug shows where)"))
         return 1
     return 0
+
+
+def build_app(*, listed: bool = False) -> App:
+    """The parser of all verbs.
+
+    Args:
+        listed: import the module of every verb, which the list of verbs shows the first sentence of.
+    """
+    from cyclopts import App, Group, Parameter
+    from rich.console import Console
+
+    app = App(
+        name="nomadiff",
+        help=_HELP,
+        version=__version__,
+        console=Console(file=sys.stdout),  # help has colours: it does not go through plain_output
+        result_action="return_value",
+        default_parameter=Parameter(negative=(), consume_multiple=(1, None)),
+        suppress_keyboard_interrupt=False,  # it would end without a message; main prints one
+    )
+    for number, (title, verbs) in enumerate(_VERBS.items()):
+        group = Group(title, sort_key=number)
+        for verb in verbs:
+            name = "import_" if verb == "import" else verb  # a keyword cannot name a module
+            module = f"nomadiff.cli.{name}"
+            command = getattr(import_module(module), name) if listed else f"{module}:{name}"
+            app.command(command, name=verb, group=group, help_epilogue=None if verb in _WITHOUT_PARTS else _PLUGIN)
+    return app
+
+
+def _parsed(app: App, words: Sequence[str]) -> tuple[Callable[..., Any], BoundArguments]:
+    """A verb and its arguments. Options take all values that follow; one each where that leaves an argument without."""
+    from cyclopts import CycloptsError, Parameter
+
+    try:
+        return app.parse_args(words, exit_on_error=False, print_error=False)[:2]
+    except CycloptsError:
+        app.default_parameter = Parameter(negative=())
+        with suppress(CycloptsError):
+            return app.parse_args(words, exit_on_error=False, print_error=False)[:2]
+        raise
 
 
 def _without_plugins(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Device, DryRun, Level, score_lines
+from nomadiff.cli.options import Convention, Device, DryRun, Level, score_lines
 from nomadiff.workflows.evaluate import EvaluationSettings, parse_groups
 
 __all__ = ["evaluate"]
@@ -24,7 +24,7 @@ class EvaluationOptions(EvaluationSettings):
     classifier: str | None
     extra: tuple[Literal["kid", "ssim", "lpips"], ...]
     groups: Annotated[tuple[str, ...], Parameter(name="--group", converter=_groups)]  # type: ignore[assignment]
-    convention: Literal["prdc", "kynkaanniemi"]
+    convention: Convention
     interval: Level | None
     save_reference: Path | None
     device: Device

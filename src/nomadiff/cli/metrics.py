@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Level, score_lines
+from nomadiff.cli.options import Convention, Level, score_lines
 
 __all__ = ["metrics"]
 
@@ -19,7 +19,7 @@ def metrics(
     train: Path | None = None,
     out: Annotated[Path, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = Path("metrics.json"),
     k: int = 5,
-    convention: str = "prdc",
+    convention: Convention = "prdc",
     interval: Level = 0.95,
     allow_train_as_reference: bool = False,
 ) -> None:

@@ -6,18 +6,22 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
 from nomadiff.data.mix_spec import MixSpec
+from nomadiff.models.model import Model
 from nomadiff.workflows.held_out import HeldOut
 
 __all__ = [
     "ArmTraining",
+    "Convention",
     "Device",
+    "Drawing",
+    "DrawingOptions",
     "DryRun",
     "HeldOutOptions",
     "HeldOutSet",
@@ -59,6 +63,7 @@ def _convert_images(hint: Any, tokens: Sequence[Token]) -> int:
 
 Images = Annotated[int, Parameter(converter=_convert_images)]
 LearningRate = Annotated[float, Parameter(name=["--learning-rate", "--lr"])]
+Convention = Literal["prdc", "kynkaanniemi"]
 Level = Annotated[float, Parameter(name=["--level", "--interval"])]
 Hidden = Parameter(parse=False)
 """Of settings that only Python can give."""
@@ -101,6 +106,41 @@ class TrainingOptions:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions:
+    """How images are drawn from a model.
+
+    Attributes:
+        seed: Seed of the set.
+        source: Source to draw of a model that knows several; "real" unless asked by name.
+        class_label: The one class to draw from a class-conditional model, by name or number.
+        classes: real, as often as the real training images have them (the default); uniform; or shares of some, such as
+            cat=0.3,dog=0.1.
+        steps: Solver steps; the model's own by default.
+        batch_size: Images drawn together.
+        vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
+    """
+
+    seed: int = 0
+    source: str = "real"
+    class_label: Annotated[str | None, Parameter(name=["--class-label", "--class"])] = None
+    classes: str | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    vae: str | None = None
+
+    def of(self, model: Model, *, solver: str | None = None) -> dict[str, Any]:
+        """Options of :meth:`~nomadiff.models.model.Model.sample_batches`."""
+        own = model.config.sampler
+        return {
+            "source": self.source,
+            "class_label": self.class_label,
+            "classes": self.classes,
+            "sampler": replace(own, solver=solver or own.solver, steps=own.steps if self.steps is None else self.steps),
+            "batch_size": self.batch_size,
+        }
+
+
 # Settings as a command line writes them. A class that only annotates fields anew is its dataclass with other spellings:
 # fields, defaults and help stay those of the settings, which Python takes too.
 
@@ -120,6 +160,7 @@ class ArmTraining(TrainingOptions):
 
 
 Mix = Annotated[MixOptions, Parameter(name="*")]
+Drawing = Annotated[DrawingOptions, Parameter(name="*")]
 Training = Annotated[TrainingOptions, Parameter(name="*")]
 HeldOutSet = Annotated[HeldOutOptions, Parameter(name="*")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]

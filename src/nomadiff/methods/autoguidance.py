@@ -22,7 +22,7 @@ class Autoguidance(GuidedMethod):
     """Extrapolation away from a smaller model that was trained less on the same images (Karras et al. 2024b).
 
     Args:
-        preset, class_labels, base, **training: as for every method that guides a base.
+        preset, **options: as for every method that guides a base: class_labels, base, and fields of the training.
         weight: the paper's guidance minus 1.
         width: the auxiliary's channels as a share of the base's.
         share: its budget as a share of the base's.
@@ -39,15 +39,13 @@ class Autoguidance(GuidedMethod):
         self,
         preset: AnyPreset = "cifar10",
         *,
-        class_labels: bool = False,
-        base: str = "dm",
         weight: float = 1.0,
         width: float = 0.5,
         share: float = 0.25,
         interval: Interval | None = None,
-        **training: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(preset, class_labels=class_labels, base=base, **training)
+        super().__init__(preset, **options)
         if not 0 < width <= 1 or not 0 < share <= 1:
             raise UsageError(
                 f"width and share of the auxiliary must lie above 0 and at most at 1, got {width}, {share}"

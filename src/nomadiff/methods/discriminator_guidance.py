@@ -34,7 +34,7 @@ class DiscriminatorGuided(GuidedMethod):
     """A base trained on the images, and a discriminator that tells them from the base's samples (Kim et al. 2023).
 
     Args:
-        preset, class_labels, base, **training: as for every method that guides a base.
+        preset, **options: as for every method that guides a base: class_labels, base, and fields of the training.
         discriminator: how the discriminator is trained; by default on a fifth as many images as the base.
         synthetic_count: own samples to train it on; as many as there are real images by default.
         weight: weight of its gradient.
@@ -48,21 +48,19 @@ class DiscriminatorGuided(GuidedMethod):
         self,
         preset: AnyPreset = "cifar10",
         *,
-        class_labels: bool = False,
-        base: str = "dm",
         discriminator: Fitting | None = None,
         synthetic_count: int | None = None,
         weight: float = 1.0,
         interval: Interval | None = None,
-        **training: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(preset, class_labels=class_labels, base=base, **training)
-        options = self.training
+        super().__init__(preset, **options)
+        training = self.training
         self.discriminator = discriminator or Fitting(
             budget=self.part_of_budget(0.2),
-            batch=options.batch,
-            save_every=options.snapshot_every,
-            seed=options.seed,
+            batch=training.batch,
+            save_every=training.snapshot_every,
+            seed=training.seed,
         )
         self.synthetic_count, self.weight, self.interval = synthetic_count, weight, interval
 

@@ -27,7 +27,7 @@ class SIMS(GuidedMethod):
     SIMS is what keeps that from doing harm.
 
     Args:
-        preset, class_labels, base, training: as for every method that guides a base.
+        preset, **options: as for every method that guides a base: class_labels, base, and fields of the training.
         improvement: settings of the improvement; by default weight 1 and no search, so that no reference is needed, and
             the training's seed. The budget of the fine-tuning is part of the method's; by default it has the share
             of the base's that SIMS took (:func:`~nomadiff.improve.auxiliary.default_share`).
@@ -41,13 +41,11 @@ class SIMS(GuidedMethod):
         self,
         preset: AnyPreset = "cifar10",
         *,
-        class_labels: bool = False,
-        base: str = "dm",
         improvement: Improvement | None = None,
         reference: ReferenceSet | None = None,
-        **training: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(preset, class_labels=class_labels, base=base, **training)
+        super().__init__(preset, **options)
         self.improvement = improvement or Improvement(weight=1.0, snapshots=1, seed=self.training.seed)
         self.reference = reference
 
