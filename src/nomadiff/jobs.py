@@ -23,7 +23,7 @@ from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
 from nomadiff.registry import import_plugin, modules_of_parts
 
-__all__ = ["Key", "computed_with", "in_processes", "run_jobs"]
+__all__ = ["Key", "computed_with", "in_processes", "run_jobs", "sigterm_as_interrupt"]
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -125,7 +125,7 @@ def in_processes(
     # children inherit the variable, which also bounds the threads of libraries that start before torch is told
     with (
         _environment("OMP_NUM_THREADS", "1"),
-        _sigterm_as_interrupt(),
+        sigterm_as_interrupt(),
         ProcessPoolExecutor(
             workers, get_context("spawn"), initializer=_begin_worker, initargs=modules_of_parts()
         ) as pool,
@@ -240,7 +240,7 @@ def _sigterm_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """While children work, SIGTERM ends them in order, as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
