@@ -6,7 +6,7 @@ Each job is a folder of small files below the study's ``jobs/``:
 ``plan.json``  what it comes after, and what it is about
 ``claim-1``    who works on it; its time of change moves while that process lives (a heartbeat). Taken over: ``claim-2``
 ``done.json``  written when its products are whole
-``failed.json`` the one-line error it ended with
+``failed.json`` the one-line error it ended with, and the traceback
 ============== =====================================================================================================
 
 A claim is taken by creating its file, which only one process can. Whether its owner lives is judged without comparing
@@ -22,6 +22,7 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -95,19 +96,42 @@ class JobFolder:
         self.study = Path(study)
         self.path = self.study / "jobs"
 
-    def write_plan(self, jobs: Sequence[Job]) -> None:
-        """Write the plan of every job; jobs that are no longer part of the study are removed."""
+    def write_plan(self, jobs: Sequence[Job], settings: dict[str, Any] | None = None) -> None:
+        """Write the plan of every job; jobs that are no longer part of the study are removed.
+
+        Args:
+            jobs: all of them.
+            settings: plain values from which another process can make the same jobs; None where there are none.
+
+        Raises:
+            UsageError: two jobs share a name.
+        """
         names = [job.name for job in jobs]
         if len(set(names)) < len(names):
             raise UsageError(f"two jobs share a name: {', '.join(sorted(n for n in set(names) if names.count(n) > 1))}")
-        for folder in self.path.glob("*") if self.path.exists() else ():
-            if folder.name not in names:
-                shutil.rmtree(folder, ignore_errors=True)
+        for path in self.path.glob("*/plan.json"):
+            if path.parent.name not in names:
+                shutil.rmtree(path.parent, ignore_errors=True)
         for job in jobs:
             plan = {"after": list(job.after), "about": job.about, "images": job.images, "run_folder": job.run_folder}
             path = self.path / job.name / "plan.json"
             if not path.exists() or read_json(path) != plan:
                 write_json(path, plan)
+        if settings is not None:
+            write_json(self.path / "study.json", {**settings, "folder": os.getcwd()})
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that the plan was made from, and the ``folder`` that their paths are relative to.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if not (self.path / "study.json").exists():
+            raise UsageError(
+                f"{self.study} has no jobs to work on: give the --out of compare or reproduce (a study of objects in "
+                "Python's memory is worked on by its own call alone)"
+            )
+        return read_json(self.path / "study.json", dict)
 
     def is_done(self, job: Job) -> bool:
         """Whether a job was done as it is planned now, and its products are there."""
@@ -252,7 +276,8 @@ def _do(folder: JobFolder, job: Job, claim: _Claim, device: str | None) -> None:
             raise
     except Exception as error:
         told = str(error) if isinstance(error, NomadiffError) else f"{type(error).__name__}: {error}"
-        write_json(claim.folder / "failed.json", {"error": printable(told), "by": claim.owner})
+        trace = traceback.format_exc()
+        write_json(claim.folder / "failed.json", {"error": printable(told), "by": claim.owner, "traceback": trace})
         claim.release()
     else:
         if claim.is_current():

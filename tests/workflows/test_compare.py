@@ -254,7 +254,7 @@ def test_demo_has_the_rows_it_promises(tmp_path):
 
 
 def test_a_reference_that_is_trained_on_is_found_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("nomadiff.workflows.compare.run_arms", lambda *args, **options: pytest.fail("trained"))
+    monkeypatch.setattr("nomadiff.workflows.compare.work_on", lambda *args, **options: pytest.fail("trained"))
     wrong = comparison(tmp_path, reference="digits:pool")
     wrong = replace(wrong, mix=replace(wrong.mix, real_subset=None))
     for call in (compare, plan_comparison):

@@ -34,7 +34,7 @@ Options shown with ... take several values: `--seeds 0 1 2`, or `--seeds 0 --see
 _VERBS = {
     "Start here": ("demo", "reproduce"),
     "Images in, a model out": ("train", "sample", "synthesize", "encode"),
-    "Does synthetic data help, or hurt?": ("compare", "verdict", "evaluate", "audit", "metrics"),
+    "Does synthetic data help, or hurt?": ("compare", "work", "status", "verdict", "evaluate", "audit", "metrics"),
     "Models and their own samples": ("improve", "shift", "loop"),
     "Other tools": ("import", "export", "lora", "info"),
 }

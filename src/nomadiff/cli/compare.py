@@ -55,6 +55,7 @@ def compare(
         dry_run: plan only.
     """
     from nomadiff.files import check_output
+    from nomadiff.workflows.compare import begin_comparison
     from nomadiff.workflows.compare import compare as run
     from nomadiff.workflows.comparison import plan_comparison
 
@@ -63,5 +64,9 @@ def compare(
         print(plan_comparison(comparison))
         return
     check_output(comparison.out, "folder")
+    if comparison.workers == 0:
+        begin_comparison(comparison)
+        print(f"planned: {len(comparison.arms())} models\nnext:    nomadiff work {comparison.out}, on every machine")
+        return
     run(comparison)
     print(f"report:  {comparison.out / 'report.html'}\nmetrics: {comparison.out / 'metrics.json'}")

@@ -23,6 +23,7 @@ __all__ = [
     "Drawing",
     "DrawingOptions",
     "DryRun",
+    "Duration",
     "HeldOutOptions",
     "HeldOutSet",
     "Hidden",
@@ -36,6 +37,7 @@ __all__ = [
     "Training",
     "TrainingOptions",
     "command_line",
+    "parse_duration",
     "parse_images",
     "score_lines",
 ]
@@ -61,6 +63,23 @@ def _convert_images(hint: Any, tokens: Sequence[Token]) -> int:
     return parse_images(tokens[0].value)
 
 
+def parse_duration(text: str) -> float:
+    """Seconds of ``90m``, ``3h``, ``2d`` or ``45s``.
+
+    Raises:
+        ValueError: not such a duration.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])", text.strip().lower())
+    if match is None:
+        raise ValueError(f"'{text}' is no duration: write 90m, 3h or 2d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _convert_duration(hint: Any, tokens: Sequence[Token]) -> float:
+    return parse_duration(tokens[0].value)
+
+
+Duration = Annotated[float, Parameter(converter=_convert_duration)]
 Images = Annotated[int, Parameter(converter=_convert_images)]
 LearningRate = Annotated[float, Parameter(name=["--learning-rate", "--lr"])]
 Convention = Literal["prdc", "kynkaanniemi"]

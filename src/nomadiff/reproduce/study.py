@@ -9,6 +9,7 @@ from typing import Any
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import write_text
+from nomadiff.job_folder import JobFolder
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.dry_run import core_hours, gpu_hours
 from nomadiff.networks.flops import flops_of
@@ -18,9 +19,10 @@ from nomadiff.reproduce.study_text import study_text
 from nomadiff.tables import Table, read_table
 from nomadiff.training.presets import preset_named
 from nomadiff.training.run_folder import versions
-from nomadiff.workflows.arms import Arm, run_arms
-from nomadiff.workflows.compare import Comparison, compare, default_workers
+from nomadiff.workflows.arms import Arm, job_of
+from nomadiff.workflows.compare import Comparison, compare
 from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.work import work_on
 
 __all__ = ["SCALES", "Cell", "NeededFile", "Study", "check_scale", "plan_study", "run_study"]
 
@@ -129,7 +131,9 @@ def run_study(
         raise DataError(f"{study.name} needs {', '.join(missing)} in {where}; --dry-run says where they come from")
     sources = out / "sources"
     generators = [replace(arm, out=sources / arm.out, device=device or arm.device) for arm in study.generators]
-    run_arms(generators, workers=default_workers(device, len(generators)))
+    jobs = [job_of(arm, out) for arm in generators]
+    JobFolder(out).write_plan(jobs)
+    work_on(out, jobs, device=device)
     table = Table(meta={"recipe": study.name, "command": command, "versions": versions(), "notes": list(study.notes)})
     compositions = Table(meta=table.meta)
     for cell in study.cells:

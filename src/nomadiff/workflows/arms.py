@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import hashlib
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.part_folder import JOB_NAME, discard, part_of
-from nomadiff.errors import Interrupted
 from nomadiff.files import read_json
-from nomadiff.jobs import in_processes
+from nomadiff.job_folder import Job
 from nomadiff.methods.method import Method
 from nomadiff.methods.registry import method_named
 from nomadiff.models.model import Model
-from nomadiff.progress import progress_bar
 from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder
 
-__all__ = ["Arm", "run_arms"]
+__all__ = ["Arm", "job_of", "with_seed"]
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,6 @@ class Arm:
         training = self.algorithm().training
         return training.steps * training.batch
 
-    def images_seen(self) -> int:
-        """How many of them were seen so far, as the logs of its trainings say."""
-        paths = (*self.out.glob("log.jsonl"), *self.out.glob("*/log.jsonl"))
-        logs = [RunFolder(path.parent).read_log() for path in paths]
-        return sum(int(log[-1]["images_seen"]) for log in logs if log)
-
     def run_folder(self) -> RunFolder:
         """The run of its network, or of the base of a guided one."""
         return RunFolder(self.out / self.algorithm().base_folder)
@@ -103,42 +97,23 @@ class Arm:
         return Model.load(self.out, device=self.device)
 
 
-def _run(arm: Arm) -> None:
-    arm.run()
+def _run(arm: Arm, device: str | None) -> None:
+    replace(arm, device=device or arm.device).run()
 
 
-def run_arms(arms: Sequence[Arm], *, workers: int) -> None:
-    """Run every arm, ``workers`` at a time, each in a process of one thread when there are several.
-
-    Args:
-        arms: what to run; finished ones cost nothing.
-        workers: processes; 1 runs the arms one after another in this process with all its threads.
-
-    Raises:
-        NomadiffError: an arm failed (the others are stopped, their states saved).
-        Interrupted: Ctrl-C or SIGTERM; every arm's state is saved.
-    """
-    if workers == 1:
-        for arm in arms:
-            arm.run()
-        return
-    finished: set[Path] = set()
-    seen = 0
-    with progress_bar(f"train {len(arms)} models", total=sum(arm.images_to_see for arm in arms)) as advance:
-
-        def show() -> None:
-            nonlocal seen
-            now = sum(arm.images_to_see if arm.out in finished else arm.images_seen() for arm in arms)
-            advance(now - seen, note=f"{len(finished)} of {len(arms)} done")
-            seen = now
-
-        try:
-            with closing(in_processes(_run, [(arm,) for arm in arms], workers, while_waiting=show)) as results:
-                for (arm,), _ in results:
-                    finished.add(arm.out)
-                    show()
-        except KeyboardInterrupt:
-            raise Interrupted("stopped, states saved: run the same command again to go on", signal.SIGINT) from None
+def job_of(arm: Arm, study: Path, name: str = "", after: tuple[str, ...] = ()) -> Job:
+    """The job of training and sampling an arm, whose folder is below the study's; its name is the folder's if empty."""
+    settings = {**vars(arm), "mix": vars(arm.mix), "out": arm.out.name, "device": None}
+    told = re.sub(r" at 0x[0-9a-f]+", "", json.dumps(settings, sort_keys=True, default=repr))
+    return Job(
+        name or arm.out.name,
+        partial(_run, arm),
+        after,
+        (arm.samples_path,),
+        hashlib.sha256(told.encode()).hexdigest(),
+        arm.images_to_see,
+        str(arm.out.relative_to(study)),
+    )
 
 
 def with_seed(mix: MixSpec, seed: int) -> MixSpec:

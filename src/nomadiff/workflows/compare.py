@@ -6,24 +6,32 @@ This is the design of the CASD paper's section 4 as one call: the same architect
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from nomadiff.data.image_source import ImageSource
 from nomadiff.errors import UsageError
+from nomadiff.job_folder import Job, JobFolder
 from nomadiff.metrics.detectors import load_classifier, load_detector
-from nomadiff.processes import join_processes
 from nomadiff.reports.page import Report
 from nomadiff.tables import Table
-from nomadiff.workflows.arms import run_arms
+from nomadiff.workflows.arms import job_of
 from nomadiff.workflows.comparison import Comparison, check_comparison
 from nomadiff.workflows.judging import judge
+from nomadiff.workflows.work import work_on
 
-__all__ = ["Comparison", "compare", "compared", "default_workers"]
+__all__ = ["Comparison", "begin_comparison", "compare", "compared", "comparison_jobs", "jobs_from"]
 
 
 def compare(comparison: Comparison) -> Table:
     """Train, sample and score every arm, and write ``metrics.json``, ``verdict.json`` and ``report.html``.
 
-    Interrupted, the same call continues: finished arms are kept, half-done ones resumed.
+    Interrupted, the same call continues: finished arms are kept, half-done ones resumed. Other processes and machines
+    may help (``nomadiff work``).
 
     Returns:
         One row an arm and seed: ``method``, ``source``, ``seed``, ``images_seen`` and one field a metric.
@@ -34,24 +42,63 @@ def compare(comparison: Comparison) -> Table:
     """
     table, report = compared(comparison)
     report.write(comparison.out / "report.html")
+    JobFolder(comparison.out).mark_done(comparison_jobs(comparison)[-1])
     return table
 
 
 def compared(comparison: Comparison) -> tuple[Table, Report]:
     """As :func:`compare`, but the report is returned unwritten, for callers that add to it."""
-    arms = comparison.arms()
+    reference = begin_comparison(comparison)
+    *arms, _ = comparison_jobs(comparison)
+    work_on(comparison.out, arms, device=comparison.device, processes=comparison.workers)
+    return judge(comparison, comparison.arms(), reference)
+
+
+def begin_comparison(comparison: Comparison) -> ImageSource:
+    """Check everything and write the plan, from which any process can work; gives the held-out reference.
+
+    Raises:
+        UsageError, DataError: something is wrong with the images or options.
+    """
     if not comparison.mix_spec.synthetic and comparison.needs_synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
     reference, _ = check_comparison(comparison)  # validated before the first expensive step
     load_detector(comparison.detector, weights=comparison.detector_weights)(reference.images[:1])
     if comparison.classifier is not None:
         load_classifier(comparison.classifier, weights=comparison.classifier_weights).classes(reference.images[:1])
-    run_arms(arms, workers=comparison.workers or default_workers(comparison.device, len(arms)))
-    return judge(comparison, arms, reference)
+    folder = JobFolder(comparison.out)
+    folder.write_plan(comparison_jobs(comparison), comparison.to_dict())
+    folder.forget_failures()
+    return reference
 
 
-def default_workers(device: str | None, arms: int) -> int:
-    """Arms to train side by side: one a CPU core; 1 on a GPU."""
-    if join_processes(device).device.type != "cpu":
-        return 1
-    return max(1, min(arms, os.cpu_count() or 1))
+def comparison_jobs(comparison: Comparison, prefix: str = "", after: tuple[str, ...] = ()) -> list[Job]:
+    """A job for each arm, and the last one for the report.
+
+    Args:
+        comparison: what is compared.
+        prefix: what the jobs' names begin with, where the comparison is a part of a larger study.
+        after: jobs of that study that make what the arms read.
+    """
+    out = comparison.out
+    arms = [job_of(arm, out, prefix + arm.out.name, after) for arm in comparison.arms()]
+    judged_by = (comparison.reference, comparison.detector, comparison.classifier, comparison.similarity)
+    about = hashlib.sha256(json.dumps([[job.about for job in arms], judged_by], default=repr).encode()).hexdigest()
+    products = (out / "metrics.json", out / "report.html")
+    names = tuple(job.name for job in arms)
+    return [*arms, Job(f"{prefix}report", partial(_report, comparison), names, products, about)]
+
+
+def jobs_from(settings: Mapping[str, Any], out: Path) -> list[Job]:
+    """The jobs of a comparison in a folder, by the settings that :meth:`Comparison.to_dict` gave.
+
+    Raises:
+        DataError: they are no such settings.
+    """
+    return comparison_jobs(Comparison.from_dict(settings, out))
+
+
+def _report(comparison: Comparison, device: str | None) -> None:
+    reference, _ = check_comparison(comparison)
+    _, report = judge(comparison, comparison.arms(), reference)
+    report.write(comparison.out / "report.html")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import UsageError
+from nomadiff.errors import DataError, UsageError
 from nomadiff.methods.method import Method
 from nomadiff.methods.registry import METHODS, method_named
 from nomadiff.metrics.detectors import Detector
@@ -44,7 +45,7 @@ class Comparison:
         classifier_weights: File or URL of the classifier's weights, if not its own; checked by SHA-256.
         similarity: Measure SSIM between samples and to the nearest training image too (CASD Table 3).
         allow_train_as_reference: Accept a reference that is the training set, or mostly.
-        workers: Models trained side by side; by default one a CPU core, and 1 on a GPU.
+        workers: Models trained side by side; by default one a GPU, or one a CPU core. 0 writes the plan, for work.
         device: Where to compute.
         title: Title of the report.
         command: The command line, printed in the report.
@@ -77,6 +78,32 @@ class Comparison:
     def mix_spec(self) -> MixSpec:
         """The mix as what an arm is given."""
         return self.mix if isinstance(self.mix, MixSpec) else MixSpec.of(self.mix)
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Its settings as plain values, for other processes; None where some of them are objects in memory."""
+        values = {name: value for name, value in vars(self).items() if name != "out"}
+        if not isinstance(self.mix, MixSpec):
+            return None
+        values |= {"mix": asdict(self.mix), "changes": dict(self.changes)}
+        try:
+            return {"kind": "compare", **json.loads(json.dumps(values))}
+        except TypeError:
+            return None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], out: Path) -> Comparison:
+        """The comparison that :meth:`to_dict` gave, in a folder.
+
+        Raises:
+            DataError: the values are no settings of a comparison.
+        """
+        try:
+            settings = _with_tuples(values)
+            comparison = cls(**settings | {"mix": MixSpec(**_with_tuples(settings["mix"])), "out": out})
+            comparison.arms()
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise DataError(f"{out}: not the settings of a comparison ({error})") from error
+        return comparison
 
     def arms(self) -> list[Arm]:
         """Every model to train: for each seed, the methods that use synthetic images for each source, the others once.
@@ -134,6 +161,10 @@ class Comparison:
             if found.setdefault(method.name, (kind, method.uses_synthetic))[0] != kind:
                 raise UsageError(f"two methods are called '{method.name}': give one of them another name")
         return found
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:

@@ -1,0 +1,35 @@
+"""``nomadiff status``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+__all__ = ["status"]
+
+
+def status(study: Path) -> None:
+    """Show what each job of a study does: done, running (where, how fast, how long), waiting or failed (and why).
+
+    An example:
+
+    nomadiff status study/
+
+    Args:
+        study: The --out of compare or reproduce.
+    """
+    from nomadiff.files import printable
+    from nomadiff.workflows.work import study_status
+
+    rows = study_status(study)
+    width = max(len(row["job"]) for row in rows)
+    for row in rows:
+        words = [f"{printable(row['job']):{width}}  {row['state']:8}"]
+        if row["of"]:
+            words.append(f"{row['images']:>12,} of {row['of']:,} images")
+        if row["images_per_second"]:
+            words.append(f"{row['images_per_second']:,.4g} images/s, {row['hours_left']:.1f} hours left")
+        words += [printable(row["where"]), printable(row["error"])]
+        print("  ".join(filter(None, words)))
+    counts = Counter(row["state"] for row in rows)
+    print(", ".join(f"{counts[name]} {name}" for name in ("done", "running", "waiting", "failed")))

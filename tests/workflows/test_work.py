@@ -1,0 +1,113 @@
+"""``work`` and ``status``: other processes drain a study that ``compare`` has planned, and its table is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nomadiff.cli import main
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.mix_spec import MixSpec
+from nomadiff.errors import DataError, UsageError
+from nomadiff.tables import read_table
+from nomadiff.workflows.compare import Comparison, begin_comparison, comparison_jobs, jobs_from
+from nomadiff.workflows.work import study_status, work_study
+
+COMPARE = (
+    "compare --real digits:pool --synthetic close=digits:close --real-subset first:30 --real-fraction 0.3 --seeds 0 "
+    "--reference digits:reference --detector digits --preset digits --budget 512 --batch 64 --warmup 64 --count 40 "
+    "--device cpu"
+)
+
+
+def command(words: str, out: Path) -> list[str]:
+    return [*shlex.split(words), "--out", str(out)]
+
+
+def worker(study: Path, where: Path) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "nomadiff", "work", str(study)]
+    return subprocess.Popen(
+        arguments, cwd=where, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_give_the_table_of_one_call(tmp_path, monkeypatch, capsys):
+    assert main(command(COMPARE, tmp_path / "one")) == 0
+    assert main([*command(COMPARE, tmp_path / "many"), "--workers", "0"]) == 0
+    assert f"next:    nomadiff work {tmp_path / 'many'}" in capsys.readouterr().out
+    assert {row["state"] for row in study_status(tmp_path / "many")} == {"waiting"}
+    dead = worker(tmp_path / "many", tmp_path)
+    while not list((tmp_path / "many").glob("runs/*/log.jsonl")):
+        time.sleep(0.05)
+    assert "running" in {row["state"] for row in study_status(tmp_path / "many")}
+    dead.kill()
+    dead.wait()
+    assert main(["status", str(tmp_path / "many")]) == 0
+    assert "done, 0 running, " in capsys.readouterr().out  # this machine sees that the process is gone
+    workers = [worker(tmp_path / "many", tmp_path) for _ in range(2)]
+    for each in workers:
+        out, _ = each.communicate(timeout=300)
+        assert each.returncode == 0 and "done:" in out
+    one, many = (read_table(tmp_path / name / "metrics.json").rows for name in ("one", "many"))
+    assert one == many and len(one) == 3
+    for name in ("dm-seed0", "casd-close-seed0"):
+        weights = [(tmp_path / study / "runs" / name / "model.safetensors").read_bytes() for study in ("one", "many")]
+        assert weights[0] == weights[1]
+    assert main(["status", str(tmp_path / "many")]) == 0
+    said = capsys.readouterr().out
+    assert "512 of 512 images" in said and said.endswith("4 done, 0 running, 0 waiting, 0 failed\n")
+    assert main(command(COMPARE, tmp_path / "many")) == 0  # the call itself finds everything done
+
+
+def test_a_failed_job_is_shown_and_tried_again(tmp_path, capsys, monkeypatch):
+    assert main([*command(COMPARE, tmp_path), "--workers", "0"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("nomadiff.workflows.arms.Arm.run", lambda arm: 1 / 0)
+        assert main(["work", str(tmp_path)]) == 1
+    assert "3 of 4 jobs failed; dm-seed0: ZeroDivisionError: division by zero" in capsys.readouterr().err
+    assert main(["status", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "dm-seed0          failed" in said and "0 done, 0 running, 1 waiting, 3 failed" in said
+    assert "1 / 0" in json.loads((tmp_path / "jobs" / "dm-seed0" / "failed.json").read_text())["traceback"]
+    assert main(["work", str(tmp_path)]) == 1  # as before, and nothing runs
+    assert main(["work", str(tmp_path), "--retry-failed", "--stop-after", "0.1s"]) == 128 + 15
+    assert {row["state"] for row in study_status(tmp_path)} == {"waiting"}
+
+
+def test_a_study_of_objects_is_worked_on_by_its_own_call(tmp_path):
+    with pytest.raises(UsageError, match="no jobs to work on"):
+        work_study(tmp_path)
+    with pytest.raises(UsageError, match="is no study with jobs"):
+        study_status(tmp_path)
+    real = ImageSource.open("digits:pool", name="real", synthetic=False).first(30)
+    mix = MixSpec(real=real, synthetic=("digits:close",))
+    study = Comparison(mix=mix, reference="digits:reference", out=tmp_path, preset="digits", detector="digits")
+    begin_comparison(study)
+    with pytest.raises(UsageError, match="by its own call alone"):
+        work_study(tmp_path)
+
+
+def test_settings_make_the_same_jobs_and_damaged_ones_are_named(tmp_path):
+    mix = MixSpec(real="digits:pool", synthetic=("a=digits:close", "digits:style"), source_weights=(1.0, 2.0))
+    changes = {"budget": 512, "ema_stds": (0.05, 0.1)}
+    study = Comparison(mix=mix, reference="digits:reference", out=tmp_path, preset="edm2-tiny", changes=changes)
+    settings = json.loads(json.dumps(study.to_dict()))
+    settings.pop("kind")
+    told = [(job.name, job.about, job.after, job.products) for job in comparison_jobs(study)]
+    assert told == [(job.name, job.about, job.after, job.products) for job in jobs_from(settings, tmp_path)]
+    for wrong in ({}, {**settings, "nothing": 1}, {**settings, "mix": 3}, {**settings, "seeds": 4}):
+        with pytest.raises(DataError, match="not the settings of a comparison"):
+            jobs_from(wrong, tmp_path)
+    begin = tmp_path / "jobs" / "study.json"
+    begin.parent.mkdir()
+    begin.write_text(json.dumps({"kind": "os.system", "folder": "/"}))
+    with pytest.raises(DataError, match="this version knows"):
+        work_study(tmp_path)
