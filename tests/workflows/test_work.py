@@ -46,6 +46,7 @@ def test_workers_that_are_killed_give_the_table_of_one_call(tmp_path, monkeypatc
     assert {row["state"] for row in study_status(tmp_path / "many")} == {"waiting"}
     dead = worker(tmp_path / "many", tmp_path)
     while not list((tmp_path / "many").glob("runs/*/log.jsonl")):
+        assert dead.poll() is None
         time.sleep(0.05)
     assert "running" in {row["state"] for row in study_status(tmp_path / "many")}
     dead.kill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class Comparison:
         values = {name: value for name, value in vars(self).items() if name != "out"}
         if not isinstance(self.mix, MixSpec):
             return None
-        values |= {"mix": asdict(self.mix), "changes": dict(self.changes)}
+        values |= {"mix": dict(vars(self.mix)), "changes": dict(self.changes)}
         try:
             return {"kind": "compare", **json.loads(json.dumps(values))}
         except TypeError:
