@@ -23,6 +23,7 @@ from nomadiff.workflows import judging
 from nomadiff.workflows.arms import Arm
 from nomadiff.workflows.compare import Comparison, compare
 from nomadiff.workflows.comparison import plan_comparison
+from nomadiff.workflows.work import study_status
 
 
 def comparison(out, **changes):
@@ -180,8 +181,8 @@ def test_two_papers_are_arms_of_one_study_at_equal_images_seen(tmp_path, monkeyp
         ("casd+source-guidance", "close", "casd"),
     }
     assert {row["images_seen"] for row in rows} == {512}
-    for arm in short.arms():
-        assert arm.images_seen() == arm.images_to_see == 512
+    trained = {row["job"]: (row["state"], row["images"], row["of"]) for row in study_status(tmp_path)}
+    assert trained.pop("report") == ("done", 0, 0) and set(trained.values()) == {("done", 512, 512)}
     answers = {(row["principle"], row["method"], row["source"]) for row in read_json(tmp_path / "verdict.json")["rows"]}
     assert answers >= {("utility", "sims", ""), ("no harm", "neon", ""), ("gain", "casd+source-guidance", "close")}
     page = (tmp_path / "report.html").read_text()

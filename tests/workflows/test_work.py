@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from nomadiff.data.mix_spec import MixSpec
 from nomadiff.errors import DataError, UsageError
 from nomadiff.tables import read_table
 from nomadiff.workflows.compare import Comparison, begin_comparison, comparison_jobs, jobs_from
+from nomadiff.workflows.launch import launch_workers
 from nomadiff.workflows.work import study_status, work_study
 
 COMPARE = (
@@ -32,7 +34,7 @@ def command(words: str, out: Path) -> list[str]:
 
 
 def worker(study: Path, where: Path) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "nomadiff", "work", str(study)]
+    arguments = [sys.executable, "-m", "nomadiff", "work", str(study), "--jobs", "1"]
     return subprocess.Popen(
         arguments, cwd=where, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
     )
@@ -72,14 +74,14 @@ def test_a_failed_job_is_shown_and_tried_again(tmp_path, capsys, monkeypatch):
     assert main([*command(COMPARE, tmp_path), "--workers", "0"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr("nomadiff.workflows.arms.Arm.run", lambda arm: 1 / 0)
-        assert main(["work", str(tmp_path)]) == 1
+        assert main(["work", str(tmp_path), "--jobs", "1"]) == 1
     assert "3 of 4 jobs failed; dm-seed0: ZeroDivisionError: division by zero" in capsys.readouterr().err
     assert main(["status", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "dm-seed0          failed" in said and "0 done, 0 running, 1 waiting, 3 failed" in said
     assert "1 / 0" in json.loads((tmp_path / "jobs" / "dm-seed0" / "failed.json").read_text())["traceback"]
-    assert main(["work", str(tmp_path)]) == 1  # as before, and nothing runs
-    assert main(["work", str(tmp_path), "--retry-failed", "--stop-after", "0.1s"]) == 128 + 15
+    assert main(["work", str(tmp_path), "--jobs", "1"]) == 1  # as before, and nothing runs
+    assert main(["work", str(tmp_path), "--jobs", "1", "--retry-failed", "--stop-after", "0.1s"]) == 128 + 15
     assert {row["state"] for row in study_status(tmp_path)} == {"waiting"}
 
 
@@ -112,3 +114,37 @@ def test_settings_make_the_same_jobs_and_damaged_ones_are_named(tmp_path):
     begin.write_text(json.dumps({"kind": "os.system", "folder": "/"}))
     with pytest.raises(DataError, match="this version knows"):
         work_study(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for a child process in /proc")
+def test_a_worker_of_a_scheduler_is_interrupted_and_queued_again(tmp_path, monkeypatch):
+    """submitit's local executor in place of SLURM's; its signal is the one it sends when the time is over."""
+    submitit = pytest.importorskip("submitit")
+    long = COMPARE.replace("--budget 512", "--budget 20000")
+    monkeypatch.chdir(tmp_path)
+    assert main([*command(long, Path("study")), "--method", "dm", "--workers", "0"]) == 0
+    jobs = launch_workers("study", "local", 1, options=("timeout_min=10",), words=("--jobs", "1"))
+    while not list(tmp_path.glob("study/runs/*/log.jsonl")):
+        assert not jobs[0].done()
+        time.sleep(0.2)
+    (task,) = Path(f"/proc/{jobs[0].job_id}/task/{jobs[0].job_id}/children").read_text().split()
+    os.kill(int(task), signal.SIGUSR2)  # the job's own process, as its controller does when the time is over
+    jobs[0].result()
+    assert [row["state"] for row in study_status("study")] == ["done", "done"]
+    log = (tmp_path / "study" / "runs" / "dm-seed0" / "log.jsonl").read_text().splitlines()
+    seen = [json.loads(line)["images_seen"] for line in log]
+    assert seen == sorted(set(seen)) and seen[-1] == 20032
+    assert isinstance(jobs[0], submitit.LocalJob)
+    assert "state saved in" in jobs[0].stderr()
+
+
+def test_launch_options_are_checked(tmp_path):
+    pytest.importorskip("submitit")
+    assert main([*command(COMPARE, tmp_path), "--workers", "0"]) == 0
+    with pytest.raises(UsageError, match="write name=value"):
+        launch_workers(tmp_path, "local", 1, options=("timeout_min",))
+    with pytest.raises(UsageError, match="--launch local: .*partitoin"):
+        launch_workers(tmp_path, "local", 1, options=("partitoin=gpu",))
+    with pytest.raises(UsageError, match="no jobs to work on"):
+        launch_workers(tmp_path / "other", "local", 1)

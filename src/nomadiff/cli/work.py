@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from nomadiff.cli.options import Duration
 
@@ -13,15 +14,20 @@ def work(
     study: Path,
     *,
     devices: tuple[str, ...] = (),
-    jobs: int = 1,
+    jobs: int | None = None,
     stop_after: Duration | None = None,
     retry_failed: bool = False,
+    launch: Literal["slurm", "local"] | None = None,
+    workers: int = 1,
+    launch_option: tuple[str, ...] = (),
 ) -> None:
     """Work on a study that compare or reproduce has begun; any number of workers, on any machines that see its folder.
 
-    An example, on each machine:
+    Examples:
 
     nomadiff work study/ --jobs 4 --stop-after 3h
+
+    nomadiff work study/ --launch slurm --workers 8 --launch-option gpus_per_node=1 --launch-option timeout_min=240
 
     `compare --workers 0` writes the plan of a study and nothing else. A worker takes one job after another, and waits
     while others work on what is left. Killed, it loses nothing: another one goes on with its job. Start workers in the
@@ -30,11 +36,25 @@ def work(
     Args:
         study: The --out of compare or reproduce.
         devices: Where to compute (cuda:0, cuda:1, cpu); once for every device. By default every GPU, or the CPU.
-        jobs: Jobs side by side.
+        jobs: Jobs side by side; by default one a GPU, or one a CPU core.
         stop_after: Save and stop after so long: 90m, 3h, 2d.
         retry_failed: Try failed jobs again.
+        launch: Submit workers to a scheduler instead: slurm, or local (processes of this machine).
+        workers: Workers to submit. One whose time is over saves its state and is queued again.
+        launch_option: Option of the scheduler, name=value (timeout_min, gpus_per_node, partition, ...); once for each.
     """
-    from nomadiff.workflows.work import work_study
+    if launch is not None:
+        from nomadiff.workflows.launch import launch_workers
 
-    work_study(study, devices=devices, processes=jobs, stop_after=stop_after, retry_failed=retry_failed)
-    print(f"done: {study}\nnext: nomadiff status {study}")
+        words = [word for device in devices for word in ("--devices", device)]
+        words += [] if jobs is None else ["--jobs", str(jobs)]
+        words += [] if stop_after is None else ["--stop-after", f"{stop_after:g}s"]
+        words += ["--retry-failed"] if retry_failed else []
+        submitted = launch_workers(study, launch, workers, options=launch_option, words=words)
+        print(f"submitted: {', '.join(job.job_id for job in submitted)}\nlogs: {study / 'jobs' / 'launched'}")
+    else:
+        from nomadiff.workflows.work import work_study
+
+        work_study(study, devices=devices, processes=jobs, stop_after=stop_after, retry_failed=retry_failed)
+        print(f"done: {study}")
+    print(f"next: nomadiff status {study}")

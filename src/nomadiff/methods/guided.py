@@ -111,7 +111,7 @@ class GuidedMethod(Method):
         out = Path(out)
         recipe = self.recipe(mix)
         first, second = self.budgets(recipe)
-        self.check_folder(out, recipe)
+        self.check_folder(out, recipe, mix)
         base = self.base_method(first).fit(mix, out / self.base_folder, device=device, description=description)
         return self.guide(base, self.training_mix(mix), out, budget=second, device=device)
 
@@ -140,7 +140,7 @@ class GuidedMethod(Method):
         processes.barrier()
         return Model.load(out, device=place)
 
-    def check_folder(self, out: Path, recipe: RunConfig) -> None:
+    def check_folder(self, out: Path, recipe: RunConfig, mix: SourceMix) -> None:
         """Refuse to prolong a base that was guided already: base and guidance would not fit any more."""
         config = out / self.base_folder / "config.json"
         if not config.exists():

@@ -119,12 +119,13 @@ class Method:
             class_counts=used.class_counts if self.class_labels else (),
         )
 
-    def check_folder(self, out: Path, recipe: RunConfig) -> None:
+    def check_folder(self, out: Path, recipe: RunConfig, mix: SourceMix) -> None:
         """Refuse a folder that holds what this method cannot continue; before anything is trained.
 
         Raises:
             UsageError: it does.
         """
+        RunFolder(out).check(recipe, mix.provenance)
 
     def budget_note(self, recipe: RunConfig) -> str:
         """How the budget is divided, for reports; empty for a single training."""

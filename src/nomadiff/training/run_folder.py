@@ -150,14 +150,33 @@ class RunFolder:
         model that is absent or damaged is made again from the last snapshot where nothing is left to train.
 
         Raises:
+            UsageError: as :meth:`check`; or a finished run is to be prolonged whose state was removed.
+        """
+        recipe, found = self.check(config, provenance)
+        if found is not None:
+            end = config.training.steps * config.training.batch
+            self._make_whole(end)
+            if _plain(found) == _plain(recipe) and images_seen_by(self.model_path) == end:
+                return  # finished: nothing will be added to what these versions made
+        write_json(self.path / "config.json", {"versions": versions(), "recipe": recipe})
+        write_json(self.path / "sources.json", provenance)
+
+    def check(
+        self, config: RunConfig, provenance: list[dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Refuse a recipe that this folder cannot hold; nothing is written.
+
+        Returns:
+            The recipe as it is written down, and the one that the folder holds, if any.
+
+        Raises:
             UsageError: the folder holds another run (the message names what differs), one that has seen more images
-                than the budget, other files, or a finished run of a smaller budget whose state was removed.
+                than the budget, or other files.
         """
         recipe = {**config.to_dict(), "data": [source.get("content_hash") for source in provenance]}
         if config.classes:
             recipe["labels"] = [source.get("labels_hash") for source in provenance]
         file = self.path / "config.json"
-        end = config.training.steps * config.training.batch
         if file.exists():
             stored = read_json(file)["recipe"]
             found = {**self.config().to_dict(), **{name: stored[name] for name in ("data", "labels") if name in stored}}
@@ -168,38 +187,39 @@ class RunFolder:
                 raise UsageError(
                     f"{self.path} holds another run (differs in {', '.join(different)}); choose another --out"
                 )
-            self._check_reached(end)
-            if _plain(found) == _plain(recipe) and images_seen_by(self.model_path) == end:
-                return  # finished: nothing will be added to what these versions made
-        elif self.path.exists() and not self.path.is_dir():
+            end = config.training.steps * config.training.batch
+            if (reached := self._reached()) > end:
+                early = [images for images in self.snapshots() if images <= end]
+                snapshot = f"take its snapshot (--snapshot {early[-1]}), or " if early else ""
+                raise UsageError(
+                    f"{self.path} has seen {reached:,} images, more than the budget of {end:,}: {snapshot}choose "
+                    "another --out"
+                )
+            return recipe, found
+        if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; choose another --out")
-        elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+        if self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
             raise UsageError(f"{self.path} is not empty and not a nomadiff run; choose another --out")
-        write_json(file, {"versions": versions(), "recipe": recipe})
-        write_json(self.path / "sources.json", provenance)
+        return recipe, None
 
-    def _check_reached(self, end: int) -> None:
-        """Refuse a budget that the run is beyond or cannot reach; warn when it begins again from zero."""
-        snapshots = self.snapshots()
-        seen = {path: images_seen_by(path) for path in (self.state_path, self.model_path)}
-        reached = max([value or 0 for value in seen.values()] + snapshots)
-        if reached > end:
-            early = [images for images in snapshots if images <= end]
-            snapshot = f"take its snapshot (--snapshot {early[-1]}), or " if early else ""
-            raise UsageError(
-                f"{self.path} has seen {reached:,} images, more than the budget of {end:,}: {snapshot}choose another "
-                "--out"
-            )
+    def _reached(self) -> int:
+        """Images that the furthest of its files has seen."""
+        seen = [images_seen_by(path) or 0 for path in (self.state_path, self.model_path)]
+        return max(seen + self.snapshots())
+
+    def _make_whole(self, end: int) -> None:
+        """Make a missing model from the last snapshot; warn where a run begins again from zero."""
         if self.state_path.exists():
             return
-        if images_seen_by(self.snapshot_path(end)) == end and seen[self.model_path] != end:
+        seen = images_seen_by(self.model_path)
+        if images_seen_by(self.snapshot_path(end)) == end and seen != end:
             _copy(self.snapshot_path(end), self.model_path)
-        elif seen[self.model_path] not in (None, end):
+        elif seen not in (None, end):
             raise UsageError(
-                f"{self.path} was finished at {seen[self.model_path]:,} images and its state/ was removed: it cannot "
-                "be continued; choose another --out"
+                f"{self.path} was finished at {seen:,} images and its state/ was removed: it cannot be continued; "
+                "choose another --out"
             )
-        elif reached and seen[self.model_path] is None:
+        elif self._reached() and seen is None:
             warnings.warn(f"{self.path} has no state/ to go on from: it is trained again from zero", stacklevel=2)
 
     def config(self) -> RunConfig:

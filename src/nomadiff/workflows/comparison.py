@@ -198,7 +198,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         for arm in arms:
             if arm.mix == spec:
                 algorithm = arm.algorithm()
-                algorithm.check_folder(arm.out, algorithm.recipe(mix))
+                algorithm.check_folder(arm.out, algorithm.recipe(mix), mix)
                 last = mix if arm is arms[-1] else last
     assert last is not None
     return reference, last

@@ -67,7 +67,7 @@ def work_study(
     study: str | Path,
     *,
     devices: Sequence[str] = (),
-    processes: int | None = 1,
+    processes: int | None = None,
     stop_after: float | None = None,
     retry_failed: bool = False,
 ) -> None:
