@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     from nomadiff.workflows.loop import ImageLoop as ImageLoop
     from nomadiff.workflows.loop import run_image_loop as loop
     from nomadiff.workflows.verdict import verdict as verdict
+    from nomadiff.workflows.work import study_status as status
+    from nomadiff.workflows.work import work_study as work
 
 # where each name lives; "name=other" is called otherwise there
 _HOMES = {
@@ -113,6 +115,7 @@ _HOMES = {
     ),
     "nomadiff.metrics.arrays": ("metrics_of_arrays",),
     "nomadiff.workflows.audit": ("audit=audit_files",),
+    "nomadiff.workflows.work": ("status=study_status", "work=work_study"),
     "nomadiff.improve.settings": ("Improvement",),
     "nomadiff.shift.shift": ("Shift",),
     "nomadiff.workflows.loop": (
@@ -188,6 +191,8 @@ __all__ = [  # noqa: RUF022 - the order a reader meets them
     "EvaluationSettings",
     "metrics_of_arrays",
     "audit",
+    "status",
+    "work",
     "Improvement",
     "improve",
     "Shift",

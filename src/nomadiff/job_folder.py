@@ -128,8 +128,8 @@ class JobFolder:
         """
         if not (self.path / "study.json").exists():
             raise UsageError(
-                f"{self.study} has no jobs to work on: give the --out of compare or reproduce (a study of objects in "
-                "Python's memory is worked on by its own call alone)"
+                f"{self.study} has no jobs to work on: give the --out of compare, or a cells/NAME of reproduce (a study of "
+                "objects in Python's memory is worked on by its own call alone)"
             )
         return read_json(self.path / "study.json", dict)
 
@@ -166,7 +166,9 @@ class JobFolder:
         """
         plans = sorted(self.path.glob("*/plan.json"))
         if not plans:
-            raise UsageError(f"{self.study} is no study with jobs: give the --out of compare or reproduce")
+            raise UsageError(
+                f"{self.study} is no study with jobs: give the --out of compare, or a cells/NAME of reproduce"
+            )
         found = []
         for path in plans:
             name, plan = path.parent.name, read_json(path, dict)

@@ -22,7 +22,7 @@ from nomadiff.training.run_folder import versions
 from nomadiff.workflows.arms import Arm, job_of
 from nomadiff.workflows.compare import Comparison, compare
 from nomadiff.workflows.judging import metric_infos
-from nomadiff.workflows.work import work_on
+from nomadiff.workflows.workers import work_on
 
 __all__ = ["SCALES", "Cell", "NeededFile", "Study", "check_scale", "plan_study", "run_study"]
 

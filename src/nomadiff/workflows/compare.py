@@ -22,7 +22,7 @@ from nomadiff.tables import Table
 from nomadiff.workflows.arms import job_of
 from nomadiff.workflows.comparison import Comparison, check_comparison
 from nomadiff.workflows.judging import judge
-from nomadiff.workflows.work import work_on
+from nomadiff.workflows.workers import work_on
 
 __all__ = ["Comparison", "begin_comparison", "compare", "compared", "comparison_jobs", "jobs_from"]
 
