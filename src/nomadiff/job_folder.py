@@ -128,8 +128,8 @@ class JobFolder:
         """
         if not (self.path / "study.json").exists():
             raise UsageError(
-                f"{self.study} has no jobs to work on: give the --out of compare, or a cells/NAME of reproduce (a study "
-                "of objects in Python's memory is worked on by its own call alone)"
+                f"{self.study} has no jobs to work on: give the --out of compare, or a cells/NAME of reproduce (a "
+                "study of objects in Python's memory is worked on by its own call alone)"
             )
         return read_json(self.path / "study.json", dict)
 
