@@ -23,9 +23,11 @@ def work(
 ) -> None:
     """Work on a study that compare has begun; any number of workers, on any machines that see its folder.
 
-    Examples:
+    An example, on every machine:
 
     nomadiff work study/ --jobs 4 --stop-after 3h
+
+    or through a scheduler:
 
     nomadiff work study/ --launch slurm --workers 8 --launch-option gpus_per_node=1 --launch-option timeout_min=240
 
