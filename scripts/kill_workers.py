@@ -2,8 +2,8 @@
 
     python scripts/kill_workers.py [--kills 30] [--seed 0]
 
-The study trains, samples and scores small models of digits. Its tables and the weights of every model must be those of the
-undisturbed worker, byte for byte, but for what tells the time.
+The study trains, samples and scores small models of digits. Its tables, samples and weights must be those of the
+undisturbed worker, byte for byte.
 """
 
 import argparse
