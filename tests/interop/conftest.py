@@ -11,10 +11,12 @@ import json
 import pickle
 import sys
 import types
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,6 +85,26 @@ def scrambled(config: NetworkConfig, classes: int = 0, seed: int = 0) -> nn.Modu
     return network
 
 
+def stylegan_weights(name: str, shape: list[int]) -> np.ndarray:
+    """The weights that the numbers were computed with."""
+    value = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
+    last = name.split(".")[-1]
+    scales = {"noise_strength": 0.3, "freqs": 0.9, "w_avg": 0.3}
+    if last in scales:
+        value = scales[last] * value
+    elif last == "transform":
+        value = np.eye(3) + 0.2 * value * [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
+    elif name.startswith("mapping") and last == "weight" and "embed" not in name:
+        value = 100 * value
+    elif name.endswith("affine.bias"):
+        value = 1 + 0.3 * value
+    elif last == "bias":
+        value = (10 if name.startswith("mapping") else 0.1) * value
+    elif last == "weight" and len(shape) == 4 and shape[0] in (1, 3):
+        value = 3 * value
+    return np.asarray(value, dtype=np.float32)
+
+
 class Lookalikes:
     """Writes files as EDM's and EDM2's training loops do, around networks of nomadiff.
 
@@ -119,6 +141,39 @@ class Lookalikes:
         loss.P_mean, loss.P_std = -0.8, 1.6
         module = nested(weights, "Precond", arguments, self.source)
         return EasyDict(encoder=encoder, dataset_kwargs=EasyDict(path="data.zip"), loss_fn=loss, ema=module)
+
+    def stylegan(self, frozen: dict[str, Any]) -> Persistent:
+        """A generator of StyleGAN, from the tree of attributes and the shapes in tests/fixtures/parity."""
+        tree, shapes = json.loads(str(frozen["tree"])), json.loads(str(frozen["shapes"]))
+        modules: dict[str, Persistent] = {}
+        for path, (class_name, attributes) in tree.items():
+            modules[path] = module = Persistent(class_name, {}, self.source)
+            for key, value in attributes.items():
+                value = np.array(value["array"]) if isinstance(value, dict) else value
+                object.__setattr__(module, key, value)
+            if path:
+                above, _, name = path.rpartition(".")
+                modules[above].add_module(name, module)
+        for path, shape in shapes.items():
+            above, _, name = path.rpartition(".")
+            value = torch.from_numpy(frozen.get(f"filter/{path}", stylegan_weights(path, shape)).copy())
+            if name in ("weight", "bias", "const", "noise_strength"):
+                modules[above].register_parameter(name, nn.Parameter(value, requires_grad=False))
+            else:
+                modules[above].register_buffer(name, value)
+        return modules[""]
+
+    def stylegan_snapshot(self, generator: Any, **more: Any) -> dict[str, Any]:
+        """The contents of a snapshot of StyleGAN."""
+        data = EasyDict(class_name="training.dataset.ImageFolderDataset", path="x.zip", use_labels=False, max_size=100)
+        return {
+            "training_set_kwargs": data,
+            "G": None,
+            "D": None,
+            "G_ema": generator,
+            "augment_pipe": None,
+            **more,
+        }
 
     def pickle(self, contents: Any, protocol: int = 4) -> bytes:
         """The bytes of a snapshot."""

@@ -165,7 +165,7 @@ def test_the_verb_on_a_model(
     source = ImageSource.open(tmp_path / "own.zip", name="own", synthetic=True)
     assert source.labels is not None and source.labels.tolist() == [1, 1, 1]
     assert main([*command, "--prompts", "faces"]) == 2
-    assert "for text-to-image pipelines" in capsys.readouterr().err
+    assert "--prompts is for a text-to-image pipeline; " in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")

@@ -43,11 +43,16 @@ def import_(
     """
     from nomadiff.errors import UsageError
     from nomadiff.interop.cards import CARDS
+    from nomadiff.interop.gan_cards import GAN_CARDS
 
     if list_cards:
         for name, card in CARDS.items():
             fid = "" if card.fid is None else f", FID {card.fid:g}"
             print(f"{name:<24} {card.parameters / 1e6:8.1f} M parameters, {card.sampler.nfe} NFE{fid}")
+        print("\nto draw from with nomadiff synthesize --from, no denoisers:")
+        for name, generator in GAN_CARDS.items():
+            classes = f", {generator.classes} classes" if generator.classes else ""
+            print(f"{name:<32} {generator.resolution} pixels{classes}")
         return
     if weights is None or out is None:
         raise UsageError("say what to import and where to: nomadiff import FILE --out MODEL (--list shows the cards)")

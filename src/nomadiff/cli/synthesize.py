@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -11,10 +12,29 @@ from nomadiff.cli.options import Device, Drawing, DrawingOptions, DryRun, Images
 
 __all__ = ["synthesize"]
 
+_PIPELINE, _MODEL, _STYLEGAN = "text-to-image pipeline", "model", "StyleGAN"
+_FOR = {  # the sources that an option is for; the others are for all
+    "prompts": (_PIPELINE,),
+    "guidance_scale": (_PIPELINE,),
+    "dtype": (_PIPELINE,),
+    "height": (_PIPELINE,),
+    "width": (_PIPELINE,),
+    "steps": (_PIPELINE, _MODEL),
+    "source": (_MODEL,),
+    "vae": (_MODEL,),
+    "class_label": (_MODEL, _STYLEGAN),
+    "classes": (_MODEL, _STYLEGAN),
+    "psi": (_STYLEGAN,),
+    "psi_cutoff": (_STYLEGAN,),
+    "noise": (_STYLEGAN,),
+}
+
 
 def synthesize(
     *,
-    source_model: Annotated[str, Parameter(name="--from", help="Model, diffusers pipeline folder, or hf:USER/NAME.")],
+    source_model: Annotated[
+        str, Parameter(name="--from", help="Model, diffusers pipeline folder, hf:USER/NAME, or StyleGAN pickle.")
+    ],
     count: Images,
     out: Out,
     prompts: str | None = None,
@@ -24,11 +44,14 @@ def synthesize(
     guidance_scale: float | None = None,
     height: int | None = None,
     width: int | None = None,
+    psi: float | None = None,
+    psi_cutoff: int | None = None,
+    noise: str | None = None,
     dtype: str | None = None,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Make a set of synthetic images with its provenance, from a model or a text-to-image pipeline.
+    """Make a set of synthetic images with its provenance, from a model, a text-to-image pipeline or a StyleGAN.
 
     An example:
 
@@ -36,7 +59,8 @@ def synthesize(
     --resolution 64 --out sd3.zip
 
     Image i depends on (seed, i) only. An interrupted job continues with the same command; several GPUs share it:
-    torchrun --nproc-per-node 8 -m nomadiff synthesize ...
+    torchrun --nproc-per-node 8 -m nomadiff synthesize ... With --seed 0 image i of a StyleGAN is that of its authors' seed
+    i; its classes are drawn uniformly unless told.
 
     Args:
         source_model: where images come from.
@@ -49,23 +73,68 @@ def synthesize(
         guidance_scale: Classifier-free guidance of a pipeline; its own by default.
         height: Height a pipeline draws at, pixels.
         width: Width a pipeline draws at, pixels.
+        psi: Truncation of a StyleGAN; 1, the default, draws what it learned, 0.7 is nearer to its average image.
+        psi_cutoff: Truncate only this many of its first layers.
+        noise: Noise of a StyleGAN2: const (the default), random or none.
         dtype: fp32, bf16 or fp16 for pipelines; bf16 on a GPU by default.
         device: where to compute.
         dry_run: plan only.
     """
     from nomadiff.errors import UsageError
     from nomadiff.files import check_output
+    from nomadiff.interop.gan_cards import GAN_CARDS
     from nomadiff.interop.generators import ImageGenerator, ModelGenerator, PipelineGenerator, is_text_to_image
     from nomadiff.interop.prompts import SHIPPED, PromptGrid
+    from nomadiff.interop.stylegan_generator import StyleGANGenerator, is_stylegan
     from nomadiff.interop.synthesis import synthesize as make
     from nomadiff.models.model import Model
     from nomadiff.processes import join_processes
 
     if not dry_run:
         check_output(out, "new")
+    kind = _MODEL
+    if is_stylegan(source_model):
+        kind = _STYLEGAN
+    elif is_text_to_image(source_model):
+        kind = _PIPELINE
+    given: dict[str, Any] = {
+        **{name: value for name, value in asdict(drawing).items() if value != getattr(DrawingOptions, name)},
+        "prompts": prompts,
+        "guidance_scale": guidance_scale,
+        "dtype": dtype,
+        "height": height,
+        "width": width,
+        "psi": psi,
+        "psi_cutoff": psi_cutoff,
+        "noise": noise,
+    }
+    for name, value in given.items():
+        if value is not None and kind not in _FOR.get(name, (kind,)):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is for a {' or a '.join(_FOR[name])}; {source_model} is a {kind}")
     processes = join_processes(device)
     generator: ImageGenerator
-    if is_text_to_image(source_model):
+    if kind == _STYLEGAN:
+        if dry_run and (source_model in GAN_CARDS or "://" in source_model):
+            print(f"StyleGAN: to be downloaded, {count:,} images")
+            return
+        if source_model in GAN_CARDS and processes.is_main:
+            print(f"licence: {GAN_CARDS[source_model].licence}")
+        generator = StyleGANGenerator(
+            source_model,
+            drawing.seed,
+            psi=1.0 if psi is None else psi,
+            cutoff=psi_cutoff,
+            noise=noise,
+            class_label=drawing.class_label,
+            classes=drawing.classes,
+            batch_size=drawing.batch_size,
+            device=processes.device,
+        )
+        if dry_run:
+            print(f"StyleGAN: {generator.summary}, {count:,} images, {generator.batch_size} at once")
+            return
+    elif kind == _PIPELINE:
         if prompts is None:
             raise UsageError(f"a text-to-image source needs --prompts: {', '.join(SHIPPED)}, or a TOML file")
         grid = PromptGrid.read(prompts)
@@ -87,12 +156,6 @@ def synthesize(
             dtype=dtype or ("bf16" if processes.device.type == "cuda" else "fp32"),
         )
     else:
-        if misplaced := [
-            f"--{name}"
-            for name, value in (("prompts", prompts), ("guidance-scale", guidance_scale), ("dtype", dtype))
-            if value is not None
-        ]:
-            raise UsageError(f"{', '.join(misplaced)}: for text-to-image pipelines; {source_model} is a model")
         model = Model.load(source_model, vae=drawing.vae, device=processes.device)
         options = drawing.of(model)
         if dry_run:

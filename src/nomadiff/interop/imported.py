@@ -110,6 +110,17 @@ class Settings:
             raise DataError(f"{self._owner}: {name} must be a text, got {printable(value)}")
         return value
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts.
+
+        Raises:
+            DataError: it is absent or something else.
+        """
+        value = self._values.pop(name, None)
+        if type(value) not in (list, tuple) or any(type(item) is not str for item in value):
+            raise DataError(f"{self._owner}: {name} must be a list of texts, got {printable(value)}")
+        return tuple(value)
+
     def flag(self, name: str, default: bool) -> bool:
         """A true or false argument."""
         return bool(self._values.pop(name, default))

@@ -17,9 +17,11 @@ from nomadiff.interop.cards import CARDS, Card
 from nomadiff.interop.diffusers_ import HUB_PREFIX, from_diffusers, is_pipeline, pipeline_folder
 from nomadiff.interop.edm import ema_of, from_edm
 from nomadiff.interop.edm2 import from_edm2, images_in_name, reconstruct
+from nomadiff.interop.gan_cards import GAN_CARDS
 from nomadiff.interop.imported import Imported
 from nomadiff.interop.model_folder import write_model
 from nomadiff.interop.physicsnemo import SUFFIX, from_physicsnemo
+from nomadiff.interop.stylegan_file import generator_in
 from nomadiff.interop.torch_files import read_torch_file
 from nomadiff.metrics.weights import verified
 from nomadiff.models.foreign import bare_network, is_nomadiff
@@ -62,6 +64,8 @@ def import_model(
     refuse_existing(Path(out))
     text = str(spec)
     card = CARDS.get(text)
+    if text in GAN_CARDS:
+        raise UsageError(f"{text}: a generator of StyleGAN: draw from it (nomadiff synthesize --from {text})")
     origin: dict[str, Any]
     if text.startswith(HUB_PREFIX):
         path, origin = pipeline_folder(text), {"url": text}
@@ -132,6 +136,10 @@ def _read(path: Path) -> tuple[str, Imported]:
     if path.suffix == SUFFIX:
         return "edm", from_physicsnemo(path)
     contents = read_torch_file(path)
+    if generator_in(contents) is not None:
+        raise DataError(
+            f"{path}: a generator of StyleGAN, which has no denoiser: draw from it (nomadiff synthesize --from {path})"
+        )
     module = ema_of(contents)
     if module is None and type(contents) is dict and any(isinstance(value, Tensor) for value in contents.values()):
         raise DataError(f"{path}: {_TABLE}")

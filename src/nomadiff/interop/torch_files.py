@@ -110,6 +110,7 @@ class _Contents(PlainValues):
             ("torch._utils", "_rebuild_parameter"): self.parameter,
             ("torch.storage", "_load_from_bytes"): self.storage,
             ("torch.nn.modules.container", "ModuleDict"): self.module_dict,
+            ("dnnlib.tflib.network", "Network"): self.network_of_tensorflow,
         }
         for name in _STORAGES:
             table["torch", name] = self.only_a_type
@@ -120,6 +121,12 @@ class _Contents(PlainValues):
         if type(meta) is not dict or type(meta.get("class_name")) is not str or type(meta.get("state")) is not dict:
             raise Unfit("damaged: an object without class name and state")
         return Module(meta["class_name"], meta["state"])
+
+    def network_of_tensorflow(self, *_: Any) -> Any:
+        raise Unfit(
+            "refused: a pickle of TensorFlow (dnnlib.tflib), as the first StyleGANs were published; take the file for "
+            "PyTorch, or convert it with the legacy.py of stylegan2-ada-pytorch"
+        )
 
     def module_dict(self) -> Module:
         return Module("ModuleDict")
