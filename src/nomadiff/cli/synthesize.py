@@ -59,8 +59,9 @@ def synthesize(
     --resolution 64 --out sd3.zip
 
     Image i depends on (seed, i) only. An interrupted job continues with the same command; several GPUs share it:
-    torchrun --nproc-per-node 8 -m nomadiff synthesize ... With --seed 0 image i of a StyleGAN is that of its authors' seed
-    i; its classes are drawn uniformly unless told.
+    torchrun --nproc-per-node 8 -m nomadiff synthesize ...
+
+    With --seed 0 image i of a StyleGAN is that of its authors' seed i; its classes are drawn uniformly unless told.
 
     Args:
         source_model: where images come from.
