@@ -13,8 +13,9 @@ from nomadiff.plane.learner import LearnerConfig
 from nomadiff.plane.network import Network
 from nomadiff.plane.training_plan import TrainingPlan
 from nomadiff.reports.markdown import significant
-from nomadiff.reproduce import loop_comparison, sims_figure_3, sims_figure_5, sims_figure_5_text
+from nomadiff.reproduce import sims_figure_3, sims_figure_5_text
 from nomadiff.reproduce.plane_recipes import cost_in_words
+from nomadiff.reproduce.recipe import Result, recipe_named
 from nomadiff.tables import read_table
 
 SUMMARY = ["learner", "method", "weight", "n_s", "runs", "generations"]
@@ -29,10 +30,14 @@ def quick_learner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(learner_module.PRESETS, "quick", quick)
 
 
+def run_recipe(name: str, out: Path, **options) -> Result:
+    recipe = recipe_named(name)
+    return recipe.run(recipe.request(out, learners=("quick",), processes=1, **options))
+
+
 def test_figure_5(tmp_path: Path) -> None:
-    def run(seed: int = 1) -> dict:
-        options = {"runs": 2, "generations": 2, "learners": ("quick",), "processes": 1}
-        return sims_figure_5.run(tmp_path, scale="smoke", seed=seed, **options)
+    def run(seed: int = 1) -> Result:
+        return run_recipe("sims-figure-5", tmp_path, scale="smoke", seed=seed, runs=2, generations=2)
 
     result = run()
     summary = read_table(tmp_path / "summary.json").rows
@@ -51,8 +56,8 @@ def test_figure_5(tmp_path: Path) -> None:
     assert improvement[0]["change"] == 0 and [row["chosen"] for row in improvement] == [False, True, True]
     written = {path.name for path in tmp_path.iterdir()}
     assert {"summary.csv", "summary.md", "figure-5-quick.png", "figure-5-quick.svg"} <= written
-    assert "2 runs show that the recipe runs, nothing else" in result["text"]
-    assert "(paper 6.69)" in result["text"] and "a learner for tests" in result["text"]
+    assert "2 runs show that the recipe runs, nothing else" in result.text
+    assert "(paper 6.69)" in result.text and "a learner for tests" in result.text
     with pytest.raises(UsageError, match=r"other settings \(seed\)"):
         run(seed=2)
 
@@ -74,15 +79,14 @@ def test_figure_5_is_compared_with_the_papers_numbers() -> None:
 
 
 def test_figure_5_with_exact_transport_prints_its_floor(tmp_path: Path) -> None:
-    options = {"runs": 2, "generations": 2, "learners": ("quick",), "processes": 1, "exact": 30}
-    result = sims_figure_5.run(tmp_path, scale="smoke", seed=1, **options)
-    row = result["summary"][0]
+    result = run_recipe("sims-figure-5", tmp_path, scale="smoke", seed=1, runs=2, generations=2, exact=30)
+    row = result.table.rows[0]
     assert row["exact_ratio"] == pytest.approx(row["exact_g_inf_mean"] / row["exact_g1_mean"])
-    assert "Between two sets of true samples it is" in result["text"] and "| exact ratio |" in result["text"]
+    assert "Between two sets of true samples it is" in result.text and "| exact ratio |" in result.text
 
 
 def test_figure_3(tmp_path: Path) -> None:
-    result = sims_figure_3.run(tmp_path, scale="smoke", seed=1, learner="quick", processes=1)
+    result = run_recipe("sims-figure-3", tmp_path, scale="smoke", seed=1)
     rows = read_table(tmp_path / "summary.json").rows
     assert len(rows) == 2 * 2 * 2 * 2
     bases = {row["distance"] for row in rows if row["weight_s"] == row["weight_a"] == 0}
@@ -92,13 +96,11 @@ def test_figure_3(tmp_path: Path) -> None:
         one, other = (row["distance"] for row in advanced if row["rate"] == rate)
         assert one == pytest.approx(other, rel=1e-4)
     assert (tmp_path / "figure-3.png").exists() and (tmp_path / "figure-3.svg").exists()
-    assert "Robustness" in result["text"] and (tmp_path / "summary.md").read_text() == result["text"]
+    assert "Robustness" in result.text and (tmp_path / "summary.md").read_text() == result.text
 
 
 def test_loop_comparison(tmp_path: Path) -> None:
-    result = loop_comparison.run(
-        tmp_path, scale="small", seed=1, runs=1, generations=2, learners=("quick",), processes=1
-    )
+    result = run_recipe("loop-comparison", tmp_path, scale="small", seed=1, runs=1, generations=2)
     rows = read_table(tmp_path / "summary.json").rows
     assert len(rows) == 2 * 7 + 3 * 5 + 2
     assert all(row["to_standard"] == 1 for row in rows if row["method"] == "standard")
@@ -110,18 +112,28 @@ def test_loop_comparison(tmp_path: Path) -> None:
         "Accumulation loop, n_s = 1000",
         "Mean and covariance do not see",
     ):
-        assert words in result["text"]
+        assert words in result.text
     assert (tmp_path / "comparison-quick.svg").exists()
 
 
-@pytest.mark.parametrize("recipe", [sims_figure_3, sims_figure_5, loop_comparison])
-def test_a_plan_costs_nothing_and_wrong_scales_are_refused(recipe, tmp_path: Path) -> None:
-    plan = recipe.run(tmp_path, scale="paper", dry_run=True)
-    assert "CPU hours" in plan["text"] and not list(tmp_path.iterdir())
-    with pytest.raises(UsageError, match="unknown scale 'huge': choose one of smoke, small, paper"):
-        recipe.run(tmp_path, scale="huge")
+@pytest.mark.parametrize("name", ["sims-figure-3", "sims-figure-5", "loop-comparison"])
+def test_a_plan_costs_nothing_and_wrong_names_and_sizes_are_refused(name, tmp_path: Path) -> None:
+    recipe = recipe_named(name)
+
+    def plan(**options) -> str:
+        return recipe.plan(recipe.request(tmp_path, **options))
+
+    assert "CPU hours" in plan(scale="paper") and not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="no learner called 'Q'"):
-        recipe.run(tmp_path, **({"learner": "Q"} if recipe is sims_figure_3 else {"learners": ("Q",)}))
+        plan(learners=("Q",))
+    with pytest.raises(UsageError, match="0 runs"):
+        plan(runs=0)
+    if "generations" in recipe.options:
+        with pytest.raises(UsageError, match="at least two generations"):
+            plan(generations=0)
+    else:
+        with pytest.raises(UsageError, match="one learner at a time"):
+            plan(learners=("P", "G"))
 
 
 def test_numbers_in_words() -> None:

@@ -1,4 +1,6 @@
 import importlib
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -6,8 +8,8 @@ import torch
 
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, UsageError
-from nomadiff.reproduce.recipe import RECIPES, describe_recipes, reproduce
-from nomadiff.reproduce.study import SCALES, run_study
+from nomadiff.reproduce.recipe import RECIPES, describe_recipes, recipe_named, reproduce
+from nomadiff.reproduce.study import run_study
 from nomadiff.tables import read_table
 
 CASD = [name for name in RECIPES if name.startswith("casd")]
@@ -57,14 +59,15 @@ def test_medium_scale_on_images_from_files(name, tmp_path):
     assert "missing" in plan and "on one CPU core" in plan and ("1 generators" in plan) == (name in MAKES_ITS_OWN)
     with pytest.raises(DataError, match=r"needs .*\.zip"):
         reproduce(name, tmp_path / "out", scale="medium")
+    request = recipe_named(name).request(tmp_path / "out", scale="medium", data=tmp_path, seeds=(0,))
     module = importlib.import_module(f"nomadiff.reproduce.{name.replace('-', '_')}")
-    study = shortened(module.study("medium", tmp_path, (0,)))
+    study = shortened(module.study(request))
     for index, file in enumerate(study.files):
         generator = torch.Generator().manual_seed(index)
         images = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
         kind = "synthetic" if file.name.startswith("sd") else "real"
         write_images(tmp_path / file.name, [images], 60, labels=torch.arange(60) % 10, manifest={"kind": kind})
-    run_study(study, tmp_path / "out", data=tmp_path)
+    run_study(name, study, request)
     table = read_table(tmp_path / "out" / "table.json")
     assert {row["method"] for row in table.rows} == {"dm", "sda", "casd"}
     assert all(row["fd_pixels"] > 0 for row in table.rows)
@@ -88,19 +91,61 @@ def shortened(study):
     return replace(study, cells=cells, generators=[replace(arm, **short) for arm in study.generators])
 
 
-def test_every_recipe_is_described():
-    text = describe_recipes()
-    assert all(name in text for name in RECIPES)
-    assert SCALES == ("smoke", "small", "medium", "paper")
+TWO_DIMENSIONAL = ("sims-figure-3", "sims-figure-5", "loop-comparison")
+
+
+def test_every_recipe_is_described_with_its_scales():
+    lines = describe_recipes().splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    for name, line in zip(RECIPES, lines):
+        recipe = recipe_named(name)
+        assert recipe.name == name and line.endswith(f"[{', '.join(recipe.scales)}]")
+        assert recipe.description in line and recipe.scales[:2] == ("smoke", "small")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_scale_or_option_that_a_recipe_lacks_is_refused_in_one_line(name, tmp_path):
+    recipe = recipe_named(name)
+    for scale in {"smoke", "small", "medium", "paper", "huge"} - set(recipe.scales):
+        with pytest.raises(UsageError) as refused:
+            reproduce(name, tmp_path / "out", scale=scale, dry_run=True)
+        assert str(refused.value) == f"{name} has no scale '{scale}': choose one of {', '.join(recipe.scales)}"
+    given = {"seeds": (0,), "data": tmp_path, "generations": 3, "runs": 2, "learners": ("P",), "exact": 10, "seed": 1}
+    for option in given.keys() - set(recipe.options):
+        with pytest.raises(UsageError, match=f"^{name} does not take {option}; it takes "):
+            reproduce(name, tmp_path / "out", dry_run=True, **{option: given[option]})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", TWO_DIMENSIONAL)
+def test_two_dimensional_recipes_have_no_photographs(name, tmp_path):
+    with pytest.raises(UsageError, match=f"{name} has no scale 'medium': choose one of smoke, small, paper"):
+        reproduce(name, tmp_path, scale="medium")
+    with pytest.raises(UsageError, match=f"{name} does not take data"):
+        reproduce(name, tmp_path, data=tmp_path)
+
+
+def test_one_recipe_does_not_import_the_others():
+    program = (
+        "import sys; from nomadiff.reproduce.recipe import recipe_named; recipe_named('casd-table-1'); "
+        "print([name for name in sys.modules if 'reproduce.sims' in name or 'reproduce.loop' in name])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "paper"])
+def test_all_seeds_that_are_asked_for_are_taken(scale, tmp_path):
+    one, two = (
+        reproduce("casd-table-3", tmp_path / "out", scale=scale, seeds=seeds, dry_run=True) for seeds in ((0,), (0, 1))
+    )
+    models = [int(plan.partition("models:")[2].split()[0]) for plan in (one, two)]
+    assert models[1] == 2 * models[0]
 
 
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(UsageError, match="casd-table-1"):
         reproduce("casd-table-4", tmp_path)
-    with pytest.raises(UsageError, match="smoke, small, medium, paper"):
-        reproduce("casd-table-1", tmp_path, scale="big")
-    with pytest.raises(UsageError, match="generations"):
-        reproduce("casd-table-1", tmp_path, scale="smoke", generations=3)
     for recipe in ("casd-table-1", "sims-figure-5"):
         with pytest.raises(UsageError, match="unknown device 'spoon'"):
             reproduce(recipe, tmp_path, scale="smoke", device="spoon")

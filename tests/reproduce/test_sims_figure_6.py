@@ -11,9 +11,13 @@ import torch
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
 from nomadiff.reproduce.pollution import SCENARIOS, pollution_summary, pollution_text, threshold
-from nomadiff.reproduce.recipe import reproduce
-from nomadiff.reproduce.sims_figure_6 import run
+from nomadiff.reproduce.recipe import Result, reproduce
+from nomadiff.reproduce.sims_figure_6 import RECIPE
 from nomadiff.tables import read_table
+
+
+def run(out: Path, **options) -> Result:
+    return RECIPE.run(RECIPE.request(out, **options))
 
 
 def made_up(ratios: dict[int, tuple[float, ...]]) -> list[dict]:
@@ -115,7 +119,7 @@ def test_smoke_resumed_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     polluting = np.load(tmp_path / "runs" / "seed-10" / "polluting.npy")
     assert len(polluting) == 60
     again = run(tmp_path, scale="smoke", seeds=(10,), processes=1)
-    assert again["table"] == [{key: value for key, value in row.items() if value is not None} for row in rows]
+    assert again.table.rows == [{key: value for key, value in row.items() if value is not None} for row in rows]
     with pytest.raises(UsageError, match="other settings"):
         monkeypatch.setitem(
             sims_figure_6._DIGITS, "smoke", sims_figure_6.replace(sims_figure_6._DIGITS["smoke"], budget=320)
@@ -128,8 +132,8 @@ def test_any_images_will_do(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", [photos], 40, manifest={"kind": "real"})
     options = {"data": tmp_path / "photos", "device": "cpu", "processes": 1}
     result = run(tmp_path / "out", scale="smoke", **options)
-    assert "photos: 20 real images" in result["text"]
-    assert all("fd_pixels" in row for row in result["table"])
+    assert "photos: 20 real images" in result.text
+    assert all("fd_pixels" in row for row in result.table.rows)
     with pytest.raises(UsageError, match="held-out third"):
         run(tmp_path / "other", scale="small", **options)
 

@@ -5,22 +5,29 @@ import re
 
 import pytest
 
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError
 from nomadiff.improve.settings import Improvement
-from nomadiff.reproduce import improve_relatives, sims_figure_4, sims_figure_9, sims_table_1
+from nomadiff.reproduce import sims_figure_4
 from nomadiff.reproduce.demo_improve import SelfImprovement
-from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER, scoring_seed
+from nomadiff.reproduce.recipe import recipe_named
+from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER
+from nomadiff.reproduce.trials import scoring_seed
 from nomadiff.tables import Table, read_table
 from nomadiff.workflows.held_out import HeldOut
 from nomadiff.workflows.improve import improve_files, plan_improvement
 
-RECIPES = (sims_figure_4, sims_table_1, sims_figure_9, improve_relatives)
+RECIPES = tuple(map(recipe_named, ("sims-figure-4", "sims-table-1", "sims-figure-9", "improve-relatives")))
+
+
+def run_table_1(out, **options):
+    recipe = recipe_named("sims-table-1")
+    return recipe.run(recipe.request(out, scale="smoke", processes=1, device="cpu", **options)).table
 
 
 @pytest.fixture(scope="module")
 def table_1(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipes") / "table-1"
-    return out, sims_table_1.run(out, scale="smoke", processes=1, device="cpu", command="the command")
+    return out, run_table_1(out, command="the command")
 
 
 def test_table_1_has_a_row_a_model(table_1):
@@ -38,7 +45,7 @@ def test_table_1_has_a_row_a_model(table_1):
 def test_a_finished_recipe_is_only_read(table_1):
     out, table = table_1
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    again = sims_table_1.run(out, scale="smoke", processes=1, device="cpu")
+    again = run_table_1(out)
     assert again.rows == table.rows
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
 
@@ -61,23 +68,19 @@ def test_an_improved_model_is_a_stored_model_with_a_report(table_1, tmp_path):
     assert float(hours) == pytest.approx(sum(parts) * 1e15 / (0.3 * 156e12) / 3600, rel=0.01)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_a_dry_run_starts_nothing_and_says_what_it_needs(recipe, tmp_path):
-    scales = ("smoke", "small") if recipe is improve_relatives else ("smoke", "small", "paper")
-    for scale in scales:
-        plan = recipe.run(tmp_path / "x", scale=scale, dry_run=True).meta["plan"]
+    for scale in recipe.scales:
+        plan = recipe.plan(recipe.request(tmp_path / "x", scale=scale))
         assert "PFLOP" in plan
         assert ("edm2-img64-s" in plan and "nvlabs-fi-cdn" in plan) == (scale == "paper")
     assert not (tmp_path / "x").exists()
-    with pytest.raises(UsageError):
-        recipe.run(tmp_path / "x", scale="huge")
-    assert recipe.DESCRIPTION
 
 
-@pytest.mark.parametrize("recipe", RECIPES[:3], ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("recipe", RECIPES[:3], ids=lambda recipe: recipe.name)
 def test_missing_files_are_named_before_anything_starts(recipe, tmp_path):
     with pytest.raises(DataError, match=r"edm2-img64-s, img64\.pkl.*--dry-run"):
-        recipe.run(tmp_path / "x", scale="paper")
+        recipe.run(recipe.request(tmp_path / "x", scale="paper"))
     assert not (tmp_path / "x").exists()
 
 
@@ -112,7 +115,7 @@ def test_the_report_says_what_the_numbers_say():
         [{"base": "short", "seed": seed, "improves": True, **facts} for seed in range(4)]
         + [{"base": "converged", "seed": seed, "improves": seed == 0, **facts} for seed in range(4)]
     )
-    report = sims_figure_4._report(table, verdicts, "")
+    report = sims_figure_4._report(table, verdicts, ())
     texts = {finding.text: finding.verdict for finding in report.findings}
     (short,) = (text for text in texts if "short" in text and "SIMS at weight 1" in text)
     assert "changes fd_digits by -20% on average over 4 seeds" in short and "coverage by +20%" in short

@@ -14,38 +14,51 @@ from synthetic as well as the generator does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.metrics.detectors.cifar10_resnet56 import WEIGHTS
-from nomadiff.reproduce.study import NeededFile
+from nomadiff.reproduce.data_files import (
+    CIFAR10,
+    CIFAR10_TEST,
+    PHOTOGRAPHS,
+    PHOTOGRAPHS_TEST,
+    NeededFile,
+    photograph_weights,
+)
+from nomadiff.reproduce.recipe import Request
+from nomadiff.reproduce.study import Cell
 from nomadiff.workflows.arms import Arm
 from nomadiff.workflows.compare import Comparison
 
-__all__ = [
-    "CIFAR10",
-    "CIFAR10_TEST",
-    "FFHQ",
-    "PHOTOGRAPHS",
-    "PHOTOGRAPHS_TEST",
-    "STABLE_DIFFUSION",
-    "close_generator",
-    "digits_comparison",
-    "paper_comparison",
-    "photographs_comparison",
-    "synthetic_file",
-]
+__all__ = ["Images", "close_photographs", "digits", "paper_images", "photographs", "real_part", "synthetic_file"]
 
-CIFAR10 = NeededFile("cifar10-32x32-train.zip", "CIFAR-10's 50,000 training images as an EDM-layout zip")
-CIFAR10_TEST = NeededFile("cifar10-32x32-test.zip", "CIFAR-10's 10,000 test images as an EDM-layout zip")
-PHOTOGRAPHS = NeededFile("real-train-10k.zip", "10,000 real training images of CIFAKE, labels 0-9 (EDM layout)")
-PHOTOGRAPHS_TEST = NeededFile("real-test-10k.zip", "10,000 real test images of CIFAKE, labels 0-9 (EDM layout)")
-STABLE_DIFFUSION = NeededFile(
-    "sd14-20k.zip", "20,000 images of CIFAKE by Stable Diffusion 1.4, labels 0-9 (EDM layout)"
-)
-FFHQ = NeededFile("ffhq-64x64.zip", "FFHQ's 70,000 faces resized to 64x64 by EDM's dataset tool")
+
+@dataclass(frozen=True)
+class Images:
+    """Real and synthetic images, and how models of them are trained and judged.
+
+    Attributes:
+        comparison: all settings but the methods; its mix holds all images.
+        files: what is read from ``--data``.
+        generators: models of the study's own that draw synthetic images.
+    """
+
+    comparison: Comparison
+    files: tuple[NeededFile, ...] = ()
+    generators: tuple[Arm, ...] = ()
+
+    @property
+    def synthetic(self) -> tuple[Any, ...]:
+        """The synthetic sources, as a mix names them."""
+        return self.comparison.mix_spec.synthetic
+
+    def cell(self, fields: Mapping[str, str | int], mix: Mapping[str, Any], **changes: Any) -> Cell:
+        """A setting of a study: these images but for ``mix``, and this comparison but for ``changes``."""
+        mixed = replace(self.comparison.mix_spec, **mix)
+        return Cell(fields, replace(self.comparison, mix=mixed, **changes))
 
 
 def synthetic_file(name: str, origin: str) -> NeededFile:
@@ -53,64 +66,88 @@ def synthetic_file(name: str, origin: str) -> NeededFile:
     return NeededFile(name, f"10,000 or more images: {origin}")
 
 
-def digits_comparison(scale: str, mix: MixSpec, seeds: Sequence[int], **options) -> Comparison:
-    """A comparison on digits: CI's in seconds at "smoke", the demo's training at "small"."""
-    smoke = scale == "smoke"
-    base = Comparison(
-        mix=mix,
-        reference="digits:reference",
-        out=Path(),
-        preset="digits",
-        seeds=tuple(seeds[:1] if smoke else seeds),
-        changes={"budget": 1_024, "warmup": 256} if smoke else {"budget": 100_000},
-        count=100 if smoke else 1000,
-        detector="digits",
-        workers=1 if smoke else None,  # starting a process costs more than these models
-        device="cpu",
-    )
-    return replace(base, **options)
+def real_part(request: Request, count: int) -> str:
+    """The subset of so many real images; of digits another one for each seed."""
+    return f"first:{count}" if request.scale in ("medium", "paper") else f"random:{count}:{{seed}}"
 
 
-def photographs_comparison(
-    data: Path, mix: MixSpec, seeds: Sequence[int], reference: NeededFile = PHOTOGRAPHS_TEST, **options
-) -> Comparison:
-    """A comparison on 32x32 photographs, judged by held-out ones in the features of a CIFAR-10 classifier.
+def digits(request: Request, synthetic: Mapping[str, str] | None = None) -> Images:
+    """Digits, trained on in seconds at "smoke" and as the demo does at "small".
 
-    The classifier's weights are read from ``data`` if they are there, and fetched otherwise.
+    Args:
+        request: what is asked for.
+        synthetic: sets of generated digits by the name of the source; a close and a style-shifted one by default.
     """
-    weights = data / PurePosixPath(WEIGHTS.url).name
-    base = Comparison(
-        mix=mix,
-        reference=str(data / reference.name),
-        out=Path(),
-        preset="compact32",
-        seeds=tuple(seeds),
-        count=1000,
-        detector="cifar10-resnet56",
-        detector_weights=str(weights) if weights.exists() else None,
-        notes=(
-            f"Real images: CIFAR-10's photographs ({Path(str(mix.real)).name}). The distance is taken in the features "
-            "of a CIFAR-10 classifier (64 values); it is not FID.",
+    smoke = request.scale == "smoke"
+    sources = synthetic or {"close": "digits:close", "style": "digits:style"}
+    return Images(
+        Comparison(
+            mix=MixSpec(real="digits:pool", synthetic=tuple(f"{name}={spec}" for name, spec in sources.items())),
+            reference="digits:reference",
+            out=Path(),
+            preset="digits",
+            seeds=request.seeds or ((0,) if smoke else (0, 1, 2)),
+            changes={"budget": 1_024, "warmup": 256} if smoke else {"budget": 100_000},
+            count=100 if smoke else 1000,
+            detector="digits",
+            workers=1 if smoke else None,  # starting a process costs more than these models
+            device="cpu",
+        )
+    )
+
+
+def photographs(request: Request, synthetic: Mapping[str, NeededFile]) -> Images:
+    """32x32 photographs and generated images, judged by held-out photographs in the features of a classifier."""
+    return _photographs(request, PHOTOGRAPHS, PHOTOGRAPHS_TEST, synthetic)
+
+
+def close_photographs(request: Request) -> Images:
+    """CIFAR-10 and a close source: 20,000 samples of a model of all its training images."""
+    images = _photographs(request, CIFAR10, CIFAR10_TEST, {})
+    mix = images.comparison.mix_spec
+    generator = Arm(method="dm", source="", seed=100, mix=mix, out=Path("close"), preset="compact32", count=20_000)
+    mixed = replace(mix, synthetic=("close={sources}/close/samples.zip",))
+    return replace(images, comparison=replace(images.comparison, mix=mixed), generators=(generator,))
+
+
+def _photographs(
+    request: Request, real: NeededFile, reference: NeededFile, synthetic: Mapping[str, NeededFile]
+) -> Images:
+    return Images(
+        Comparison(
+            mix=_mix(request, real, synthetic),
+            reference=str(reference.path(request.data)),
+            out=Path(),
+            preset="compact32",
+            seeds=request.seeds or (0, 1, 2),
+            count=1000,
+            detector="cifar10-resnet56",
+            detector_weights=photograph_weights(request.data),
+            notes=(
+                f"Real images: CIFAR-10's photographs ({real.name}). The distance is taken in the features "
+                "of a CIFAR-10 classifier (64 values); it is not FID.",
+            ),
         ),
+        (real, reference, *dict.fromkeys(synthetic.values())),  # one file may be several sources
     )
-    return replace(base, **options)
 
 
-def close_generator(data: Path) -> Arm:
-    """A source that is close to the real images: a model of all of CIFAR-10's training images, 20,000 samples of it."""
-    mix = MixSpec(real=str(data / CIFAR10.name))
-    return Arm(method="dm", source="", seed=100, mix=mix, out=Path("close"), preset="compact32", count=20_000)
-
-
-def paper_comparison(preset: str, mix: MixSpec, reference: Path, seeds: Sequence[int], **options) -> Comparison:
-    """A comparison at the paper's size: Table 9's training, 50,000 samples, FID against the full real set (A.2)."""
-    base = Comparison(
-        mix=mix,
-        reference=str(reference),
-        out=Path(),
-        preset=preset,
-        seeds=tuple(seeds[:1]),
-        count=50_000,
-        detector="inception",
+def paper_images(request: Request, preset: str, real: NeededFile, synthetic: Mapping[str, NeededFile]) -> Images:
+    """The paper's size: Table 9's training, 50,000 samples, FID against the full real set (A.2)."""
+    return Images(
+        Comparison(
+            mix=_mix(request, real, synthetic),
+            reference=str(real.path(request.data)),
+            out=Path(),
+            preset=preset,
+            seeds=request.seeds or (0,),
+            count=50_000,
+            detector="inception",
+        ),
+        (real, *synthetic.values()),
     )
-    return replace(base, **options)
+
+
+def _mix(request: Request, real: NeededFile, synthetic: Mapping[str, NeededFile]) -> MixSpec:
+    named = tuple(f"{name}={file.path(request.data)}" for name, file in synthetic.items())
+    return MixSpec(real=str(real.path(request.data)), synthetic=named)

@@ -10,15 +10,15 @@ from typing import Any
 from nomadiff.models.model import Model
 from nomadiff.reports.page import Figure, Finding, GridPanel
 from nomadiff.reports.plots import metric_lines
-from nomadiff.reproduce.sims_settings import DIGITS_SHORT, Subject, improved, run_seeds
+from nomadiff.reproduce.sims_settings import DIGITS_SHORT, SHORT
+from nomadiff.reproduce.trials import Trial, run_trials, trials_of
 
 __all__ = ["SelfImprovement", "self_improvement"]
 
-_SUBJECT = Subject(
-    "short",
-    replace(DIGITS_SHORT, weight=None, synthetic_count=1000, count=400, evaluations=3, confirmations=6),
-    400,
-    steps_budget=38_400,
+_SUBJECT = replace(
+    SHORT,
+    improvement=replace(DIGITS_SHORT, weight=None, synthetic_count=1000, count=400, evaluations=3, confirmations=6),
+    count=400,
 )
 _SHOWN = 64
 
@@ -51,7 +51,8 @@ def self_improvement(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int |
         seeds: one base for each.
         workers: seeds side by side; None takes one a core.
     """
-    table = run_seeds("demo-improve", _improve, (_SUBJECT,), seeds, out, processes=workers, device="cpu")
+    trials = trials_of((_SUBJECT,), seeds, out, device="cpu")
+    table = run_trials("demo-improve", _improve, trials, out, processes=workers)
     rows = [row for row in table.rows if "sentence" not in row]
     findings = [
         Finding(f"Self-improvement, seed {row['seed']}: {row['sentence']}.", "good" if row["improves"] else "neutral")
@@ -61,9 +62,7 @@ def self_improvement(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int |
     bowl = [{**row, "name": f"seed {row['seed']}"} for row in rows if row["noise"] == "search"]
     svg = metric_lines(bowl, "weight", "fd_digits", by="name", label="fd_digits", x_label="guidance weight")
     caption = "Weight 0 is the base; all points of a seed share their noise."
-    folder = out / "runs" / f"{_SUBJECT.name}-seed{seeds[0]}"
-    base = Model.load(folder / "base", device="cpu")
-    better = Model.load(folder / "improved", device="cpu")
+    base, better = trials[0].base, Model.load(trials[0].folder / "improved", device="cpu")
     return SelfImprovement(
         rows=[{**row, "method": "sims" if row["weight"] else "base", "source": ""} for row in rows],
         findings=findings,
@@ -79,9 +78,9 @@ def _weight(model: Model) -> float:
     return 0.0 if model.guidance is None else model.guidance.weight
 
 
-def _improve(subject: Subject, folder: Path, seed: int, data: Path | None, device: str | None) -> list[dict[str, Any]]:
-    base = subject.base(folder, seed, data, device)
-    done = improved(subject, folder / "improved", seed, base=base, reference=subject.judge(data, device), device=device)
-    rows = [{**row, "set": row["seed"], "seed": seed, "images_seen": subject.steps_budget} for row in done.table.rows]
+def _improve(trial: Trial) -> list[dict[str, Any]]:
+    done = trial.improved(reference=trial.reference)
+    seen = {"seed": trial.seed, "images_seen": trial.subject.base_budget}
+    rows = [{**row, "set": row["seed"], **seen} for row in done.table.rows]
     assert done.gain is not None
-    return [*rows, {"seed": seed, "sentence": done.sentence, "improves": done.gain.is_sure}]
+    return [*rows, {"seed": trial.seed, "sentence": done.sentence, "improves": done.gain.is_sure}]

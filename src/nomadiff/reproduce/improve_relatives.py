@@ -1,48 +1,38 @@
-"""Beyond the papers: every way to improve a model at one budget, side by side."""
+"""Beyond the papers: every way to improve a model at one budget, side by side.
+
+All are taken at weight 1, which was fixed for SIMS; the others might do better at another. There is no published base
+to do this with at the paper's scale.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import UsageError
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
-from nomadiff.improve.confirmation import paired_gain
+from nomadiff.improve.candidates import Candidates
 from nomadiff.improve.distillation import distil
 from nomadiff.improve.improve import improve
+from nomadiff.improve.confirmation import paired_gain
 from nomadiff.methods.autoguidance import Autoguidance
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided
 from nomadiff.methods.dm import DM
+from nomadiff.methods.method import Method
 from nomadiff.methods.source_guidance import SourceGuided
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.page import Finding, Report
-from nomadiff.reproduce.sims_settings import (
-    DIGITS_SHORT,
-    SMOKE,
-    Subject,
-    at_scale,
-    improved,
-    plan_line,
-    run_seeds,
-    scorer,
-    scoring_seed,
-    seeds_of,
-)
+from nomadiff.reproduce.sims_settings import SHORT, SMOKE, Subject
+from nomadiff.reproduce.trials import Cost, Trial, trial_recipe, verdict_of
 from nomadiff.tables import Table
 from nomadiff.training.fitting import Fitting
 from nomadiff.workflows.improve import COST_METRICS
 from nomadiff.workflows.judging import metric_infos
 
-__all__ = ["DESCRIPTION", "run"]
-
-DESCRIPTION = "Beyond the papers: SIMS, Neon, source guidance, discriminator, autoguidance, distillation at one budget"
-
-_DIGITS = (Subject("short", DIGITS_SHORT, 1000, steps_budget=38_400),)
+__all__ = ["RECIPE"]
 
 _SENTENCES = {
     "base": "The model as it was trained.",
@@ -62,59 +52,85 @@ _SENTENCES = {
 }
 
 
-def run(
-    out: Path,
-    *,
-    scale: str = "small",
-    seeds: Sequence[int] | None = None,
-    processes: int | None = None,
-    device: str | None = None,
-    command: str = "",
-    dry_run: bool = False,
-) -> Table:
-    """Improve one short-trained base in every way at equal budget; interrupted and called again, it goes on.
+def _models(trial: Trial) -> list[dict[str, Any]]:
+    """A row a method: ``method``, ``seed``, the metrics and the cost of a sample."""
+    score, makers = trial.scorer(), _makers(trial)
+    return [score(makers[method], method=method, seed=trial.seed) for method in _SENTENCES]
 
-    All are taken at weight 1, which was fixed for SIMS; the others might do better at another.
 
-    Args:
-        out: folder for ``table.json``, ``table.csv`` and ``report.html``.
-        scale: "smoke" or "small"; there is no published base to do this with at the paper's scale.
-        seeds: one base for each; by default 10 to 13.
-        processes: seeds side by side; None takes one a core.
-        device: where to compute.
-        command: printed in the report.
-        dry_run: only say what it needs; the text is the table's meta ``plan``.
+def _makers(trial: Trial) -> dict[str, Callable[[], Model]]:
+    """How each model is made; each is made on first use."""
+    subject, seed, folder, base = trial.subject, trial.seed, trial.folder, trial.base
+    settings = replace(subject.improvement, seed=seed)
+    real = trial.real()
+    mix = SourceMix(real)
+    budget, own_count, rate = settings.budget, settings.synthetic_count, settings.learning_rate
+    assert budget is not None and own_count is not None and rate is not None
+    # budgets of methods are those of both trainings: every base sees as many images as the one that is improved
+    options: dict[str, Any] = {"budget": subject.base_budget + budget, "seed": seed}
+    quarter = {**options, "budget": subject.base_budget * 5 // 4}
+    fitting = Fitting(budget=budget, seed=seed, learning_rate=rate)
 
-    Returns:
-        One row a method and seed: ``method``, ``seed``, the metrics, ``nfe``, ``gflop``, ``mparams`` and
-        ``seconds_per_image``.
+    def own(**changes: Any) -> Candidates:
+        return trial.improved("-".join(["improved", *map(str, changes.values())]), **changes).candidates
 
-    Raises:
-        UsageError: no such scale.
-    """
-    subjects = at_scale(scale, _DIGITS, SMOKE, ())
-    if not subjects:
-        raise UsageError("improve-relatives has the scales smoke and small")
-    seeds = seeds_of(scale, seeds)
-    if dry_run:
-        what = f"{len(_SENTENCES)} models from one base"
-        lines = [plan_line(subject, what, seeds=len(seeds), plain=5, guided=9, copies=6) for subject in subjects]
-        return Table(meta={"plan": "\n".join(lines)})
-    table = run_seeds("improve-relatives", _models, subjects, seeds, out, processes=processes, device=device)
-    table.meta["command"] = command
-    table.write(out / "table.json")
+    def cross() -> Candidates:
+        other = ImageSource.open("digits:close", name="other", synthetic=True).first(own_count)
+        return improve(base, folder / "cross", settings, synthetic=other, device=trial.device).candidates
+
+    def fitted(method: Method, name: str) -> Model:
+        return method.fit(mix, folder / name, device=trial.device)
+
+    def perturbed() -> Model:
+        denoiser = perturbed_attention_guidance(base.network, 1.0)
+        return Model(denoiser, base.config, base.path, device=base.device)
+
+    def distilled() -> Model:
+        short = replace(fitting, budget=max(subject.base_budget // 10, fitting.batch))
+        return distil(last(own()), real, folder / "distilled", short)
+
+    def twice() -> Model:
+        return last(improve(distilled(), folder / "again", settings, device=trial.device).candidates)
+
+    def last(candidates: Candidates, space: str = "function") -> Model:
+        return candidates.make(candidates.budgets[-1], 1.0, space)
+
+    discriminator = DiscriminatorGuided(subject.preset, discriminator=fitting, synthetic_count=own_count, **options)
+    return {
+        "base": lambda: base,
+        "longer": lambda: fitted(DM(subject.preset, **options), "longer"),
+        "auxiliary": lambda: own().auxiliary(own().budgets[-1]),
+        "sims": lambda: last(own()),
+        "sims-decoder": lambda: last(own(train_part="decoder")),
+        "neon": lambda: last(own(), "parameters"),
+        "sims-other": lambda: last(cross()),
+        "neon-other": lambda: last(cross(), "parameters"),
+        "source-guidance": lambda: fitted(
+            SourceGuided(subject.preset, improvement=settings, **options), "source-guidance"
+        ),
+        "discriminator-guidance": lambda: fitted(discriminator, "discriminator-guidance"),
+        "autoguidance": lambda: fitted(Autoguidance(subject.preset, **quarter), "autoguidance"),
+        "perturbed-attention": perturbed,
+        "distilled": distilled,
+        "sims-twice": twice,
+    }
+
+
+def _cost(subject: Subject) -> Cost:
+    return Cost(f"{len(_SENTENCES)} models from one base", plain=5, guided=9, copies=6)
+
+
+def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:
     distance = distance_in(table.fields)
-    Report(
+    return Report(
         title="Ways for a model to improve itself",
         subtitle="Recipe improve-relatives: one short-trained base, equal budgets, weight 1, the same noise for all.",
         table=Table([{**row, "source": ""} for row in table.rows], table.meta),
         metrics=[*metric_infos(distance, {}), *COST_METRICS],
         arms=_SENTENCES,
         findings=_findings(table, distance),
-        command=command,
         notes=("Weight 1 was fixed for SIMS; other methods might do better at another weight.",),
-    ).write(out / "report.html")
-    return table
+    )
 
 
 def _findings(table: Table, distance: str) -> list[Finding]:
@@ -130,78 +146,17 @@ def _findings(table: Table, distance: str) -> list[Finding]:
             Finding(
                 f"{method} (NFE {nfe:g}): {distance} {-gain.mean:+.0%} against the base, mean of {len(rows)} seeds "
                 f"(95 % interval {-gain.high:+.0%} to {-gain.low:+.0%}).",
-                "good" if gain.low > 0 else "bad" if gain.high < 0 else "neutral",
+                verdict_of(gain),
             )
         )
     return findings
 
 
-def _models(subject: Subject, folder: Path, seed: int, data: Path | None, device: str | None) -> list[dict[str, Any]]:
-    base = subject.base(folder, seed, data, device)
-    score = scorer(folder, subject, subject.judge(data, device), scoring_seed(seed))
-    makers = _makers(subject, folder, seed, base, device)
-    return [score(makers[method], method=method, seed=seed) for method in _SENTENCES]
-
-
-def _makers(
-    subject: Subject, folder: Path, seed: int, base: Model, device: str | None
-) -> dict[str, Callable[[], Model]]:
-    """How each model is made; each is made on first use."""
-    settings = replace(subject.improvement, seed=seed)
-    real = ImageSource.open("digits:pool", name="real", synthetic=False)
-    mix = SourceMix(real)
-    budget, own_count, rate = settings.budget, settings.synthetic_count, settings.learning_rate
-    assert budget is not None and own_count is not None and rate is not None
-    # budgets of methods are those of both trainings: every base sees as many images as the one that is improved
-    options: dict[str, Any] = {"budget": subject.steps_budget + budget, "seed": seed}
-    quarter = {**options, "budget": subject.steps_budget * 5 // 4}
-    fitting = Fitting(budget=budget, seed=seed, learning_rate=rate)
-
-    def own(**changes: Any) -> Any:
-        name = "-".join(["improved", *map(str, changes.values())])
-        return improved(subject, folder / name, seed, base=base, device=device, **changes).candidates
-
-    def cross() -> Any:
-        other = ImageSource.open("digits:close", name="other", synthetic=True).first(own_count)
-        return improve(base, folder / "cross", settings, synthetic=other, device=device).candidates
-
-    def within(method: Any, name: str) -> Model:
-        return method.fit(mix, folder / name, device=device)
-
-    def perturbed() -> Model:
-        denoiser = perturbed_attention_guidance(base.network, 1.0)
-        return Model(denoiser, base.config, base.path, device=base.device)
-
-    def distilled() -> Model:
-        teacher = own().make(own().budgets[-1], 1.0)
-        short = replace(fitting, budget=max(subject.steps_budget // 10, fitting.batch))
-        return distil(teacher, real, folder / "distilled", short)
-
-    def twice() -> Model:
-        again = improve(distilled(), folder / "again", settings, device=device)
-        return again.candidates.make(again.candidates.budgets[-1], 1.0)
-
-    def last(candidates: Any, space: str = "function") -> Model:
-        return candidates.make(candidates.budgets[-1], 1.0, space)
-
-    return {
-        "base": lambda: base,
-        "longer": lambda: DM("digits", budget=subject.steps_budget + budget, seed=seed).fit(
-            mix, folder / "longer", device=device
-        ),
-        "auxiliary": lambda: own().auxiliary(own().budgets[-1]),
-        "sims": lambda: last(own()),
-        "sims-decoder": lambda: last(own(train_part="decoder")),
-        "neon": lambda: last(own(), "parameters"),
-        "sims-other": lambda: last(cross()),
-        "neon-other": lambda: last(cross(), "parameters"),
-        "source-guidance": lambda: within(SourceGuided("digits", improvement=settings, **options), "source-guidance"),
-        "discriminator-guidance": lambda: within(
-            DiscriminatorGuided("digits", discriminator=fitting, synthetic_count=own_count, **options),
-            "discriminator-guidance",
-        ),
-        "autoguidance": lambda: within(Autoguidance("digits", **quarter), "autoguidance"),
-        "perturbed-attention": perturbed,
-        "distilled": distilled,
-        "sims-twice": twice,
-    }
+RECIPE = trial_recipe(
+    "improve-relatives",
+    "Beyond the papers: SIMS, Neon, source guidance, discriminator, autoguidance, distillation at one budget",
+    {"smoke": (SMOKE,), "small": (SHORT,)},
+    _models,
+    _cost,
+    _report,
+)

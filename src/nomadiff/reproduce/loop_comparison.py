@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nomadiff.errors import UsageError
 from nomadiff.files import write_text
 from nomadiff.loops.madness import LEVEL, bootstrap_ratio, converged_from
 from nomadiff.plane.algorithms import ALGORITHMS
 from nomadiff.plane.grid import Cell, Grid, GridResult
 from nomadiff.plane.learner import learner_config
-from nomadiff.reports.figures import keep_figure, logarithmic, quiet_panel
+from nomadiff.reports.figures import keep_figure, quiet_panel
 from nomadiff.reports.markdown import interval, markdown_table, significant
 from nomadiff.reports.palette import INK, method_colours
-from nomadiff.reproduce.plane_recipes import at_scale, cost_in_words, cpu_seconds
-from nomadiff.seeding import mixed_seed
+from nomadiff.reproduce.plane_recipes import (
+    about_loops,
+    cpu_seconds,
+    few_runs,
+    loops,
+    plan_text,
+    plot_generations,
+    ratio_text,
+    sizes_of,
+    verdict_text,
+)
+from nomadiff.reproduce.recipe import Recipe, Request, Result
 from nomadiff.tables import Table
 
-__all__ = ["DESCRIPTION", "run"]
-
-DESCRIPTION = "standard, SIMS, Neon, CASD, source guidance, real-only in every kind of loop, two learners, two worlds"
+__all__ = ["RECIPE"]
 
 _WEIGHTS = {"N": 2.0, "G": 0.5}
 """Guidance weight by learner, 1 where none is named; all were chosen before on other runs (docs/loops.md)."""
@@ -61,75 +67,39 @@ _SCALES = {
 }
 
 
-def run(
-    out: Path,
-    *,
-    scale: str = "small",
-    seed: int = 0,
-    runs: int | None = None,
-    generations: int | None = None,
-    processes: int | None = None,
-    learners: Sequence[str] = ("P2", "G"),
-    device: str = "cpu",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Run every method in loops on common random numbers; interrupted and called again, it goes on.
+def _grid(request: Request) -> Grid:
+    sizes = sizes_of(_SCALES, request, "runs", "generations")
+    cells = [cell for learner in request.learners or ("P2", "G") for cell in _cells(learner, sizes)]
+    return loops(request, cells, stream=4, runs=sizes.runs, generations=sizes.generations)
+
+
+def _plan(request: Request) -> str:
+    grid = _grid(request)
+    return plan_text(f"{len(grid.cells)} loops x {grid.runs} runs x {grid.generations} generations", cpu_seconds(grid))
+
+
+def _run(request: Request) -> Result:
+    """Run every method in loops on common random numbers.
 
     All methods in the synthetic augmentation loop; those that use no provenance also in the other kinds of loop;
     standard training and SIMS also on the ring, whose shape mean and covariance do not show.
 
-    Files in ``out``: ``summary`` (a row a loop) and ``generations`` (a row a run and generation), JSON and CSV;
+    Files: ``summary`` (a row a loop) and ``generations`` (a row a run and generation), JSON and CSV;
     ``comparison-LEARNER`` (PNG and SVG); ``summary.md``.
 
-    Args:
-        out: folder to write to.
-        scale: ``smoke`` (seconds), ``small`` (half an hour of one core) or ``paper``.
-        seed: seed of everything.
-        runs: independent runs instead of the scale's.
-        generations: generations instead of the scale's.
-        processes: worker processes; None takes one for each core.
-        learners: names of the learners.
-        device: ``"cpu"``, or a PyTorch device, where all runs of a cell are computed together.
-        dry_run: only say what would be done and what it costs.
-
     Returns:
-        ``text`` (what summary.md says, or the plan of a dry run) and, unless it is a dry run, ``summary`` (rows).
-
-    Raises:
-        UsageError: unknown scale or learner, or ``out`` was begun with other settings.
+        The rows of ``summary``.
     """
-    sizes = at_scale(_SCALES, scale)
-    sizes = replace(sizes, runs=runs or sizes.runs, generations=generations or sizes.generations)
-    if sizes.generations < 2:
-        raise UsageError("a loop that can go MAD needs at least two generations")
-    grid = Grid(
-        cells=tuple(cell for learner in learners for cell in _cells(learner, sizes)),
-        runs=sizes.runs,
-        generations=sizes.generations,
-        seed=mixed_seed(seed, 4),
-        device=device,
-        block=1 if device == "cpu" else sizes.runs,
-    )
-    if dry_run:
-        cost = cost_in_words(cpu_seconds(grid))
-        return {
-            "text": f"{len(grid.cells)} loops x {grid.runs} runs x {grid.generations} generations: {cost} with the "
-            "compiled kernel on a processor with 512-bit vectors; no files are needed"
-        }
-    result = grid.run(out, processes=processes, name="generations")
-    summary = _summary_rows(result)
-    about = {
-        "recipe": "loop-comparison",
-        "scale": scale,
-        "seed": seed,
-        "converged_from": converged_from(grid.generations),
-    }
-    Table(summary, about | {"runs": grid.runs, "generations": grid.generations}).write(out / "summary.json")
-    for learner in learners:
+    out, grid = request.out, _grid(request)
+    result = grid.run(out, processes=request.processes)
+    about = about_loops("loop-comparison", request, grid) | {"runs": grid.runs, "generations": grid.generations}
+    summary = Table(_summary_rows(result), about)
+    summary.write(out / "summary.json")
+    for learner in dict.fromkeys(cell.learner for cell in grid.cells):
         keep_figure(_figure(learner, result), out / f"comparison-{learner}")
-    text = _text(scale, result, summary)
+    text = _text(request.scale, result, summary.rows)
     write_text(out / "summary.md", text)
-    return {"text": text, "summary": summary}
+    return Result(summary, text)
 
 
 def _cells(learner: str, sizes: _Scale) -> list[Cell]:
@@ -185,15 +155,10 @@ def _figure(learner: str, result: GridResult) -> Any:
     for axes, ((world_name, kind, n_s), cells) in zip(grid, panels.items()):
         quiet_panel(axes)
         for cell in cells:
-            curve = result.curves(cell).mean(axis=0)
-            style = "--" if cell.method in _KNOWING else "-"
-            axes.plot(
-                np.arange(1, len(curve) + 1), curve, style, color=colours[cell.method].light, label=_NAMES[cell.method]
-            )
-        axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)]")
+            style = {"linestyle": "--" if cell.method in _KNOWING else "-", "color": colours[cell.method].light}
+            plot_generations(axes, result.curves(cell).mean(axis=0), label=_NAMES[cell.method], **style)
+        axes.set(ylabel="E[dist(Gᵗ)]")
         axes.set_title(f"{kind}, n_s = {n_s}, {world_name}", fontsize=10)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        logarithmic(axes)
     for axes in list(grid):
         axes.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -212,8 +177,7 @@ def _text(scale: str, result: GridResult, summary: Sequence[dict[str, Any]]) -> 
         f"{100 * LEVEL:.0f} % bootstrap over runs. A method is called better than standard training only if the whole "
         "interval of G∞ against standard training's G∞ in the same runs is below 1.\n",
     ]
-    if grid.runs < 8:
-        parts.append(f"**{grid.runs} runs show that the recipe runs, nothing else.**\n")
+    parts += few_runs(grid.runs)
     for learner in dict.fromkeys(row["learner"] for row in summary):
         mine = [row for row in summary if row["learner"] == learner]
         parts += [f"## Learner {learner}\n", f"{learner} is {learner_config(learner).caption}.\n"]
@@ -254,7 +218,7 @@ def _paragraph(rows: Sequence[dict[str, Any]], world_name: str) -> str:
     standard = next(row for row in rows if row["method"] == "standard")
     sentences = [
         f"Standard training goes from {significant(standard['g1_mean'])} to {significant(standard['g_inf_mean'])} "
-        f"(ratio {_ratio(standard)}: {_verdict(standard)})."
+        f"(ratio {ratio_text(standard)}: {verdict_text(standard)})."
     ]
     rivals = sorted((row for row in rows if row is not standard), key=lambda row: row["g_inf_mean"])
     better = [row for row in rivals if row["to_standard_high"] < 1]
@@ -264,7 +228,7 @@ def _paragraph(rows: Sequence[dict[str, Any]], world_name: str) -> str:
         said = "; ".join(
             f"{_name(row)} at {significant(row['g_inf_mean'])}, {significant(row['to_standard'])} "
             f"{interval(row['to_standard_low'], row['to_standard_high'])} of standard training's, own ratio "
-            f"{_ratio(row)}, {_verdict(row)}"
+            f"{ratio_text(row)}, {verdict_text(row)}"
             for row in better
         )
         sentences.append(f"Nearer to the truth in the end: {said}.")
@@ -304,7 +268,7 @@ def _open_question(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    columns = [
+    columns = (
         "method",
         "NFE a step",
         "G¹",
@@ -315,7 +279,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         "to standard",
         "interval",
         "verdict",
-    ]
+    )
     return markdown_table(
         columns,
         [
@@ -324,7 +288,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
                 interval(row["ratio_low"], row["ratio_high"]),
                 row["to_standard"],
                 interval(row["to_standard_low"], row["to_standard_high"]),
-                _verdict(row),
+                verdict_text(row),
             )
             for row in sorted(rows, key=lambda row: row["g_inf_mean"])
         ],
@@ -342,9 +306,13 @@ def _joined(rows: Sequence[dict[str, Any]]) -> str:
     return "; ".join(f"{_name(row)} at {significant(row['g_inf_mean'])}" for row in rows)
 
 
-def _ratio(row: dict[str, Any]) -> str:
-    return f"{significant(row['ratio'])} {interval(row['ratio_low'], row['ratio_high'])}"
-
-
-def _verdict(row: dict[str, Any]) -> str:
-    return row["verdict"] if row["certain"] else f"{row['verdict']}, uncertain"
+RECIPE = Recipe(
+    name="loop-comparison",
+    description=(
+        "standard, SIMS, Neon, CASD, source guidance, real-only in every kind of loop, two learners, two worlds"
+    ),
+    scales=tuple(_SCALES),
+    options=("seed", "runs", "generations", "processes", "learners", "device"),
+    plan=_plan,
+    run=_run,
+)

@@ -1,32 +1,83 @@
-"""What the two-dimensional recipes share: sizes of a scale, and what they cost."""
+"""What the two-dimensional recipes share: sizes asked for, loops in a grid, what they cost, and words for results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
 
 from nomadiff.errors import UsageError
-from nomadiff.plane.grid import Grid
+from nomadiff.loops.madness import converged_from
+from nomadiff.plane.grid import Cell, Grid
+from nomadiff.reports.figures import logarithmic
+from nomadiff.reports.markdown import interval, significant
+from nomadiff.reproduce.recipe import Request
+from nomadiff.seeding import mixed_seed
 
-__all__ = ["at_scale", "cost_in_words", "cpu_seconds"]
+__all__ = [
+    "EVALUATION",
+    "TRAINED_POINT",
+    "about_loops",
+    "cost_in_words",
+    "cpu_seconds",
+    "few_runs",
+    "loops",
+    "plan_text",
+    "plot_generations",
+    "ratio_text",
+    "sizes_of",
+    "verdict_text",
+]
 
 # CPU seconds of the compiled kernel on one core of a processor with 512-bit vectors: a trained point, a network
 # evaluation. Small batches cost a quarter more; processors with 256-bit vectors about twice as much.
-_TRAINED_POINT, _EVALUATION, _SMALL_BATCH = 0.43e-6, 0.16e-6, 1.25
-
+TRAINED_POINT, EVALUATION, _SMALL_BATCH = 0.43e-6, 0.16e-6, 1.25
 
 Sizes = TypeVar("Sizes")
 
 
-def at_scale(scales: Mapping[str, Sizes], scale: str) -> Sizes:
-    """The sizes of a scale.
+def sizes_of(scales: Mapping[str, Sizes], request: Request, *fields: str) -> Sizes:
+    """The sizes of a scale, but for those of ``fields`` that are asked for.
 
     Raises:
-        UsageError: there is no such scale.
+        UsageError: no run, or fewer than two generations.
     """
-    if scale not in scales:
-        raise UsageError(f"unknown scale '{scale}': choose one of {', '.join(scales)}")
-    return scales[scale]
+    given = {name: getattr(request, name) for name in fields if getattr(request, name) is not None}
+    if given.get("runs", 1) < 1:
+        raise UsageError(f"{given['runs']} runs show nothing: ask for one at least")
+    if given.get("generations", 2) < 2:
+        raise UsageError("a loop that can go MAD needs at least two generations")
+    return replace(scales[request.scale], **given)  # type: ignore[type-var]
+
+
+def loops(request: Request, cells: Iterable[Cell], *, stream: int, runs: int, generations: int, exact: int = 0) -> Grid:
+    """The grid of a recipe's loops; ``stream`` keeps its randomness apart from other grids'."""
+    device = request.device or "cpu"
+    return Grid(
+        cells=tuple(cells),
+        runs=runs,
+        generations=generations,
+        exact_count=exact,
+        seed=mixed_seed(request.seed or 0, stream),
+        device=device,
+        block=1 if device == "cpu" else runs,
+    )
+
+
+def about_loops(recipe: str, request: Request, grid: Grid) -> dict[str, Any]:
+    """The meta of a table about a grid's loops."""
+    start = converged_from(grid.generations)
+    return {"recipe": recipe, "scale": request.scale, "seed": request.seed or 0, "converged_from": start}
+
+
+def plan_text(what: str, seconds: float) -> str:
+    """A plan: what is done, and CPU seconds in words."""
+    return (
+        f"{what}: {cost_in_words(seconds)} with the compiled kernel on a processor with 512-bit vectors; no files are "
+        "needed"
+    )
 
 
 def cpu_seconds(grid: Grid) -> float:
@@ -48,7 +99,7 @@ def cpu_seconds(grid: Grid) -> float:
         if guided or cell.method == "casd":
             evaluations += own * 39
         factor = _SMALL_BATCH if config.base.batch < 512 else 1.0
-        total += trained * _TRAINED_POINT * factor + evaluations * _EVALUATION
+        total += trained * TRAINED_POINT * factor + evaluations * EVALUATION
     return total * grid.runs * grid.generations
 
 
@@ -58,3 +109,26 @@ def cost_in_words(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"about {seconds / size:.0f} {unit}"
     return f"about {seconds:.0f} CPU seconds"
+
+
+def plot_generations(axes: Any, curve: np.ndarray, **style: Any) -> None:
+    """A curve over the generations 1, 2, ... in a panel (matplotlib) whose other axis is logarithmic."""
+    axes.plot(np.arange(1, len(curve) + 1), curve, **style)
+    axes.set(xlabel="generation t")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    logarithmic(axes)
+
+
+def few_runs(runs: int) -> list[str]:
+    """The warning that a text begins with if there are too few runs to conclude anything."""
+    return [f"**{runs} runs show that the recipe runs, nothing else.**\n"] if runs < 8 else []
+
+
+def ratio_text(row: Mapping[str, Any]) -> str:
+    """The ratio of a loop's end to its beginning, with its interval."""
+    return f"{significant(row['ratio'])} {interval(row['ratio_low'], row['ratio_high'])}"
+
+
+def verdict_text(row: Mapping[str, Any]) -> str:
+    """Whether a loop went MAD, and if that is uncertain."""
+    return row["verdict"] if row["certain"] else f"{row['verdict']}, uncertain"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nomadiff.errors import UsageError
 from nomadiff.files import write_text
 from nomadiff.jobs import computed_with, run_jobs
 from nomadiff.loops.madness import bootstrap_ratio
@@ -17,18 +17,15 @@ from nomadiff.plane.distances import bures_wasserstein
 from nomadiff.plane.learner import Learner, learner_config
 from nomadiff.plane.training_plan import TrainingPlan
 from nomadiff.plane.worlds import world
-from nomadiff.reports.figures import keep_figure
+from nomadiff.reports.figures import keep_figure, logarithmic
 from nomadiff.reports.markdown import markdown_table, significant
 from nomadiff.reports.palette import INK
-from nomadiff.reproduce.plane_recipes import at_scale, cost_in_words
+from nomadiff.reproduce.plane_recipes import EVALUATION, TRAINED_POINT, few_runs, plan_text, sizes_of
+from nomadiff.reproduce.recipe import Recipe, Request, Result
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
 
-__all__ = ["DESCRIPTION", "run"]
-
-DESCRIPTION = (
-    "SIMS Figure 3: distance against the weights of an auxiliary (own samples) and an advanced model (real data)"
-)
+__all__ = ["RATES", "RECIPE", "SPACES"]
 
 SPACES = ("parameters", "function")
 RATES = (1e-4, 3e-4)
@@ -63,72 +60,53 @@ class _Setting:
     scale: _Scale
 
 
-def run(
-    out: Path,
-    *,
-    scale: str = "small",
-    seed: int = 0,
-    runs: int | None = None,
-    processes: int | None = None,
-    learner: str = "P",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Train the three models of every run and measure their combinations; interrupted and called again, it goes on.
+def _setting(request: Request) -> _Setting:
+    learner, *more = request.learners or ("P",)
+    if more:
+        raise UsageError("sims-figure-3 takes one learner at a time")
+    learner_config(learner)  # raises for an unknown name
+    return _Setting(learner, mixed_seed(request.seed or 0, 3), sizes_of(_SCALES, request, "runs"))
+
+
+def _run(request: Request) -> Result:
+    """Train the three models of every run and measure their combinations.
 
     A base is trained on 1000 real points; an auxiliary is the base fine-tuned on its own samples, an advanced model the
     base fine-tuned on as many new real points (10^5 in the paper). Sampled is
     ``(1 + w_a + w_s) base - w_a advanced - w_s auxiliary``, of the weights or of the scores.
 
-    Files in ``out``: ``summary`` (a row a learning rate, space and pair of weights) and ``runs`` (a row a run beside),
-    JSON and CSV; ``figure-3`` (PNG and SVG); ``summary.md``.
-
-    Args:
-        out: folder to write to.
-        scale: ``smoke`` (seconds), ``small`` (minutes on two cores) or ``paper``.
-        seed: seed of everything.
-        runs: independent runs instead of the scale's.
-        processes: worker processes; None takes one for each core.
-        learner: name of the learner.
-        dry_run: only say what would be done and what it costs.
+    Files: ``summary`` (a row a learning rate, space and pair of weights) and ``runs`` (a row a run beside), JSON and
+    CSV; ``figure-3`` (PNG and SVG); ``summary.md``.
 
     Returns:
-        ``text`` (what summary.md says, or the plan of a dry run) and, unless it is a dry run, ``summary`` (rows).
-
-    Raises:
-        UsageError: unknown scale or learner, or ``out`` was begun with other settings.
+        The rows of ``summary``.
     """
-    learner_config(learner)
-    sizes = at_scale(_SCALES, scale)
-    sizes = replace(sizes, runs=runs or sizes.runs)
-    setting = _Setting(learner, mixed_seed(seed, 3), sizes)
-    if dry_run:
-        return {"text": _plan(setting)}
-    _require_kernel(learner)
-    about = {"recipe": "sims-figure-3", "setting": asdict(setting), "learner": asdict(learner_config(learner))}
+    setting, out = _setting(request), request.out
+    Learner(learner_config(setting.learner))  # raises for a missing numba before anything is written
+    about = {
+        "recipe": "sims-figure-3",
+        "setting": asdict(setting),
+        "learner": asdict(learner_config(setting.learner)),
+    }
     results = run_jobs(
-        partial(_run, setting),
-        [(index,) for index in range(sizes.runs)],
+        partial(_one, setting),
+        [(index,) for index in range(setting.scale.runs)],
         out / "runs.journal.jsonl",
         about | {"computed_with": computed_with()},
-        processes=processes,
-        warm_up=partial(_run, replace(setting, scale=_Scale(1, 64, 4, (0.0,), (0.0,))), 0),
+        processes=request.processes,
+        warm_up=partial(_one, replace(setting, scale=_Scale(1, 64, 4, (0.0,), (0.0,))), 0),
     )
     rows = [{"run": index, **row} for (index,), result in results.items() for row in result]
     Table(rows, about).write(out / "runs.json")
-    summary = _summary_rows(rows)
-    Table(summary, about).write(out / "summary.json")
-    keep_figure(_figure(setting, summary), out / "figure-3")
-    text = _text(setting, summary, rows)
+    summary = Table(_summary_rows(rows), about)
+    summary.write(out / "summary.json")
+    keep_figure(_figure(setting, summary.rows), out / "figure-3")
+    text = _text(setting, summary.rows, rows)
     write_text(out / "summary.md", text)
-    return {"text": text, "summary": summary}
+    return Result(summary, text)
 
 
-def _require_kernel(learner: str) -> None:
-    """Raise the error for a missing numba before anything is written."""
-    Learner(learner_config(learner))
-
-
-def _run(setting: _Setting, index: int) -> list[dict[str, Any]]:
+def _one(setting: _Setting, index: int) -> list[dict[str, Any]]:
     """All combinations of one run, at both learning rates and in both spaces."""
     sizes, gaussian = setting.scale, world("gaussian")
     learner = Learner(learner_config(setting.learner))
@@ -214,7 +192,6 @@ def _figure(setting: _Setting, summary: Sequence[dict[str, Any]]) -> Any:
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     sizes = setting.scale
     across, along = sorted(sizes.weights_s), sorted(sizes.weights_a)
@@ -244,9 +221,7 @@ def _figure(setting: _Setting, summary: Sequence[dict[str, Any]]) -> Any:
         axes.set(xlabel="ω_s (away from own samples)", ylabel="ω_a (negative: toward more real data)")
         axes.set_title(f"{space}, fine-tuned at {rate:g}")
     bar = figure.colorbar(image, ax=figure.axes, label="E[dist] (Bures-Wasserstein)")
-    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    logarithmic(bar.ax)
     figure.suptitle(f"SIMS Figure 3 with learner {setting.learner}; mean of {sizes.runs} runs", color=INK.light)
     return figure
 
@@ -261,8 +236,7 @@ def _text(setting: _Setting, summary: Sequence[dict[str, Any]], rows: Sequence[d
         f"(Bures-Wasserstein) of {sizes.evaluation_count} samples. Changes are against the base in the same runs, with "
         "a 90 % bootstrap interval. The best weights are picked on the runs they are measured on.\n",
     ]
-    if sizes.runs < 8:
-        parts.append(f"**{sizes.runs} runs show that the recipe runs, nothing else.**\n")
+    parts += few_runs(sizes.runs)
     table = []
     for rate in RATES:
         for space in SPACES:
@@ -339,13 +313,24 @@ def _robustness(summary: Sequence[dict[str, Any]]) -> str:
     return "Robustness: " + "; ".join(sentences) + "."
 
 
-def _plan(setting: _Setting) -> str:
-    sizes = setting.scale
+def _plan(request: Request) -> str:
+    sizes = _setting(request).scale
     pairs = len(sizes.weights_s) * len(sizes.weights_a) * len(RATES)
     evaluations = sizes.fine_tuning_count * 39 + pairs * sizes.evaluation_count * 39 * 4
     trained = 2 * len(RATES) * _EPOCHS * sizes.fine_tuning_count
-    seconds = sizes.runs * (evaluations * 0.16e-6 + trained * 0.43e-6)
-    return (
-        f"{sizes.runs} runs of 3 models at {len(RATES)} learning rates and {pairs * len(SPACES)} combinations: "
-        f"{cost_in_words(seconds)} with the compiled kernel on a processor with 512-bit vectors; no files are needed"
+    return plan_text(
+        f"{sizes.runs} runs of 3 models at {len(RATES)} learning rates and {pairs * len(SPACES)} combinations",
+        sizes.runs * (evaluations * EVALUATION + trained * TRAINED_POINT),
     )
+
+
+RECIPE = Recipe(
+    name="sims-figure-3",
+    description=(
+        "SIMS Figure 3: distance against the weights of an auxiliary (own samples) and an advanced model (real data)"
+    ),
+    scales=tuple(_SCALES),
+    options=("seed", "runs", "processes", "learners"),
+    plan=_plan,
+    run=_run,
+)

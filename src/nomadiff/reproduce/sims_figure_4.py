@@ -4,117 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from nomadiff.improve.confirmation import paired_gain
 from nomadiff.metrics.distance_names import distance_in
-from nomadiff.models.model import Model
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.reports.plots import metric_lines
-from nomadiff.reproduce.sims_settings import (
-    DIGITS_SHORT,
-    SMOKE,
-    Subject,
-    at_scale,
-    improved,
-    missing_files,
-    plan_line,
-    run_seeds,
-    scorer,
-    scoring_seed,
-    seeds_of,
-)
+from nomadiff.reproduce.sims_settings import CONVERGED, DIGITS_SHORT, PAPER, SHORT, SMOKE, Subject
+from nomadiff.reproduce.trials import Cost, Trial, trial_recipe, verdict_of
 from nomadiff.tables import Table
 from nomadiff.workflows.judging import metric_infos
 
-__all__ = ["DESCRIPTION", "run"]
-
-DESCRIPTION = "SIMS Figure 4: distance against guidance weight, a line a budget, in function and parameter space"
+__all__ = ["RECIPE"]
 
 _BUDGETS = replace(DIGITS_SHORT, snapshots=2)
-_DIGITS = (
-    Subject("short", _BUDGETS, 1000, steps_budget=38_400),
-    Subject("converged", _BUDGETS, 1000, steps_budget=153_600),
-)
-_WEIGHTS = {"smoke": (1.0,), "small": (0.5, 1.0, 1.5, 2.0), "paper": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)}
 _SPACES = ("function", "parameters")
 
 
-def run(
-    out: Path,
-    *,
-    scale: str = "small",
-    seeds: Sequence[int] | None = None,
-    processes: int | None = None,
-    device: str | None = None,
-    data: Path | None = None,
-    command: str = "",
-    dry_run: bool = False,
-) -> Table:
-    """Improve every base and score weight x budget x space; interrupted and called again, it goes on.
+def _sweep(trial: Trial, weights: Sequence[float]) -> list[dict[str, Any]]:
+    """All candidates of one base, and what the tool concludes on fresh noise at the weight that was fixed.
 
-    Writes ``table.json``, ``table.csv``, ``verdicts.json`` (what ``improve`` itself concludes for each base at weight
-    1, with its interval) and ``report.html``.
-
-    Args:
-        out: folder.
-        scale: "smoke", "small" or "paper".
-        seeds: one base, auxiliary and set of scores for each; by default 10 to 13, on which nothing was tuned.
-        processes: seeds side by side; None takes one a core.
-        device: where to compute.
-        data: folder with the files of the paper's scale.
-        command: printed in the report.
-        dry_run: only say what it needs; the text is the table's meta ``plan``.
-
-    Returns:
-        One row a candidate: ``base``, ``space``, ``weight`` (0 is the base), ``budget`` (images of fine-tuning; 0 for
-        the base), ``seed``, the metrics, ``nfe``, ``gflop`` and ``seconds_per_image``.
-
-    Raises:
-        UsageError: no such scale.
-        DataError: files are missing.
+    A row has ``space``, ``weight`` (0 is the base), ``budget`` (images of fine-tuning; 0 for the base), ``seed``, the
+    metrics and the cost of a sample.
     """
-    subjects = at_scale(scale, _DIGITS, SMOKE)
-    seeds = seeds_of(scale, seeds)
-    weights = _WEIGHTS[scale]
-    if dry_run:
-        return Table(meta={"plan": _plan(subjects, seeds, weights, data)})
-    table = run_seeds(
-        "sims-figure-4", _sweep, subjects, seeds, out, processes=processes, data=data, device=device, weights=weights
-    )
-    verdicts = Table([row for row in table.rows if "sentence" in row], table.meta)
-    table.rows = [row for row in table.rows if "sentence" not in row]
-    table.meta["command"] = command
-    table.write(out / "table.json")
-    verdicts.write(out / "verdicts.json")
-    _report(table, verdicts, command).write(out / "report.html")
-    return table
-
-
-def _sweep(
-    subject: Subject, folder: Path, seed: int, data: Path | None, device: str | None, weights: Sequence[float]
-) -> list[dict[str, Any]]:
-    """All candidates of one base, and what the tool concludes on fresh noise at the weight that was fixed."""
-    base = subject.base(folder, seed, data, device)
-    reference = subject.judge(data, device)
-    made = improved(subject, folder / "improved", seed, base=base, device=device)
-    candidates = made.candidates
-    score = scorer(folder, subject, reference, scoring_seed(seed))
-    rows = [score(lambda: candidates.base, space="function", weight=0.0, budget=0, seed=seed)]
+    candidates, score = trial.improved().candidates, trial.scorer()
+    rows = [score(lambda: candidates.base, space="function", weight=0.0, budget=0, seed=trial.seed)]
     for budget in candidates.budgets:
         for space in _SPACES:
             for weight in weights:
-
-                def make(budget: int = budget, weight: float = weight, space: str = space) -> Model:
-                    return candidates.make(budget, weight, space)
-
-                rows.append(score(make, space=space, weight=weight, budget=budget, seed=seed))
-    verdict = improved(subject, folder / "improved", seed, base=base, reference=reference, device=device)
+                make = partial(candidates.make, budget, weight, space)
+                rows.append(score(make, space=space, weight=weight, budget=budget, seed=trial.seed))
+    verdict = trial.improved(reference=trial.reference)
     assert verdict.gain is not None
     best = verdict.table.meta["best"]
     conclusion = {
-        "seed": seed,
+        "seed": trial.seed,
         "sentence": verdict.sentence,
         "improves": verdict.gain.is_sure,
         **{name: best[name] for name in ("weight", "budget", "mean", "low", "high")},
@@ -122,19 +47,15 @@ def _sweep(
     return [*rows, conclusion]
 
 
-def _plan(subjects: Sequence[Subject], seeds: Sequence[int], weights: Sequence[float], data: Path | None) -> str:
-    lines = missing_files(subjects, data)
-    for subject in subjects:
-        settings = subject.improvement
-        bowl = settings.snapshots * len(weights)
-        fresh = settings.confirmations
-        what = f"{1 + 2 * bowl} candidates, then the tool's own conclusion"
-        sets = {"plain": 2 + bowl + fresh, "guided": bowl + settings.snapshots + fresh}
-        lines.append(plan_line(subject, what, seeds=len(seeds), **sets))
-    return "\n".join(lines)
+def _cost(subject: Subject, weights: Sequence[float]) -> Cost:
+    settings = subject.improvement
+    bowl = settings.snapshots * len(weights)
+    fresh = settings.confirmations
+    what = f"{1 + 2 * bowl} candidates, then the tool's own conclusion"
+    return Cost(what, plain=2 + bowl + fresh, guided=bowl + settings.snapshots + fresh)
 
 
-def _report(table: Table, verdicts: Table, command: str) -> Report:
+def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:
     distance = distance_in(table.fields)
     findings, figures = [], []
     for base in dict.fromkeys(row["base"] for row in table.rows):
@@ -159,7 +80,6 @@ def _report(table: Table, verdicts: Table, command: str) -> Report:
         by=("method", "budget", "weight"),
         findings=findings,
         figures=figures,
-        command=command,
         notes=(
             "Means over seeds, bands of one standard deviation: bases differ more than candidates of one base.",
             "All candidates of a seed share their noise, which nothing was chosen by.",
@@ -197,11 +117,29 @@ def _findings(
                 [plain[s]["coverage"] for s in seeds], [chosen[s]["coverage"] for s in seeds], higher=True
             )
             text += f", coverage by {cover.mean:+.0%}"
-        verdict = "good" if gain.low > 0 else "bad" if gain.high < 0 else "neutral"
-        result.append(Finding(text + ".", verdict))  # type: ignore[arg-type]
+        result.append(Finding(text + ".", verdict_of(gain)))
     sure = sum(row["improves"] for row in verdicts)
     if verdicts:
         text = f"Base “{base}”: asked for weight 1, the tool finds a sure gain in {sure} of {len(verdicts)} seeds"
         text += " and recommends keeping the base in the others." if sure < len(verdicts) else "."
         result.append(Finding(text, "good" if sure == len(verdicts) else "neutral"))
     return result
+
+
+RECIPE = trial_recipe(
+    "sims-figure-4",
+    "SIMS Figure 4: distance against guidance weight, a line a budget, in function and parameter space",
+    {
+        "smoke": (SMOKE,),
+        "small": tuple(replace(subject, improvement=_BUDGETS) for subject in (SHORT, CONVERGED)),
+        "paper": PAPER,
+    },
+    _sweep,
+    _cost,
+    _report,
+    {
+        "smoke": {"weights": (1.0,)},
+        "small": {"weights": (0.5, 1.0, 1.5, 2.0)},
+        "paper": {"weights": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)},
+    },
+)

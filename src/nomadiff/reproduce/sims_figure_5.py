@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nomadiff.errors import UsageError
 from nomadiff.files import write_text
-from nomadiff.loops.madness import bootstrap_ratio, converged_from
+from nomadiff.loops.madness import bootstrap_ratio
 from nomadiff.plane.grid import Cell, Grid, GridResult
 from nomadiff.reports.figures import keep_figure, logarithmic, quiet_panel
 from nomadiff.reports.palette import INK, MUTED
-from nomadiff.reproduce.plane_recipes import at_scale, cost_in_words, cpu_seconds
+from nomadiff.reproduce.plane_recipes import about_loops, cpu_seconds, loops, plan_text, plot_generations, sizes_of
+from nomadiff.reproduce.recipe import Recipe, Request, Result
 from nomadiff.reproduce.sims_figure_5_text import figure_5_text
-from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
 
-__all__ = ["DESCRIPTION", "run"]
-
-DESCRIPTION = "SIMS Figure 5: a 2-D Gaussian learnt over and over from its own samples, with SIMS and without"
+__all__ = ["RECIPE"]
 
 
 @dataclass(frozen=True)
@@ -60,107 +56,66 @@ _SCALES = {
 }
 
 
-def run(
-    out: Path,
-    *,
-    scale: str = "small",
-    seed: int = 0,
-    runs: int | None = None,
-    generations: int | None = None,
-    processes: int | None = None,
-    learners: Sequence[str] | None = None,
-    exact: int = 0,
-    device: str = "cpu",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Run the loops, write tables, figures and ``summary.md``; interrupted and called again, it goes on.
+def _sizes(request: Request) -> _Scale:
+    sizes = sizes_of(_SCALES, request, "runs", "generations")
+    if request.learners is not None:
+        sizes = replace(sizes, sizes=dict.fromkeys(request.learners, _ALL))
+    return sizes if request.runs is None else replace(sizes, first_runs=request.runs)
 
-    Files in ``out``: ``summary`` (a row a learner, weight and n_s), ``generations`` (a row a run and generation),
-    ``improvement`` (generation 1 against the weight) and ``first_generation`` (its runs), each JSON and CSV; a figure
-    in the paper's layout for each learner (PNG and SVG).
 
-    Args:
-        out: folder to write to.
-        scale: ``smoke`` (seconds), ``small`` (minutes on two cores) or ``paper`` (1000 runs x 100 generations).
-        seed: seed of everything.
-        runs: independent runs instead of the scale's.
-        generations: generations instead of the scale's.
-        processes: worker processes; None takes one for each core.
-        learners: names of learners instead of the scale's, each with all four sizes.
-        exact: also measure every generation of the loops by exact optimal transport of this many samples.
-        device: ``"cpu"``, or a PyTorch device, where all runs of a cell are computed together.
-        dry_run: only say what would be done and what it costs.
+def _grids(request: Request) -> tuple[Grid, Grid]:
+    """The first generation of SIMS and Neon at every weight, and the loops."""
+    sizes = _sizes(request)
+    first = [
+        Cell(learner, method, weight)
+        for learner in sizes.sizes
+        for method in ("sims", "neon")
+        for weight in sizes.first_weights
+        if weight > 0 or method == "sims"
+    ]
+    later = [
+        Cell(learner, "sims", weight, n_s)
+        for learner, counts in sizes.sizes.items()
+        for n_s in counts
+        for weight in sizes.weights
+    ]
+    return (
+        loops(request, first, stream=2, runs=sizes.first_runs, generations=1),
+        loops(request, later, stream=1, runs=sizes.runs, generations=sizes.generations, exact=request.exact or 0),
+    )
+
+
+def _plan(request: Request) -> str:
+    first, later = _grids(request)
+    return plan_text(
+        f"{len(later.cells)} loops x {later.runs} runs x {later.generations} generations, and {len(first.cells)} "
+        f"settings of the first generation x {first.runs} runs",
+        cpu_seconds(later) + cpu_seconds(first),
+    )
+
+
+def _run(request: Request) -> Result:
+    """Run the loops and write tables, figures and ``summary.md``.
+
+    Files: ``summary`` (a row a learner, weight and n_s), ``generations`` (a row a run and generation), ``improvement``
+    (generation 1 against the weight) and ``first_generation`` (its runs), each JSON and CSV; a figure in the paper's
+    layout for each learner (PNG and SVG). A learner that is asked for is run at all four sizes.
 
     Returns:
-        ``text`` (what summary.md says, or the plan of a dry run) and, unless it is a dry run, ``summary`` and
-        ``improvement`` (rows).
-
-    Raises:
-        UsageError: unknown scale or learner, or ``out`` was begun with other settings.
+        The rows of ``summary``.
     """
-    sizes = at_scale(_SCALES, scale)
-    sizes = replace(sizes, runs=runs or sizes.runs, generations=generations or sizes.generations)
-    if runs is not None:
-        sizes = replace(sizes, first_runs=runs)
-    if learners is not None:
-        sizes = replace(sizes, sizes=dict.fromkeys(learners, _ALL))
-    if sizes.generations < 2:
-        raise UsageError("a loop that can go MAD needs at least two generations")
-    loops = Grid(
-        cells=tuple(
-            Cell(learner, "sims", weight, n_s)
-            for learner, counts in sizes.sizes.items()
-            for n_s in counts
-            for weight in sizes.weights
-        ),
-        runs=sizes.runs,
-        generations=sizes.generations,
-        exact_count=exact,
-        seed=mixed_seed(seed, 1),
-        device=device,
-        block=1 if device == "cpu" else sizes.runs,
-    )
-    first = Grid(
-        cells=tuple(
-            Cell(learner, method, weight)
-            for learner in sizes.sizes
-            for method in ("sims", "neon")
-            for weight in sizes.first_weights
-            if weight > 0 or method == "sims"
-        ),
-        runs=sizes.first_runs,
-        generations=1,
-        seed=mixed_seed(seed, 2),
-        device=device,
-        block=1 if device == "cpu" else sizes.first_runs,
-    )
-    if dry_run:
-        return {"text": _plan(loops, first)}
-    improvement = _improvement_rows(first.run(out, processes=processes, name="first_generation"))
-    result = loops.run(out, processes=processes, name="generations")
-    summary = _summary_rows(result)
-    about = {
-        "recipe": "sims-figure-5",
-        "scale": scale,
-        "seed": seed,
-        "converged_from": converged_from(loops.generations),
-    }
+    out, (first, later) = request.out, _grids(request)
+    improvement = _improvement_rows(first.run(out, processes=request.processes, name="first_generation"))
+    result = later.run(out, processes=request.processes)
+    about = about_loops("sims-figure-5", request, later)
     Table(improvement, about | {"runs": first.runs}).write(out / "improvement.json")
-    Table(summary, about | {"runs": loops.runs, "generations": loops.generations}).write(out / "summary.json")
-    for learner in sizes.sizes:
-        keep_figure(_figure(learner, result, improvement, summary), out / f"figure-5-{learner}")
-    text = figure_5_text(scale, loops, summary, improvement)
+    summary = Table(_summary_rows(result), about | {"runs": later.runs, "generations": later.generations})
+    summary.write(out / "summary.json")
+    for learner in _sizes(request).sizes:
+        keep_figure(_figure(learner, result, improvement, summary.rows), out / f"figure-5-{learner}")
+    text = figure_5_text(request.scale, later, summary.rows, improvement)
     write_text(out / "summary.md", text)
-    return {"text": text, "summary": summary, "improvement": improvement}
-
-
-def _plan(loops: Grid, first: Grid) -> str:
-    cost = cost_in_words(cpu_seconds(loops) + cpu_seconds(first))
-    return (
-        f"{len(loops.cells)} loops x {loops.runs} runs x {loops.generations} generations, and {len(first.cells)} "
-        f"settings of the first generation x {first.runs} runs: {cost} with the compiled kernel on a processor with "
-        "512-bit vectors; no files are needed"
-    )
+    return Result(summary, text)
 
 
 _EXACT = ("g1_mean", "g_inf_mean", "ratio", "ratio_low", "ratio_high")
@@ -267,11 +222,9 @@ def _figure(
             colour = "#2e8b57" if row["weight"] == 0 else "#7b3f9d" if row["weight"] == best else "#e08a2e"
             style = next(others) if row["weight"] not in (0, best) else "-"
             name = f"ω = {row['weight']:g}"
-            axes.plot(np.arange(1, len(curve) + 1), curve / curve[0], style, color=colour, label=name)
+            plot_generations(axes, curve / curve[0], linestyle=style, color=colour, label=name)
         axes.axhline(1, color=INK.light, linewidth=0.8)
-        axes.set(xlabel="generation t", ylabel="E[dist(Gᵗ)] / E[dist(G¹)]", title=f"n_s = {n_s}")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        logarithmic(axes)
+        axes.set(ylabel="E[dist(Gᵗ)] / E[dist(G¹)]", title=f"n_s = {n_s}")
         axes.margins(y=0.25)  # room for the legend
         axes.legend(frameon=False, ncols=4, loc="upper center", columnspacing=1.2, handlelength=1.6)
     for axes in below[len(shown) :]:
@@ -279,3 +232,13 @@ def _figure(
     runs = result.grid.runs
     figure.suptitle(f"SIMS Figure 5 with learner {learner}; {runs} runs, Bures-Wasserstein distance", color=INK.light)
     return figure
+
+
+RECIPE = Recipe(
+    name="sims-figure-5",
+    description="SIMS Figure 5: a 2-D Gaussian learnt over and over from its own samples, with SIMS and without",
+    scales=tuple(_SCALES),
+    options=("seed", "runs", "generations", "processes", "learners", "exact", "device"),
+    plan=_plan,
+    run=_run,
+)

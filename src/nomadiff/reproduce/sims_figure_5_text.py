@@ -9,6 +9,7 @@ from nomadiff.loops.madness import LEVEL, converged_from
 from nomadiff.plane.grid import Grid
 from nomadiff.plane.learner import learner_config
 from nomadiff.reports.markdown import interval, markdown_table, significant
+from nomadiff.reproduce.plane_recipes import few_runs, ratio_text, verdict_text
 
 __all__ = ["PAPER", "figure_5_text"]
 
@@ -43,8 +44,7 @@ def figure_5_text(
             f"ones. Between two sets of true samples it is {significant(grid.exact_floor(grid.cells[0]))}: below this "
             "floor nothing is seen, and near it ratios are pulled towards 1.\n"
         )
-    if grid.runs < 8:
-        parts.append(f"**{grid.runs} runs show that the recipe runs, nothing else.**\n")
+    parts += few_runs(grid.runs)
     for learner in dict.fromkeys(row["learner"] for row in summary):
         rows = [row for row in summary if row["learner"] == learner]
         parts += [
@@ -128,9 +128,10 @@ def _line(n_s: int, rows: Sequence[dict[str, Any]]) -> str:
     paper = PAPER.get(n_s)
     said = (f" (paper {paper[0]})", f" (paper {paper[1]}, ω ≈ 3)") if paper else ("", "")
     return (
-        f"* n_s = {n_s}: standard training {_ratio(standard)}{said[0]}; SIMS, smallest ratio, ω = {best['weight']:g}: "
-        f"{_ratio(best)}{said[1]}; smallest distance, ω = {nearest['weight']:g}: {significant(nearest['g_inf_mean'])}, "
-        f"{significant(nearest['ratio_to_base'])} of the first generation's without SIMS"
+        f"* n_s = {n_s}: standard training {ratio_text(standard)}{said[0]}; SIMS, smallest ratio, "
+        f"ω = {best['weight']:g}: {ratio_text(best)}{said[1]}; smallest distance, ω = {nearest['weight']:g}: "
+        f"{significant(nearest['g_inf_mean'])}, {significant(nearest['ratio_to_base'])} of the first generation's "
+        "without SIMS"
     )
 
 
@@ -142,8 +143,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         means = (row["g1_mean"], row["g_inf_mean"], row["g_inf_median"], row["ratio"])
         others = (interval(row["ratio_low"], row["ratio_high"]), row["ratio_of_medians"], row["ratio_to_base"])
-        verdict = row["verdict"] if row["certain"] else f"{row['verdict']}, uncertain"
-        lines.append((row["n_s"], f"{row['weight']:g}", *means, *others, verdict, *(row[name] for name in exact)))
+        lines.append(
+            (row["n_s"], f"{row['weight']:g}", *means, *others, verdict_text(row), *(row[name] for name in exact))
+        )
     return markdown_table(columns, lines)
 
 
@@ -153,10 +155,6 @@ def _smallest_ratio(rows: Sequence[dict[str, Any]], n_s: int) -> dict[str, Any]:
 
 def _sizes(rows: Sequence[dict[str, Any]]) -> list[int]:
     return sorted({row["n_s"] for row in rows})
-
-
-def _ratio(row: dict[str, Any]) -> str:
-    return f"{significant(row['ratio'])} {interval(row['ratio_low'], row['ratio_high'])}"
 
 
 def _listed(values: Iterable[int]) -> str:

@@ -40,7 +40,7 @@ from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.figures import keep_figure
-from nomadiff.reproduce.plane_recipes import at_scale
+from nomadiff.reproduce.data_files import CIFAR10, CIFAR10_TEST, FFHQ, NeededFile, file_lines
 from nomadiff.reproduce.pollution import (
     SCENARIOS,
     pollution_figure,
@@ -49,16 +49,18 @@ from nomadiff.reproduce.pollution import (
     pollution_text,
     threshold,
 )
-from nomadiff.reproduce.sims_settings import DIGITS_SHORT, Subject, scorer, scoring_seed
+from nomadiff.reproduce.recipe import Recipe, Request, Result
+from nomadiff.reproduce.sims_settings import DIGITS_SHORT
+from nomadiff.reproduce.trials import scorer, scoring_seed
 from nomadiff.tables import Table
 from nomadiff.training.presets import preset_named
 from nomadiff.training.run_folder import versions
 
-__all__ = ["DESCRIPTION", "run"]
-
-DESCRIPTION = "SIMS Figure 6: two generations of images against the amount of pollution; the prophylactic threshold"
+__all__ = ["RECIPE"]
 
 _FIRST, _POLLUTION, _SECOND, _IMPROVE_FIRST, _IMPROVE_SECOND, _REAL = range(6)
+_SETS = ((CIFAR10, CIFAR10_TEST),)
+"""Real images and held-out ones that are known by their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +154,13 @@ _IMAGES = {
     ),
 }
 _PAPER_FILES = (
-    "cifar10-32x32-train.zip: CIFAR-10's 50,000 training images as an EDM-layout zip",
-    "ffhq-64x64.zip: FFHQ's 70,000 faces resized to 64x64 by EDM's dataset tool",
-    "edm-cifar10-uncond-vp: G1_ST-I of CIFAR-10, the folder that `nomadiff import` makes (CC BY-NC-SA 4.0)",
-    "edm-ffhq-uncond-vp: G1_ST-I of FFHQ, likewise",
+    CIFAR10,
+    FFHQ,
+    NeededFile(
+        "edm-cifar10-uncond-vp",
+        "G1_ST-I of CIFAR-10, the folder that `nomadiff import` makes (CC BY-NC-SA 4.0)",
+    ),
+    NeededFile("edm-ffhq-uncond-vp", "G1_ST-I of FFHQ, likewise"),
 )
 _MI = 1_000_000
 # data set, preset, |D_r|, tested |D_p|, images each second generation sees (FFHQ is fine-tuned), those of the auxiliary
@@ -178,9 +183,9 @@ class _Setting:
         """All real images that may be trained on, and held-out ones."""
         if self.data is None:
             return _real("digits:pool"), _real("digits:reference")
-        train, test = (self.data / f"cifar10-32x32-{part}.zip" for part in ("train", "test"))
-        if train.exists() and test.exists():
-            return _real(train), _real(test)
+        for real, held_out in _SETS:
+            if real.is_in(self.data) and held_out.is_in(self.data):
+                return _real(real.path(self.data)), _real(held_out.path(self.data))
         images = _real(self.data)
         held = parse_subset(f"random:{max(1, len(images) // 3)}:0")(len(images), None)
         return images[np.setdiff1d(np.arange(len(images)), held)], images[held]
@@ -210,9 +215,8 @@ class _Setting:
         metric = distance_name(against.detector)
         settings = replace(scale.improvement, weight=1.0, seed=improve_seed % (1 << 31))
         candidates = improve(base, folder, settings, device=self.device).candidates
-        subject = Subject("", scale.improvement, scale.count)
-        search = scorer(folder / "search", subject, against, scoring_seed(seed))
-        fresh = scorer(folder / "fresh", subject, against, scoring_seed(seed, 1))
+        search = scorer(folder / "search", against, scale.count, scoring_seed(seed))
+        fresh = scorer(folder / "fresh", against, scale.count, scoring_seed(seed, 1))
         tried = [(budget, weight) for budget in candidates.budgets for weight in scale.weights]
 
         def loss(candidate: tuple[int, float]) -> float:
@@ -252,82 +256,63 @@ def _second(setting: _Setting, amount: int, seed: int) -> list[dict]:
     return [{"pollution": amount, **row} for row in rows]
 
 
-def run(
-    out: Path,
-    *,
-    scale: str = "small",
-    seeds: Sequence[int] | None = None,
-    processes: int | None = None,
-    device: str | None = None,
-    data: Path | None = None,
-    command: str = "",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Run the four scenarios, search the threshold; interrupted and called again, it goes on.
-
-    Files in ``out``: ``table`` (a row a model), ``summary`` (a row an amount), each JSON and CSV, ``figure`` (PNG and
-    SVG), ``summary.md`` and ``report.html``.
-
-    Args:
-        out: folder.
-        scale: "smoke" (seconds), "small" (within an hour on two cores) or "paper", which is planned only.
-        seeds: repetitions, each with weights, noise and (if there are more than needed) real images
-            of its own; None takes the scale's.
-        processes: worker processes; None takes one for each core on a CPU, 1 on a GPU.
-        device: where to compute; None takes the CPU for digits, else a GPU if there is one.
-        data: images instead of the digits: any folder, zip, npz or npy file (a third is held out), or a folder with
-            CIFAR-10's two zips.
-        command: printed in the report.
-        dry_run: only say what it would do and what it costs.
-
-    Returns:
-        ``text`` (what ``summary.md`` says, or the plan) and, unless it is a dry run, ``table`` and ``summary`` (rows).
+def _setting(request: Request) -> _Setting:
+    """What is asked for. None of the devices takes the CPU for digits, else a GPU if there is one.
 
     Raises:
-        UsageError: unknown scale, the paper's without ``dry_run``, too few images, or ``out`` was begun with other
-            settings.
+        UsageError: too few images.
     """
-    if scale == "paper":
-        if dry_run:
-            return {"text": _paper_plan(data)}
-        raise UsageError("sims-figure-6 at the paper's scale is planned only: --dry-run prints files and GPU hours")
-    scales = _DIGITS if data is None else _IMAGES
-    sizes = at_scale(scales | {"paper": scales["small"]}, scale)  # the error of an unknown scale lists all three
-    sizes = replace(sizes, seeds=tuple(seeds) if seeds else sizes.seeds)
-    setting = _Setting(sizes, out, data, device or ("cpu" if data is None else None))
-    available, held_out = setting.images()
-    if len(available) < sizes.real_count:
+    data = request.data
+    sizes = (_DIGITS if data is None else _IMAGES)[request.scale]
+    sizes = replace(sizes, seeds=request.seeds or sizes.seeds)
+    setting = _Setting(sizes, request.out, data, request.device or ("cpu" if data is None else None))
+    if len(setting.images()[0]) < sizes.real_count:
         raise UsageError(f"{data}: {sizes.real_count} real images are needed beside the held-out third")
-    if dry_run:
-        return {"text": _plan(setting)}
+    return setting
+
+
+def _run(request: Request) -> Result:
+    """Run the four scenarios and search the threshold.
+
+    ``data`` are images instead of the digits: any folder, zip, npz or npy file (a third is held out), or a folder with
+    CIFAR-10's two zips. Every seed has weights, noise and (if there are more than needed) real images of its own.
+
+    Files: ``table`` (a row a model), ``summary`` (a row an amount), each JSON and CSV, ``figure`` (PNG and SVG),
+    ``summary.md`` and ``report.html``.
+
+    Raises:
+        UsageError: the paper's scale, too few images, or the folder was begun with other settings.
+    """
+    if request.scale == "paper":
+        raise UsageError("sims-figure-6 at the paper's scale is planned only: --dry-run prints files and GPU hours")
+    out, setting, processes = request.out, _setting(request), request.processes
     if processes is None and join_processes(setting.device).device.type != "cpu":
         processes = 1  # a GPU is shared by the models of one process at a time
+    sizes, (available, held_out) = setting.scale, setting.images()
     settings = asdict(sizes)
     settings.pop("seeds")  # more seeds extend a finished run
-    about = {"scale": settings, "data": None if data is None else data.name}
+    about = {"scale": settings, "data": None if setting.data is None else setting.data.name}
     about |= {"held_out": images_sha256(held_out), "available": images_sha256(available)}
-    first = run_jobs(
-        partial(_first, setting), [(seed,) for seed in sizes.seeds], out / "first.jsonl", about, processes=processes
-    )
-    rows = [row for found in first.values() for row in found]
+
+    def models(work: Callable[..., list[dict]], keys: Sequence[tuple[int, ...]], journal: str) -> list[dict]:
+        found = run_jobs(partial(work, setting), keys, out / journal, about, processes=processes)
+        return [row for rows in found.values() for row in rows]
 
     def polluted(amounts: Sequence[int]) -> list[dict]:
-        keys = [(amount, seed) for amount in amounts for seed in sizes.seeds]
-        found = run_jobs(partial(_second, setting), keys, out / "second.jsonl", about, processes=processes)
-        return [row for key in keys for row in found[key]]
+        return models(_second, [(amount, seed) for amount in amounts for seed in sizes.seeds], "second.jsonl")
 
+    rows = models(_first, [(seed,) for seed in sizes.seeds], "first.jsonl")
     distance = distance_name(load_detector(sizes.detector))
     rows += _searched(sizes, rows, distance, polluted)
-    summary = pollution_summary(rows, distance)
-    text = pollution_text(about, rows, distance)
-    meta = {"recipe": "sims-figure-6", "command": command, "versions": versions(), **about}
-    table, by_amount = Table(rows, meta), Table(summary, meta)
+    meta = {"recipe": "sims-figure-6", "command": request.command, "versions": versions(), **about}
+    table, summary = Table(rows, meta), Table(pollution_summary(rows, distance), meta)
     table.write(out / "table.json")
-    by_amount.write(out / "summary.json")
+    summary.write(out / "summary.json")
     keep_figure(pollution_figure(rows, distance), out / "figure")
+    text = pollution_text(about, rows, distance)
     write_text(out / "summary.md", text)
-    pollution_report(table, text, distance, command).write(out / "report.html")
-    return {"text": text, "table": rows, "summary": summary}
+    pollution_report(table, text, distance, request.command).write(out / "report.html")
+    return Result(table, text)
 
 
 def _searched(
@@ -343,7 +328,10 @@ def _searched(
     return found
 
 
-def _plan(setting: _Setting) -> str:
+def _plan(request: Request) -> str:
+    if request.scale == "paper":
+        return _paper_plan(request.data)
+    setting = _setting(request)
     sizes = setting.scale
     amounts = len(sizes.amounts) + sizes.refinements
     pairs = len(sizes.seeds) * (1 + amounts)
@@ -364,11 +352,7 @@ def _plan(setting: _Setting) -> str:
 
 
 def _paper_plan(data: Path | None) -> str:
-    lines = []
-    for file in _PAPER_FILES:
-        name = file.partition(":")[0]
-        here = data is not None and (data / name).exists()
-        lines.append(f"{'found  ' if here else 'missing'}  {file}")
+    lines = file_lines(_PAPER_FILES, data)
     for name, preset, real, amounts, budget, auxiliary in _PAPER:
         chosen = preset_named(preset)
         forward = flops_of(chosen.network)
@@ -385,3 +369,13 @@ def _paper_plan(data: Path | None) -> str:
         "judged by FID on 50,000 samples against the training set; best of 4 weights and 4 fine-tuning budgets"
     )
     return "\n".join(lines)
+
+
+RECIPE = Recipe(
+    name="sims-figure-6",
+    description="SIMS Figure 6: two generations of images against the amount of pollution; the prophylactic threshold",
+    scales=(*_DIGITS, "paper"),
+    options=("data", "seeds", "processes", "device"),
+    plan=_plan,
+    run=_run,
+)

@@ -1,13 +1,13 @@
 """SIMS Figure 8: samples before and after a shift, from the same noise.
 
-The weight is 1.5 on digits too: the paper's Figure 7 has 68 % there. Shares are counted on fresh noise.
+The weight is 1.5 on digits too: the paper's Figure 7 has 68 % there. Shares are counted on fresh noise. Beside the
+report, ``base.png`` and ``shifted.png`` show the first seed's first 64 samples of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from nomadiff.metrics.composition import composition
@@ -16,110 +16,57 @@ from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.grids import save_grid
 from nomadiff.reports.page import Finding, GridPanel, Report
-from nomadiff.reproduce.sims_figure_7 import DIGITS, PAPER_FACES, SMOKE_DIGITS, ShiftSubject, shifted
-from nomadiff.reproduce.sims_settings import (
-    at_scale,
-    missing_files,
-    plan_line,
-    run_seeds,
-    scoring_seed,
-    seeds_of,
-)
+from nomadiff.reproduce.sims_figure_7 import SUBJECTS, ShiftSubject, shifted
+from nomadiff.reproduce.trials import Cost, Trial, scoring_seed, trial_recipe
 from nomadiff.shift.complement import REST
 from nomadiff.shift.shift import ALL
 from nomadiff.tables import Table, summarise
 from nomadiff.workflows.judging import metric_infos
 from nomadiff.workflows.shift import SHARE_METRICS, shown_rows
 
-__all__ = ["DESCRIPTION", "run"]
-
-DESCRIPTION = "SIMS Figure 8: samples before and after a distribution shift, from the same noise"
+__all__ = ["RECIPE"]
 
 _SHOWN = 64
 
 
-def run(
-    out: Path,
-    *,
-    scale: str = "small",
-    seeds: Sequence[int] | None = None,
-    processes: int | None = None,
-    device: str | None = None,
-    data: Path | None = None,
-    command: str = "",
-    dry_run: bool = False,
-) -> Table:
-    """Shift every base at a fixed weight and draw both; interrupted and called again, it goes on.
+def _pair(trial: Trial) -> list[dict[str, Any]]:
+    """Base and shifted model of one seed, scored on fresh noise: a row a model and group.
 
-    Writes ``base.png`` and ``shifted.png`` (the first seed's first 64 samples of each, the same noise at the same
-    position), ``table.json``, ``table.csv`` and ``report.html``.
-
-    Args:
-        out: folder.
-        scale: "smoke", "small" or "paper".
-        seeds: one base and copy for each; by default 10 to 13, on which nothing was tuned.
-        processes: seeds side by side; None takes one a core.
-        device: where to compute.
-        data: folder with the files of the paper's scale.
-        command: printed in the report.
-        dry_run: only say what it needs; the text is the table's meta ``plan``.
-
-    Returns:
-        One row a model, seed and group: ``base`` (the subject), ``method`` ("base" or "shifted"), ``group`` ("all" for
-        the whole set), ``weight``, ``share`` with its interval, distances and the rest as of
-        :class:`~nomadiff.shift.shift.Shifted`, and ``shown``, how many of the 64 pictures belong to the group.
-
-    Raises:
-        UsageError: no such scale.
-        DataError: files are missing.
+    Fields are those of :class:`~nomadiff.shift.shift.Shifted`, ``method`` ("base" or "shifted"), and ``shown``: how
+    many of the pictures belong to the group.
     """
-    chosen = at_scale(scale, (DIGITS,), (SMOKE_DIGITS,), (PAPER_FACES,))
-    subjects = tuple(replace(subject, weights=(subject.weight,)) for subject in chosen)
-    seeds = seeds_of(scale, seeds)
-    if dry_run:
-        lines = missing_files(subjects, data)
-        for subject in subjects:
-            what = f"base and shift at weight {subject.weight:g}, twice, and {_SHOWN} samples of each to look at"
-            lines.append(plan_line(subject, what, seeds=len(seeds), plain=2, guided=2))
-        return Table(meta={"plan": "\n".join(lines)})
-    table = run_seeds("sims-figure-8", _pair, subjects, seeds, out, processes=processes, data=data, device=device)
-    table.meta["command"] = command
-    table.write(out / "table.json")
-    subject, first = subjects[0], out / "runs" / f"{subjects[0].name}-seed{seeds[0]}"
-    base = Model.load(data / subject.model if data and subject.model else first / "base", device=device)
-    models = {"base": base, "shifted": Model.load(first / "shifted", device=device)}
-    grids = []
-    for name, model in models.items():
-        images = model.sample(_SHOWN, scoring_seed(seeds[0]))
-        save_grid(out / f"{name}.png", images, 8)
-        weight = 0.0 if model.guidance is None else model.guidance.weight
-        grids.append(GridPanel(name, f"weight {weight:g}", images, method=name))
-    _report(table, grids, command).write(out / "report.html")
-    return table
-
-
-def _pair(
-    subject: ShiftSubject, folder: Path, seed: int, data: Path | None, device: str | None
-) -> list[dict[str, Any]]:
-    """Base and shifted model of one seed, scored on fresh noise, with the groups in the picture."""
-    base, done = shifted(subject, folder, seed, data, device)
-    classifier = subject.judge(data, device).classifier
+    done, classifier = shifted(trial), trial.reference.classifier
     assert classifier is not None
     rows = []
-    for name, model, weight in (("base", base, 0.0), ("shifted", done.model, done.weight)):
-        images = model.sample(_SHOWN, scoring_seed(seed))
+    for name, model, weight in (("base", trial.base, 0.0), ("shifted", done.model, done.weight)):
+        images = model.sample(_SHOWN, scoring_seed(trial.seed))
         shares = dict(
             zip(classifier.class_names, composition(classify(classifier, images), len(classifier.class_names)))
         )
         shown = {group.name: round(_SHOWN * sum(shares[one] for one in group.classes)) for group in done.groups}
         for row in done.table.rows:
             if row["noise"] == "fresh" and row["weight"] == weight:
-                of_seed = {**row, "seed": seed, "shown": shown.get(row["group"], _SHOWN)}
-                rows.append({"method": name, **of_seed})
+                rows.append({"method": name, **row, "seed": trial.seed, "shown": shown.get(row["group"], _SHOWN)})
     return rows
 
 
-def _report(table: Table, grids: Sequence[GridPanel], command: str) -> Report:
+def _cost(subject: ShiftSubject) -> Cost:
+    what = f"base and shift at weight {subject.weight:g}, twice, and {_SHOWN} samples of each to look at"
+    return Cost(what, plain=2, guided=2)
+
+
+def _grids(trial: Trial) -> list[GridPanel]:
+    """Samples of both models of a trial, from the same noise; written beside the report."""
+    grids = []
+    for name, model in (("base", trial.base), ("shifted", Model.load(trial.folder / "shifted", device=trial.device))):
+        images = model.sample(_SHOWN, scoring_seed(trial.seed))
+        save_grid(trial.folder.parents[1] / f"{name}.png", images, 8)
+        weight = 0.0 if model.guidance is None else model.guidance.weight
+        grids.append(GridPanel(name, f"weight {weight:g}", images, method=name))
+    return grids
+
+
+def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:
     distance = distance_in(table.fields)
     findings = []
     for group in dict.fromkeys(row["group"] for row in table.rows if row["group"] not in (ALL, REST)):
@@ -139,12 +86,21 @@ def _report(table: Table, grids: Sequence[GridPanel], command: str) -> Report:
         table=Table(shown, table.meta),
         metrics=[*SHARE_METRICS, *metric_infos(distance, {})],
         block="group",
-        grids=grids,
+        grids=_grids(trials[0]),
         findings=findings,
         arms={
             "base": "The model as it was trained.",
             "shifted": "Extrapolated away from a copy fine-tuned on own samples in complementary composition.",
         },
-        command=command,
         notes=("The pictures are the first of the set, not chosen.",),
     )
+
+
+RECIPE = trial_recipe(
+    "sims-figure-8",
+    "SIMS Figure 8: samples before and after a distribution shift, from the same noise",
+    {scale: [replace(each, weights=(each.weight,)) for each in subjects] for scale, subjects in SUBJECTS.items()},
+    _pair,
+    _cost,
+    _report,
+)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from nomadiff.errors import DataError, UsageError
 from nomadiff.files import write_text
 from nomadiff.job_folder import JobFolder
 from nomadiff.metrics.distance_names import distance_in
@@ -15,6 +13,8 @@ from nomadiff.models.dry_run import core_hours, gpu_hours
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Figure, Report
 from nomadiff.reports.plots import metric_lines
+from nomadiff.reproduce.data_files import NeededFile, file_lines, require_files
+from nomadiff.reproduce.recipe import Recipe, Request, Result
 from nomadiff.reproduce.study_text import study_text
 from nomadiff.tables import Table, read_table
 from nomadiff.training.presets import preset_named
@@ -24,9 +24,7 @@ from nomadiff.workflows.compare import Comparison, compare
 from nomadiff.workflows.judging import metric_infos
 from nomadiff.workflows.workers import work_on
 
-__all__ = ["SCALES", "Cell", "NeededFile", "Study", "check_scale", "plan_study", "run_study"]
-
-SCALES = ("smoke", "small", "medium", "paper")
+__all__ = ["Cell", "Study", "plan_study", "run_study", "study_recipe"]
 
 
 @dataclass(frozen=True)
@@ -44,34 +42,24 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class NeededFile:
-    """A file that a study reads, and where it comes from."""
-
-    name: str
-    origin: str
-
-
-@dataclass(frozen=True)
 class Study:
     """A table or figure of the paper.
 
     Attributes:
-        name: the recipe's name.
         title: title of the report.
         cells: the grid.
         files: what the cells read from ``--data``.
         generators: models that draw synthetic sources, made before the cells and shared by them all; an arm's ``out``
             is a folder name below ``{sources}``, which then holds its ``samples.zip``.
-        line: ``(field, metric)`` to plot as a line over a numeric field, or None.
+        line: a numeric field over which the distance is plotted; none if empty.
         notes: what the figures do and do not show.
     """
 
-    name: str
     title: str
     cells: Sequence[Cell]
     files: Sequence[NeededFile] = ()
     generators: Sequence[Arm] = ()
-    line: tuple[str, str] | None = None
+    line: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -80,22 +68,21 @@ class Study:
         return list(dict.fromkeys(key for cell in self.cells for key in cell.fields))
 
 
-def check_scale(scale: str) -> None:
-    """Refuse a scale that does not exist.
-
-    Raises:
-        UsageError: ``scale`` is not one of :data:`SCALES`.
-    """
-    if scale not in SCALES:
-        raise UsageError(f"unknown scale '{scale}': choose one of {', '.join(SCALES)}")
+def study_recipe(name: str, description: str, study: Callable[[Request], Study]) -> Recipe:
+    """The recipe of a study; ``study`` makes it for a request."""
+    return Recipe(
+        name=name,
+        description=description,
+        scales=("smoke", "small", "medium", "paper"),
+        options=("data", "seeds", "device"),
+        plan=lambda request: plan_study(study(request), request.data),
+        run=lambda request: run_study(name, study(request), request),
+    )
 
 
 def plan_study(study: Study, data: Path | None) -> str:
     """Needs and costs of a study, one fact a line: files found or missing, models, compute."""
-    lines = [f"{study.name}: {study.title}"]
-    for file in study.files:
-        found = data is not None and (data / file.name).exists()
-        lines.append(f"{'found  ' if found else 'missing'}  {file.name}: {file.origin}")
+    lines = file_lines(study.files, data)
     arms = [arm for cell in study.cells for arm in cell.comparison.arms()]
     operations: dict[str, float] = {}
     for arm in (*study.generators, *arms):
@@ -112,29 +99,25 @@ def plan_study(study: Study, data: Path | None) -> str:
     return "\n".join(lines)
 
 
-def run_study(
-    study: Study, out: Path, *, data: Path | None = None, device: str | None = None, command: str = ""
-) -> dict[str, Any]:
+def run_study(name: str, study: Study, request: Request) -> Result:
     """Run every cell and write ``table`` and ``composition`` (JSON and CSV), ``summary.md`` and ``report.html``.
 
-    Interrupted, the same call continues. ``device`` replaces the study's own.
+    A device that is asked for replaces the study's own.
 
     Returns:
-        ``text`` (what ``summary.md`` says) and ``table`` (a :class:`~nomadiff.tables.Table`, one row an arm and seed).
+        One row an arm and seed, with the fields of its cell.
 
     Raises:
         DataError: a file is missing; found before anything is trained.
     """
-    missing = [file.name for file in study.files if data is None or not (data / file.name).exists()]
-    if missing:
-        where = data if data is not None else "--data FOLDER"
-        raise DataError(f"{study.name} needs {', '.join(missing)} in {where}; --dry-run says where they come from")
+    require_files(name, study.files, request.data)
+    out, device, command = request.out, request.device, request.command
     sources = out / "sources"
     generators = [replace(arm, out=sources / arm.out, device=device or arm.device) for arm in study.generators]
     jobs = [job_of(arm, out) for arm in generators]
     JobFolder(out).write_plan(jobs)
     work_on(out, jobs, device=device)
-    table = Table(meta={"recipe": study.name, "command": command, "versions": versions(), "notes": list(study.notes)})
+    table = Table(meta={"recipe": name, "command": command, "versions": versions(), "notes": list(study.notes)})
     compositions = Table(meta=table.meta)
     for cell in study.cells:
         folder = out / "cells" / "-".join(str(value) for value in cell.fields.values())
@@ -151,22 +134,20 @@ def run_study(
         compositions.write(out / "composition.json")
     text = study_text(study.title, study.keys, table, study.notes)
     write_text(out / "summary.md", text)
-    _report(study, table, command).write(out / "report.html")
-    return {"text": text, "table": table}
+    _report(name, study, table, command).write(out / "report.html")
+    return Result(table, text)
 
 
-def _report(study: Study, table: Table, command: str) -> Report:
+def _report(name: str, study: Study, table: Table, command: str) -> Report:
     distance = distance_in(table.fields)
     figures = []
-    if study.line is not None:
-        field, metric = study.line
-        metric = distance if metric == "distance" else metric
-        rows = [{**row, "arm": _arm(row)} for row in table.rows]
-        svg = metric_lines(rows, field, metric, by="arm", label=metric, x_label=field)
-        figures.append(Figure(f"{metric} against {field}", svg, "Mean over seeds."))
+    if study.line:
+        rows = [{**row, "arm": f"{row['method']} {row['source']}".strip()} for row in table.rows]
+        svg = metric_lines(rows, study.line, distance, by="arm", label=distance, x_label=study.line)
+        figures.append(Figure(f"{distance} against {study.line}", svg, "Mean over seeds."))
     return Report(
         title=study.title,
-        subtitle=f"Recipe {study.name}",
+        subtitle=f"Recipe {name}",
         table=table,
         metrics=metric_infos(distance, {}),
         by=(*study.keys, "method"),
@@ -175,7 +156,3 @@ def _report(study: Study, table: Table, command: str) -> Report:
         versions=versions(),
         notes=study.notes,
     )
-
-
-def _arm(row: Mapping[str, Any]) -> str:
-    return f"{row['method']} {row['source']}".strip()
