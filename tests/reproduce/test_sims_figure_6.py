@@ -143,7 +143,7 @@ def test_the_paper_scale_is_a_plan(tmp_path: Path) -> None:
     assert "missing  cifar10-32x32-train.zip" in plan and "GPU hours" in plan and "200 Mi" in plan
     with pytest.raises(UsageError, match="--dry-run"):
         reproduce("sims-figure-6", tmp_path / "out", scale="paper")
-    with pytest.raises(UsageError, match="smoke, small, paper"):
+    with pytest.raises(UsageError, match="smoke, small, medium, paper"):
         reproduce("sims-figure-6", tmp_path / "out", scale="huge")
     assert "24 bases of 38,400" in reproduce(
         "sims-figure-6", tmp_path / "out", scale="small", seeds=(0, 1, 2), dry_run=True

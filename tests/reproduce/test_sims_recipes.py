@@ -1,6 +1,5 @@
 """The SIMS recipes: they run, go on, say what they need, and their reports say what the numbers say."""
 
-import json
 import re
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from nomadiff.errors import DataError
 from nomadiff.improve.settings import Improvement
 from nomadiff.reproduce import sims_figure_4
-from nomadiff.reproduce.demo_improve import SelfImprovement
 from nomadiff.reproduce.recipe import recipe_named
 from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER
 from nomadiff.reproduce.trials import scoring_seed
@@ -134,4 +132,3 @@ def test_scoring_noise_is_apart_from_tuning_noise():
     tuned = {mixed_seed(seed, *parts) % (1 << 31) for seed in range(20) for parts in ((2,), (4,), (5, 0), (5, 1))}
     assert len(used) == 100 and not used & tuned
     assert DIGITS_SHORT.weight == 1.0
-    assert SelfImprovement([], [], [], []).rows == [] and json.dumps(sorted(used))

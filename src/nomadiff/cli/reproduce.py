@@ -40,15 +40,15 @@ def reproduce(
 
     Args:
         recipe: the recipe.
-        scale: smoke (seconds), small (two cores, within an hour), medium (CASD on photographs from --data: hours on two
-            cores, minutes on a GPU) or paper (GPU hours; see --dry-run).
+        scale: smoke (seconds), small (two cores, within an hour), medium (photographs from --data: hours on two cores,
+            minutes on a GPU) or paper (GPU hours; see --dry-run). Which of them a recipe has, the list says.
         out: Folder for tables, plots and report; reproduce-RECIPE-SCALE by default.
         data: Folder with the image files that the recipe reads.
         seeds: Seeds of the models, for recipes on images; once for every seed. By default the recipe's own.
         seed: First seed, for recipes of many runs.
         runs: Independent runs, for recipes of loops.
         generations: Generations, for recipes of loops.
-        processes: Processes, for recipes of loops.
+        processes: Jobs side by side, for SIMS' recipes and those of loops; one a core by default.
         learners: Learners of the 2-D recipes: N, P, P0, P2, G; once for every learner.
         exact: For sims-figure-5: measure every generation also by exact optimal transport between this many samples and
             true ones, and print its floor (500 cost little, 2000 most of the time).

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nomadiff.errors import DataError
+from nomadiff.metrics.detectors import Detector, load_detector
 from nomadiff.metrics.detectors.cifar10_resnet56 import WEIGHTS
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "PHOTOGRAPHS_TEST",
     "STABLE_DIFFUSION",
     "NeededFile",
+    "detector_named",
     "file_lines",
     "photograph_weights",
     "require_files",
@@ -65,6 +67,12 @@ def require_files(recipe: str, files: Iterable[NeededFile], data: Path | None) -
     if missing := [file.name for file in dict.fromkeys(files) if not file.is_in(data)]:
         where = data if data is not None else "--data FOLDER"
         raise DataError(f"{recipe} needs {', '.join(missing)} in {where}; --dry-run says where they come from")
+
+
+def detector_named(name: str, data: Path | None, device: str | None = None) -> Detector:
+    """The detector of a recipe; that of photographs takes its weights from ``--data`` if they are there."""
+    weights = photograph_weights(data) if name == "cifar10-resnet56" else None
+    return load_detector(name, weights=weights, device=device or "cpu")
 
 
 def photograph_weights(data: Path | None) -> str | None:

@@ -76,7 +76,7 @@ def run_demo(comparison: Comparison) -> Table:
     """
     table, report = compared(comparison)
     improvement = self_improvement(comparison.out / "improve", workers=comparison.workers)
-    Table(improvement.rows, table.meta).write(comparison.out / "improve.json")
+    Table(improvement.table.rows, table.meta).write(comparison.out / "improve.json")
     report.grids = [*report.grids, *(replace(panel, source="self-improvement") for panel in improvement.grids)]
     report.figures = improvement.figures
     report.findings = [*report.findings, *improvement.findings]

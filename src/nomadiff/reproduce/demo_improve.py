@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nomadiff.models.model import Model
-from nomadiff.reports.page import Figure, Finding, GridPanel
+from nomadiff.reports.page import Figure, Finding, GridPanel, Report
 from nomadiff.reports.plots import metric_lines
-from nomadiff.reproduce.sims_settings import DIGITS_SHORT, SHORT
+from nomadiff.reproduce.sims_settings import SHORT, improving
 from nomadiff.reproduce.trials import Trial, run_trials, trials_of
+from nomadiff.tables import Table
 
-__all__ = ["SelfImprovement", "self_improvement"]
+__all__ = ["self_improvement"]
 
-_SUBJECT = replace(
-    SHORT,
-    improvement=replace(DIGITS_SHORT, weight=None, synthetic_count=1000, count=400, evaluations=3, confirmations=6),
-    count=400,
+_SUBJECT = improving(
+    replace(SHORT, count=400), weight=None, synthetic_count=1000, count=400, evaluations=3, confirmations=6
 )
 _SHOWN = 64
 
 
-@dataclass(frozen=True)
-class SelfImprovement:
-    """What self-improvement adds to the demo's report.
-
-    Attributes:
-        rows: one row a model and set of samples: ``method`` ("base", "sims"), ``source`` (""), ``seed``,
-            ``images_seen``, ``weight``, ``noise``, the metrics, ``nfe``, ``gflop`` and ``seconds_per_image``.
-        findings: the tool's own conclusion for each seed.
-        figures: the distance against the weight.
-        grids: the first seed's base and improved model, drawn from the same noise.
-    """
-
-    rows: list[dict[str, Any]]
-    findings: list[Finding]
-    figures: list[Figure]
-    grids: list[GridPanel]
-
-
-def self_improvement(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int | None = None) -> SelfImprovement:
+def self_improvement(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int | None = None) -> Report:
     """Train bases for 300 steps on the digits pool and let ``improve`` do what it does; about 50 s on two cores.
 
     Interrupted and called again, it goes on.
@@ -50,6 +31,10 @@ def self_improvement(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int |
         out: a folder of its own.
         seeds: one base for each.
         workers: seeds side by side; None takes one a core.
+
+    Returns:
+        A row a model and set of samples, the tool's own conclusion for each seed, the distance against the weight, and
+        the first seed's base and improved model, drawn from the same noise.
     """
     trials = trials_of((_SUBJECT,), seeds, out, device="cpu")
     table = run_trials("demo-improve", _improve, trials, out, processes=workers)
@@ -63,8 +48,9 @@ def self_improvement(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int |
     svg = metric_lines(bowl, "weight", "fd_digits", by="name", label="fd_digits", x_label="guidance weight")
     caption = "Weight 0 is the base; all points of a seed share their noise."
     base, better = trials[0].base, Model.load(trials[0].folder / "improved", device="cpu")
-    return SelfImprovement(
-        rows=[{**row, "method": "sims" if row["weight"] else "base", "source": ""} for row in rows],
+    return Report(
+        "A model improves itself",
+        table=Table([{**row, "method": "sims" if row["weight"] else "base", "source": ""} for row in rows]),
         findings=findings,
         figures=[Figure("A model improves itself: distance against weight", svg, caption)],
         grids=[

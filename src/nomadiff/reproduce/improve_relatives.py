@@ -7,16 +7,16 @@ to do this with at the paper's scale.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
 from nomadiff.improve.candidates import Candidates
+from nomadiff.improve.confirmation import paired_gain
 from nomadiff.improve.distillation import distil
 from nomadiff.improve.improve import improve
-from nomadiff.improve.confirmation import paired_gain
 from nomadiff.methods.autoguidance import Autoguidance
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided
 from nomadiff.methods.dm import DM
@@ -25,15 +25,32 @@ from nomadiff.methods.source_guidance import SourceGuided
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.page import Finding, Report
-from nomadiff.reproduce.sims_settings import SHORT, SMOKE, Subject
+from nomadiff.reproduce.data_files import STABLE_DIFFUSION
+from nomadiff.reproduce.sims_settings import PHOTOS, SHORT, SMOKE, Subject
 from nomadiff.reproduce.trials import Cost, Trial, trial_recipe, verdict_of
 from nomadiff.tables import Table
 from nomadiff.training.fitting import Fitting
+from nomadiff.training.presets import preset_named
 from nomadiff.workflows.improve import COST_METRICS
 from nomadiff.workflows.judging import metric_infos
 
 __all__ = ["RECIPE"]
 
+
+@dataclass(frozen=True)
+class _Subject(Subject):
+    """A base model, and another model's samples of the same kind of images."""
+
+    other: str = "digits:close"
+
+
+_SUBJECTS = {
+    "smoke": (_Subject(**vars(SMOKE)),),
+    "small": (_Subject(**vars(SHORT)),),
+    "medium": (
+        _Subject(**vars(PHOTOS) | {"files": (*PHOTOS.files, STABLE_DIFFUSION), "other": STABLE_DIFFUSION.name}),
+    ),
+}
 _SENTENCES = {
     "base": "The model as it was trained.",
     "longer": "The base trained on real images for as many more images as the others are fine-tuned: needs them.",
@@ -41,7 +58,7 @@ _SENTENCES = {
     "sims": "SIMS: extrapolation away from the copy.",
     "sims-decoder": "SIMS with a copy that differs in the end of the decoder only.",
     "neon": "The parameters of base and copy, extrapolated.",
-    "sims-other": "SIMS with a copy fine-tuned on another model's samples (digits:close).",
+    "sims-other": "SIMS with a copy fine-tuned on another model's samples ({other}).",
     "neon-other": "Neon with that copy.",
     "source-guidance": "One network fine-tuned on real and own images with source labels, guided away from own.",
     "discriminator-guidance": "The base and the gradient of a discriminator between real images and own samples.",
@@ -55,12 +72,19 @@ _SENTENCES = {
 def _models(trial: Trial) -> list[dict[str, Any]]:
     """A row a method: ``method``, ``seed``, the metrics and the cost of a sample."""
     score, makers = trial.scorer(), _makers(trial)
-    return [score(makers[method], method=method, seed=trial.seed) for method in _SENTENCES]
+    return [score(makers[method], method=method, seed=trial.seed) for method in _methods(trial.subject)]
+
+
+def _methods(subject: Subject) -> list[str]:
+    """What can be done with a base: attention can be perturbed only where there is some."""
+    attention = preset_named(subject.preset).network.attention
+    return [method for method in _SENTENCES if attention or method != "perturbed-attention"]
 
 
 def _makers(trial: Trial) -> dict[str, Callable[[], Model]]:
     """How each model is made; each is made on first use."""
     subject, seed, folder, base = trial.subject, trial.seed, trial.folder, trial.base
+    assert isinstance(subject, _Subject)
     settings = replace(subject.improvement, seed=seed)
     real = trial.real()
     mix = SourceMix(real)
@@ -75,7 +99,7 @@ def _makers(trial: Trial) -> dict[str, Callable[[], Model]]:
         return trial.improved("-".join(["improved", *map(str, changes.values())]), **changes).candidates
 
     def cross() -> Candidates:
-        other = ImageSource.open("digits:close", name="other", synthetic=True).first(own_count)
+        other = ImageSource.open(trial.path(subject.other), name="other", synthetic=True).first(own_count)
         return improve(base, folder / "cross", settings, synthetic=other, device=trial.device).candidates
 
     def fitted(method: Method, name: str) -> Model:
@@ -117,17 +141,23 @@ def _makers(trial: Trial) -> dict[str, Callable[[], Model]]:
 
 
 def _cost(subject: Subject) -> Cost:
-    return Cost(f"{len(_SENTENCES)} models from one base", plain=5, guided=9, copies=6)
+    # beside the base: base trained for longer, of source guidance, of the discriminator, of autoguidance
+    return Cost(f"{len(_methods(subject))} models from one base", plain=5, guided=9, copies=6, bases=5)
 
 
 def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:
-    distance = distance_in(table.fields)
+    distance, subject = distance_in(table.fields), trials[0].subject
+    assert isinstance(subject, _Subject)
     return Report(
         title="Ways for a model to improve itself",
         subtitle="Recipe improve-relatives: one short-trained base, equal budgets, weight 1, the same noise for all.",
         table=Table([{**row, "source": ""} for row in table.rows], table.meta),
         metrics=[*metric_infos(distance, {}), *COST_METRICS],
-        arms=_SENTENCES,
+        arms={
+            method: sentence.format(other=subject.other)
+            for method, sentence in _SENTENCES.items()
+            if method in _methods(subject)
+        },
         findings=_findings(table, distance),
         notes=("Weight 1 was fixed for SIMS; other methods might do better at another weight.",),
     )
@@ -155,7 +185,7 @@ def _findings(table: Table, distance: str) -> list[Finding]:
 RECIPE = trial_recipe(
     "improve-relatives",
     "Beyond the papers: SIMS, Neon, source guidance, discriminator, autoguidance, distillation at one budget",
-    {"smoke": (SMOKE,), "small": (SHORT,)},
+    _SUBJECTS,
     _models,
     _cost,
     _report,

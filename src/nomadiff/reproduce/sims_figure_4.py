@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,15 +10,26 @@ from nomadiff.improve.confirmation import paired_gain
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.reports.plots import metric_lines
-from nomadiff.reproduce.sims_settings import CONVERGED, DIGITS_SHORT, PAPER, SHORT, SMOKE, Subject
+from nomadiff.reproduce.sims_settings import CONVERGED, PAPER, PHOTOS, SHORT, SMOKE, Subject, improving
 from nomadiff.reproduce.trials import Cost, Trial, trial_recipe, verdict_of
 from nomadiff.tables import Table
 from nomadiff.workflows.judging import metric_infos
 
 __all__ = ["RECIPE"]
 
-_BUDGETS = replace(DIGITS_SHORT, snapshots=2)
 _SPACES = ("function", "parameters")
+_SUBJECTS = {
+    "smoke": (SMOKE,),
+    "small": (improving(SHORT, snapshots=2), improving(CONVERGED, snapshots=2)),
+    "medium": (improving(PHOTOS, snapshots=2),),
+    "paper": PAPER,
+}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "smoke": {"weights": (1.0,)},
+    "small": {"weights": (0.5, 1.0, 1.5, 2.0)},
+    "medium": {"weights": (0.5, 1.0, 1.5)},
+    "paper": {"weights": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)},
+}
 
 
 def _sweep(trial: Trial, weights: Sequence[float]) -> list[dict[str, Any]]:
@@ -129,17 +139,9 @@ def _findings(
 RECIPE = trial_recipe(
     "sims-figure-4",
     "SIMS Figure 4: distance against guidance weight, a line a budget, in function and parameter space",
-    {
-        "smoke": (SMOKE,),
-        "small": tuple(replace(subject, improvement=_BUDGETS) for subject in (SHORT, CONVERGED)),
-        "paper": PAPER,
-    },
+    _SUBJECTS,
     _sweep,
     _cost,
     _report,
-    {
-        "smoke": {"weights": (1.0,)},
-        "small": {"weights": (0.5, 1.0, 1.5, 2.0)},
-        "paper": {"weights": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)},
-    },
+    _SETTINGS,
 )

@@ -13,36 +13,29 @@ Four scenarios (section 4.2.2), of which the first two do not depend on the poll
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from nomadiff.data.image_source import ImageSource
-from nomadiff.data.selection import parse_subset
 from nomadiff.errors import UsageError
-from nomadiff.files import atomic_path, write_text
-from nomadiff.improve.improve import improve
+from nomadiff.files import write_text
 from nomadiff.improve.settings import Improvement
 from nomadiff.jobs import run_jobs
-from nomadiff.loops.algorithm import LoopData
-from nomadiff.loops.images import ImageStandard
-from nomadiff.loops.seeds import derived
-from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.detectors.features import images_sha256
 from nomadiff.metrics.distance_names import distance_name
-from nomadiff.metrics.reference import ReferenceSet
-from nomadiff.models.dry_run import gpu_hours
-from nomadiff.models.model import Model
+from nomadiff.models.dry_run import core_hours, gpu_hours
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.figures import keep_figure
-from nomadiff.reproduce.data_files import CIFAR10, CIFAR10_TEST, FFHQ, NeededFile, file_lines
+from nomadiff.reproduce.data_files import (
+    CIFAR10,
+    FFHQ,
+    PHOTOGRAPHS,
+    PHOTOGRAPHS_TEST,
+    NeededFile,
+    file_lines,
+    require_files,
+)
 from nomadiff.reproduce.pollution import (
-    SCENARIOS,
     pollution_figure,
     pollution_report,
     pollution_summary,
@@ -50,54 +43,18 @@ from nomadiff.reproduce.pollution import (
     threshold,
 )
 from nomadiff.reproduce.recipe import Recipe, Request, Result
-from nomadiff.reproduce.sims_settings import DIGITS_SHORT
-from nomadiff.reproduce.trials import scorer, scoring_seed
+from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PHOTOS
+from nomadiff.reproduce.two_generations import Generations, Sizes, first_generation, second_generation
 from nomadiff.tables import Table
 from nomadiff.training.presets import preset_named
 from nomadiff.training.run_folder import versions
 
 __all__ = ["RECIPE"]
 
-_FIRST, _POLLUTION, _SECOND, _IMPROVE_FIRST, _IMPROVE_SECOND, _REAL = range(6)
-_SETS = ((CIFAR10, CIFAR10_TEST),)
-"""Real images and held-out ones that are known by their names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scale:
-    """Sizes of one scale.
-
-    Attributes:
-        preset: network and training.
-        budget: images every base sees; the same for both generations, as in the paper.
-        changes: further training options.
-        improvement: how SIMS fine-tunes.
-        weights: guidance weights to choose from, at every snapshot of the fine-tuning.
-        real_count: |D_r|.
-        amounts: |D_p|, ascending.
-        refinements: further amounts that the search for the threshold may try.
-        count: samples a model is judged by.
-        detector: feature space of the distance.
-        seeds: independent repetitions.
-    """
-
-    preset: str
-    budget: int
-    changes: dict[str, Any]
-    improvement: Improvement
-    weights: tuple[float, ...]
-    real_count: int
-    amounts: tuple[int, ...]
-    refinements: int
-    count: int
-    detector: str
-    seeds: tuple[int, ...]
-
-
 _QUICK = replace(DIGITS_SHORT, synthetic_count=32, budget=128)
 # the base of 300 steps and its fine-tuning are those of the other SIMS recipes, fixed on other seeds
 _DIGITS = {
-    "smoke": _Scale(
+    "smoke": Sizes(
         preset="digits",
         budget=256,
         changes={"batch": 64, "warmup": 64},
@@ -110,7 +67,7 @@ _DIGITS = {
         detector="digits",
         seeds=(10,),
     ),
-    "small": _Scale(
+    "small": Sizes(
         preset="digits",
         budget=38_400,
         changes={},
@@ -153,6 +110,20 @@ _IMAGES = {
         seeds=(10, 11, 12),
     ),
 }
+# photographs: 20, 60 and 200 % of pollution; nothing was tuned
+_MEDIUM = Sizes(
+    preset=PHOTOS.preset,
+    budget=PHOTOS.base_budget,
+    changes={},
+    improvement=PHOTOS.improvement,
+    weights=(0.5, 1.0),
+    real_count=2000,
+    amounts=(400, 1200, 4000),
+    refinements=0,
+    count=PHOTOS.count,
+    detector=PHOTOS.detector,
+    seeds=(10,),
+)
 _PAPER_FILES = (
     CIFAR10,
     FFHQ,
@@ -170,125 +141,40 @@ _PAPER = (
 )
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """The input of a worker process."""
-
-    scale: _Scale
-    out: Path
-    data: Path | None
-    device: str | None
-
-    def images(self) -> tuple[Tensor, Tensor]:
-        """All real images that may be trained on, and held-out ones."""
-        if self.data is None:
-            return _real("digits:pool"), _real("digits:reference")
-        for real, held_out in _SETS:
-            if real.is_in(self.data) and held_out.is_in(self.data):
-                return _real(real.path(self.data)), _real(held_out.path(self.data))
-        images = _real(self.data)
-        held = parse_subset(f"random:{max(1, len(images) // 3)}:0")(len(images), None)
-        return images[np.setdiff1d(np.arange(len(images)), held)], images[held]
-
-    def folder(self, seed: int) -> Path:
-        return self.out / "runs" / f"seed-{seed}"
-
-    def real(self, seed: int) -> np.ndarray:
-        """D_r of one seed."""
-        images = self.images()[0]
-        chosen = parse_subset(f"random:{self.scale.real_count}:{derived(seed, _REAL) % (1 << 31)}")(len(images), None)
-        return images[chosen].numpy()
-
-    def judge(self) -> ReferenceSet:
-        return ReferenceSet(self.images()[1], detector=self.scale.detector, device=self.device or "cpu")
-
-    def train(self, data: LoopData, seed: int, folder: Path) -> Model:
-        """Standard training: everything is taken for real."""
-        scale = self.scale
-        algorithm = ImageStandard(scale.preset, device=self.device, budget=scale.budget, **scale.changes)
-        folder.mkdir(parents=True, exist_ok=True)
-        return algorithm.fit(data, seed=seed, folder=folder).model
-
-    def scores(self, base: Model, folder: Path, names: Sequence[str], seed: int, improve_seed: int) -> list[dict]:
-        """The base and its best improvement, on noise that the improvement was not chosen by."""
-        scale, against = self.scale, self.judge()
-        metric = distance_name(against.detector)
-        settings = replace(scale.improvement, weight=1.0, seed=improve_seed % (1 << 31))
-        candidates = improve(base, folder, settings, device=self.device).candidates
-        search = scorer(folder / "search", against, scale.count, scoring_seed(seed))
-        fresh = scorer(folder / "fresh", against, scale.count, scoring_seed(seed, 1))
-        tried = [(budget, weight) for budget in candidates.budgets for weight in scale.weights]
-
-        def loss(candidate: tuple[int, float]) -> float:
-            budget, weight = candidate
-            return search(partial(candidates.make, budget, weight), budget=budget, weight=weight)[metric]
-
-        budget, weight = min(tried, key=loss)
-        plain = fresh(lambda: base, budget=0, weight=0.0)
-        best = fresh(partial(candidates.make, budget, weight), budget=budget, weight=weight)
-        return [{"scenario": name, "seed": seed, **row} for name, row in zip(names, (plain, best))]
-
-
-def _real(spec: str | Path) -> Tensor:
-    return ImageSource.open(spec, name="real", synthetic=False).pixels
-
-
-def _first(setting: _Setting, seed: int) -> list[dict]:
-    """The two scenarios without pollution; leaves D_p for the others."""
-    folder = setting.folder(seed)
-    base = setting.train(LoopData(setting.real(seed)), derived(seed, _FIRST), folder / "st-i")
-    if not (folder / "polluting.npy").exists():
-        images = base.sample(setting.scale.amounts[-1], derived(seed, _POLLUTION)).numpy()
-        with atomic_path(folder / "polluting.npy") as temporary, open(temporary, "wb") as handle:
-            np.save(handle, images, allow_pickle=False)
-    return setting.scores(base, folder / "sims-i", SCENARIOS[:2], seed, derived(seed, _IMPROVE_FIRST))
-
-
-def _second(setting: _Setting, amount: int, seed: int) -> list[dict]:
-    """The two scenarios with one amount of pollution. A larger D_p contains the smaller ones."""
-    folder = setting.folder(seed)
-    made = np.load(folder / "polluting.npy", allow_pickle=False)[:amount]
-    # one seed for all amounts, another than the first generation's: it begins from weights of its own
-    data, own = LoopData(setting.real(seed), (made,)), derived(seed, _SECOND)
-    base = setting.train(data, own, folder / f"st-p-{amount}")
-    improvement = derived(seed, _IMPROVE_SECOND)
-    rows = setting.scores(base, folder / f"sims-p-{amount}", SCENARIOS[2:], seed, improvement)
-    return [{"pollution": amount, **row} for row in rows]
-
-
-def _setting(request: Request) -> _Setting:
-    """What is asked for. None of the devices takes the CPU for digits, else a GPU if there is one.
-
-    Raises:
-        UsageError: too few images.
-    """
-    data = request.data
-    sizes = (_DIGITS if data is None else _IMAGES)[request.scale]
+def _setting(request: Request) -> Generations:
+    """What is asked for. No device takes the CPU for digits, else a GPU if there is one."""
+    sizes = ((_DIGITS if request.data is None else _IMAGES) | {"medium": _MEDIUM})[request.scale]
     sizes = replace(sizes, seeds=request.seeds or sizes.seeds)
-    setting = _Setting(sizes, request.out, data, request.device or ("cpu" if data is None else None))
-    if len(setting.images()[0]) < sizes.real_count:
-        raise UsageError(f"{data}: {sizes.real_count} real images are needed beside the held-out third")
-    return setting
+    device = request.device or ("cpu" if sizes.preset == "digits" else None)
+    setting = Generations(sizes, request.out, request.data, device)
+    return replace(setting, named=(PHOTOGRAPHS, PHOTOGRAPHS_TEST)) if request.scale == "medium" else setting
+
+
+def _files(request: Request) -> tuple[NeededFile, ...]:
+    return {"medium": PHOTOS.files, "paper": _PAPER_FILES}.get(request.scale, ())
 
 
 def _run(request: Request) -> Result:
     """Run the four scenarios and search the threshold.
 
     ``data`` are images instead of the digits: any folder, zip, npz or npy file (a third is held out), or a folder with
-    CIFAR-10's two zips. Every seed has weights, noise and (if there are more than needed) real images of its own.
+    CIFAR-10's two zips; at the scale "medium" a folder with CIFAKE's photographs. Every seed has weights, noise and (if
+    there are more than needed) real images of its own.
 
     Files: ``table`` (a row a model), ``summary`` (a row an amount), each JSON and CSV, ``figure`` (PNG and SVG),
     ``summary.md`` and ``report.html``.
 
     Raises:
         UsageError: the paper's scale, too few images, or the folder was begun with other settings.
+        DataError: files are missing.
     """
     if request.scale == "paper":
         raise UsageError("sims-figure-6 at the paper's scale is planned only: --dry-run prints files and GPU hours")
+    require_files("sims-figure-6", _files(request), request.data)
     out, setting, processes = request.out, _setting(request), request.processes
     if processes is None and join_processes(setting.device).device.type != "cpu":
         processes = 1  # a GPU is shared by the models of one process at a time
-    sizes, (available, held_out) = setting.scale, setting.images()
+    sizes, (available, held_out) = setting.sizes, setting.images()
     settings = asdict(sizes)
     settings.pop("seeds")  # more seeds extend a finished run
     about = {"scale": settings, "data": None if setting.data is None else setting.data.name}
@@ -299,10 +185,10 @@ def _run(request: Request) -> Result:
         return [row for rows in found.values() for row in rows]
 
     def polluted(amounts: Sequence[int]) -> list[dict]:
-        return models(_second, [(amount, seed) for amount in amounts for seed in sizes.seeds], "second.jsonl")
+        return models(second_generation, [(amount, seed) for amount in amounts for seed in sizes.seeds], "second.jsonl")
 
-    rows = models(_first, [(seed,) for seed in sizes.seeds], "first.jsonl")
-    distance = distance_name(load_detector(sizes.detector))
+    rows = models(first_generation, [(seed,) for seed in sizes.seeds], "first.jsonl")
+    distance = distance_name(setting.detector())
     rows += _searched(sizes, rows, distance, polluted)
     meta = {"recipe": "sims-figure-6", "command": request.command, "versions": versions(), **about}
     table, summary = Table(rows, meta), Table(pollution_summary(rows, distance), meta)
@@ -316,7 +202,7 @@ def _run(request: Request) -> Result:
 
 
 def _searched(
-    sizes: _Scale, rows: list[dict], distance: str, polluted: Callable[[Sequence[int]], list[dict]]
+    sizes: Sizes, rows: list[dict], distance: str, polluted: Callable[[Sequence[int]], list[dict]]
 ) -> list[dict]:
     """Rows of the scale's amounts, and of amounts between the last that SIMS tolerates and the next."""
     found = polluted(sizes.amounts)
@@ -329,30 +215,34 @@ def _searched(
 
 
 def _plan(request: Request) -> str:
-    if request.scale == "paper":
-        return _paper_plan(request.data)
+    lines = file_lines(_files(request), request.data)
+    return "\n".join([*lines, *(_paper_plan() if request.scale == "paper" else _own_plan(request))])
+
+
+def _own_plan(request: Request) -> list[str]:
     setting = _setting(request)
-    sizes = setting.scale
+    sizes, network = setting.sizes, preset_named(setting.sizes.preset).network
+    if request.scale != "medium":  # photographs may not be there yet; their size is the preset's
+        network = replace(network, resolution=setting.images()[0].shape[-1])
     amounts = len(sizes.amounts) + sizes.refinements
     pairs = len(sizes.seeds) * (1 + amounts)
-    preset = preset_named(sizes.preset)
     images = pairs * (sizes.budget + (sizes.improvement.budget or 0))
     searched = len(sizes.weights) * sizes.improvement.snapshots
     samples = pairs * ((sizes.improvement.synthetic_count or 0) + (3 + 2 * searched) * sizes.count)
-    forward = flops_of(replace(preset.network, resolution=setting.images()[0].shape[-1]))
-    operations = forward * (3 * images + samples * preset.sampler.nfe)
-    return "\n".join(
-        [
-            f"amounts:  {', '.join(map(str, sizes.amounts))} polluting images on {sizes.real_count} real ones, and up "
-            f"to {sizes.refinements} more in search of the threshold",
-            f"models:   {pairs} bases of {sizes.budget:,} images and as many improvements ({len(sizes.seeds)} seeds)",
-            f"compute:  about {operations / 1e15:,.3g} PFLOP",
-        ]
-    )
+    operations = flops_of(network) * (3 * images + samples * preset_named(sizes.preset).sampler.nfe)
+    lines = [
+        f"amounts:  {', '.join(map(str, sizes.amounts))} polluting images on {sizes.real_count} real ones, and up "
+        f"to {sizes.refinements} more in search of the threshold",
+        f"models:   {pairs} bases of {sizes.budget:,} images and as many improvements ({len(sizes.seeds)} seeds)",
+        f"compute:  about {operations / 1e15:,.3g} PFLOP",
+    ]
+    if request.scale == "medium":
+        lines += [f"GPU hours:  {gpu_hours({'fp16': operations})}", f"core hours: {core_hours(operations)}"]
+    return lines
 
 
-def _paper_plan(data: Path | None) -> str:
-    lines = file_lines(_PAPER_FILES, data)
+def _paper_plan() -> list[str]:
+    lines = []
     for name, preset, real, amounts, budget, auxiliary in _PAPER:
         chosen = preset_named(preset)
         forward = flops_of(chosen.network)
@@ -365,16 +255,14 @@ def _paper_plan(data: Path | None) -> str:
             f"generations of {budget // _MI} Mi, {runs + 1} auxiliaries of {auxiliary // _MI} Mi; "
             f"{operations / 1e18:,.3g} EFLOP, GPU hours: {gpu_hours({chosen.training.precision: operations})}"
         )
-    lines.append(
-        "judged by FID on 50,000 samples against the training set; best of 4 weights and 4 fine-tuning budgets"
-    )
-    return "\n".join(lines)
+    judged = "judged by FID on 50,000 samples against the training set; best of 4 weights and 4 fine-tuning budgets"
+    return [*lines, judged]
 
 
 RECIPE = Recipe(
     name="sims-figure-6",
     description="SIMS Figure 6: two generations of images against the amount of pollution; the prophylactic threshold",
-    scales=(*_DIGITS, "paper"),
+    scales=("smoke", "small", "medium", "paper"),
     options=("data", "seeds", "processes", "device"),
     plan=_plan,
     run=_run,

@@ -27,6 +27,9 @@ from nomadiff.workflows.shift import SHARE_METRICS, shown_rows
 __all__ = ["RECIPE"]
 
 _SHOWN = 64
+_SUBJECTS = {
+    scale: [replace(each, weights=(each.weight,)) for each in subjects] for scale, subjects in SUBJECTS.items()
+}
 
 
 def _pair(trial: Trial) -> list[dict[str, Any]]:
@@ -99,7 +102,7 @@ def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:
 RECIPE = trial_recipe(
     "sims-figure-8",
     "SIMS Figure 8: samples before and after a distribution shift, from the same noise",
-    {scale: [replace(each, weights=(each.weight,)) for each in subjects] for scale, subjects in SUBJECTS.items()},
+    _SUBJECTS,
     _pair,
     _cost,
     _report,

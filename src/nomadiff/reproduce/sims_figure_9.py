@@ -11,7 +11,7 @@ from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.page import Figure, Report
 from nomadiff.reports.plots import metric_lines
-from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER, SHORT, SMOKE, Subject
+from nomadiff.reproduce.sims_settings import PAPER, PHOTOS, SHORT, SMOKE, Subject, improving
 from nomadiff.reproduce.trials import Cost, Trial, trial_recipe
 from nomadiff.tables import Table
 from nomadiff.workflows.improve import COST_METRICS
@@ -19,6 +19,18 @@ from nomadiff.workflows.judging import metric_infos
 
 __all__ = ["RECIPE"]
 
+_SUBJECTS = {
+    "smoke": (SMOKE,),
+    "small": (improving(SHORT, budget=25_600, snapshots=4),),
+    "medium": (improving(PHOTOS, snapshots=2),),
+    "paper": PAPER[2:3],  # ImageNet-64's EDM2-S, as in the paper
+}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "smoke": {"sizes": (32, 64), "steps": (3, 6), "skipped": (0, 6)},
+    "small": {"sizes": (250, 500, 1000, 2000, 4000), "steps": (4, 6, 9, 18, 32), "skipped": (0, 3, 6, 9, 12)},
+    "medium": {"sizes": (1000, 4000, 10_000), "steps": (6, 9, 18), "skipped": (0, 3, 6, 9)},
+    "paper": {"sizes": (100_000, 400_000, 1_500_000), "steps": (8, 16, 20, 32), "skipped": (0, 5, 10, 15, 20, 25)},
+}
 _PANELS = {
     "synthetic-count": ("own samples", "Size of the internal set the copy learns from, at one budget."),
     "nfe": ("network evaluations", "Both with fewer or more solver steps; a guided step costs two evaluations."),
@@ -104,17 +116,9 @@ def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:
 RECIPE = trial_recipe(
     "sims-figure-9",
     "SIMS Figure 9: synthetic size, NFE, decoder-only auxiliaries and limited intervals",
-    {
-        "smoke": (SMOKE,),
-        "small": (replace(SHORT, improvement=replace(DIGITS_SHORT, budget=25_600, snapshots=4)),),
-        "paper": PAPER[2:3],  # ImageNet-64's EDM2-S, as in the paper
-    },
+    _SUBJECTS,
     _points,
     _cost,
     _report,
-    {
-        "smoke": {"sizes": (32, 64), "steps": (3, 6), "skipped": (0, 6)},
-        "small": {"sizes": (250, 500, 1000, 2000, 4000), "steps": (4, 6, 9, 18, 32), "skipped": (0, 3, 6, 9, 12)},
-        "paper": {"sizes": (100_000, 400_000, 1_500_000), "steps": (8, 16, 20, 32), "skipped": (0, 5, 10, 15, 20, 25)},
-    },
+    _SETTINGS,
 )

@@ -10,13 +10,15 @@ from typing import Any
 
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.reports.page import Report
-from nomadiff.reproduce.sims_settings import CONVERGED, PAPER, SHORT, SMOKE, Subject
+from nomadiff.reproduce.sims_settings import CONVERGED, PAPER, PHOTOS, SHORT, SMOKE, Subject
 from nomadiff.reproduce.trials import Cost, Trial, trial_recipe
 from nomadiff.tables import Table
 from nomadiff.workflows.improve import COST_METRICS
 from nomadiff.workflows.judging import metric_infos
 
 __all__ = ["RECIPE"]
+
+_SUBJECTS = {"smoke": (SMOKE,), "small": (SHORT, CONVERGED), "medium": (PHOTOS,), "paper": PAPER}
 
 
 def _models(trial: Trial) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:
 RECIPE = trial_recipe(
     "sims-table-1",
     "SIMS Table 1: base, SIMS and Neon with NFE, operations and parameters",
-    {"smoke": (SMOKE,), "small": (SHORT, CONVERGED), "paper": PAPER},
+    _SUBJECTS,
     _models,
     _cost,
     _report,

@@ -11,17 +11,17 @@ from typing import Any
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.confirmation import Gain
+from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.weight_search import score_model
 from nomadiff.jobs import run_jobs
 from nomadiff.methods.dm import DM
 from nomadiff.metrics.reference import ReferenceSet
-from nomadiff.models.dry_run import gpu_hours
+from nomadiff.models.dry_run import core_hours, gpu_hours
 from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Report
-from nomadiff.reproduce.data_files import NeededFile, file_lines, require_files
+from nomadiff.reproduce.data_files import NeededFile, detector_named, file_lines, require_files
 from nomadiff.reproduce.recipe import Recipe, Request, Result
 from nomadiff.reproduce.sims_settings import Subject
 from nomadiff.sampling.sampler import SamplerConfig
@@ -77,7 +77,8 @@ class Trial:
     def reference(self) -> ReferenceSet:
         """What samples are judged by."""
         subject, path = self.subject, self.path(self.subject.reference)
-        options: dict[str, Any] = {"detector": subject.detector, "device": self.device or "cpu"}
+        detector = detector_named(subject.detector, self.data, self.device)
+        options: dict[str, Any] = {"detector": detector, "device": self.device or "cpu"}
         if path.endswith((".npz", ".pkl")):
             return ReferenceSet.load(path, **options)
         if subject.classifier:
@@ -140,12 +141,14 @@ class Cost:
         what: in words.
         plain, guided: sets that are drawn from one network and from two.
         copies: auxiliaries that are fine-tuned.
+        bases: models that are trained as the base is.
     """
 
     what: str
     plain: int = 0
     guided: int = 0
     copies: int = 1
+    bases: int = 1
 
 
 def trial_recipe(
@@ -169,7 +172,6 @@ def trial_recipe(
         report: ``report(table, verdicts, trials)``.
         settings: further settings, by scale.
     """
-
     more = settings or {}
 
     def files(request: Request) -> list[NeededFile]:
@@ -203,7 +205,8 @@ def trial_recipe(
 
 def _seeds(request: Request) -> tuple[int, ...]:
     """The seeds asked for, or the scale's own: on digits 10 to 13, on which nothing was tuned."""
-    return request.seeds or ((10, 11, 12, 13) if request.scale == "small" else (10,))
+    own = {"small": (10, 11, 12, 13), "medium": (10, 11)}
+    return request.seeds or own.get(request.scale, (10,))
 
 
 def _plan_line(subject: Subject, seeds: int, cost: Cost) -> str:
@@ -211,12 +214,13 @@ def _plan_line(subject: Subject, seeds: int, cost: Cost) -> str:
     settings, preset = subject.improvement, preset_named(subject.preset)
     assert settings.synthetic_count is not None and settings.budget is not None
     images = settings.synthetic_count * cost.copies + subject.count * (cost.plain + 2 * cost.guided)
-    passes = images * preset.sampler.nfe + 3 * (settings.budget * cost.copies + subject.base_budget)
+    passes = images * preset.sampler.nfe + 3 * (settings.budget * cost.copies + subject.base_budget * cost.bases)
     operations = seeds * passes * _forward(subject.preset)
+    on_cpu = f", core hours: {core_hours(operations)}" if subject.files and subject.base_budget else ""
     return (
         f"{subject.name}: {cost.what}; {settings.synthetic_count:,} own samples, {settings.budget:,} images of "
         f"fine-tuning, {subject.count:,} samples a score; {seeds} seed(s): {operations / 1e15:,.3g} PFLOP, "
-        f"GPU hours: {gpu_hours({'fp16': operations})}"
+        f"GPU hours: {gpu_hours({'fp16': operations})}{on_cpu}"
     )
 
 
