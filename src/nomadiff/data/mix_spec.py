@@ -7,13 +7,14 @@ from pathlib import Path
 
 from nomadiff.data.choice import parse_choice, parse_named
 from nomadiff.data.image_source import ImageSource
+from nomadiff.data.reading import Reading
 from nomadiff.data.source_mix import SourceMix
 
 __all__ = ["MixSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixSpec:
+class MixSpec(Reading):
     """Which images to train on, by name. Opening it reads them.
 
     From Python an :class:`~nomadiff.data.image_source.ImageSource` may stand where a path does.
@@ -22,15 +23,12 @@ class MixSpec:
         real: Real images: a folder, .zip, .npz or .npy file, hf:NAME of a hub data set, or digits:pool;
             behind it may stand which part is meant: #images=NAME,labels=NAME,config=NAME.
         synthetic: Synthetic images, [name=]path; once for every source. The name is the path's stem unless given.
-        resolution: Crop to a square and resize to this many pixels (Lanczos). Needed only if sizes differ.
         real_subset: Part of the real images: first:1000, range:0:1000, random:1000:SEED or each:125 (of every class).
         synthetic_subset: Part of every synthetic source, likewise.
         real_classes: Keep only these classes of the real images: 0-7, 0,2,5 or cat,dog.
         synthetic_classes: Keep only these classes of every synthetic source.
         real_fraction: Share of real images in a batch; the default is their share of all images (CASD eq. 5).
         source_weights: Relative weights of the synthetic sources, one for each; the default is their sizes.
-        allow_synthetic_as_real: Accept a sample set with a manifest as real.
-        skip_unreadable: Leave images out that cannot be read, and name them, instead of refusing.
     """
 
     real: str | ImageSource
@@ -58,37 +56,10 @@ class MixSpec:
             UsageError, DataError: as :class:`~nomadiff.data.image_source.ImageSource` and
                 :class:`~nomadiff.data.source_mix.SourceMix` do.
         """
-        real = self.open_real(self.real, "real", subset=self.real_subset)
-        synthetic = [
-            ImageSource.open(
-                spec,
-                name=name,
-                synthetic=True,
-                resolution=self.resolution,
-                subset=self.synthetic_subset,
-                classes=self.synthetic_classes,
-                skip_unreadable=self.skip_unreadable,
-            )
-            for name, spec in self.named_synthetic()
-        ]
+        real = self.read(self.real, "real", subset=self.real_subset, classes=self.real_classes)
+        part = {"subset": self.synthetic_subset, "classes": self.synthetic_classes}
+        synthetic = [self.read(spec, name, synthetic=True, **part) for name, spec in self.named_synthetic()]
         return SourceMix(real, synthetic, real_fraction=self.real_fraction, weights=self.source_weights)
-
-    def open_real(self, images: str | ImageSource, name: str, *, subset: str | None = None) -> ImageSource:
-        """Read real images as the mix's are read: as large, of the same classes, with the same leave.
-
-        Raises:
-            UsageError, DataError: as :class:`~nomadiff.data.image_source.ImageSource` does.
-        """
-        return ImageSource.open(
-            images,
-            name=name,
-            synthetic=False,
-            resolution=self.resolution,
-            subset=subset,
-            classes=self.real_classes,
-            allow_synthetic_as_real=self.allow_synthetic_as_real,
-            skip_unreadable=self.skip_unreadable,
-        )
 
     def named_synthetic(self) -> list[tuple[str, str | ImageSource]]:
         """Name and spec of every synthetic source."""

@@ -177,7 +177,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         UsageError, DataError: something does not.
     """
     mix_spec = comparison.mix_spec
-    reference = mix_spec.open_real(comparison.reference, "reference")
+    reference = mix_spec.read(comparison.reference, "reference", classes=mix_spec.real_classes)
     arms = comparison.arms()
     checked = set()
     last: SourceMix | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource, spec_text
+from nomadiff.data.reading import Reading
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
@@ -31,7 +32,7 @@ EXTRA_METRICS = (*EXTRAS, "lpips")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
+class EvaluationSettings(Reading):
     """How generated images are scored. In Python groups are a mapping, ``{"animals": ["bird", "cat"]}``.
 
     Attributes:
@@ -48,9 +49,6 @@ class EvaluationSettings:
         convention: Whose precision and recall: prdc (nearer than the radius) or kynkaanniemi (on it too, usually k 3).
         interval: Level of the confidence intervals.
         save_reference: Where to write the reference's features and statistics (.npz), to score by later.
-        resolution: Resize everything to this many pixels.
-        allow_synthetic_as_real: Accept a sample set with a manifest as reference or training set.
-        skip_unreadable: Leave images out that cannot be read, and name them, instead of refusing.
         allow_train_as_reference: Accept a reference that is the training set, or mostly.
         device: Where the detector computes.
     """
@@ -73,21 +71,6 @@ class EvaluationSettings:
     skip_unreadable: bool = False
     allow_train_as_reference: bool = False
     device: str | None = None
-
-    def read(self, images: str | ImageSource, name: str, *, synthetic: bool = False) -> Tensor:
-        """Read a set of images.
-
-        Raises:
-            UsageError, DataError: as :meth:`~nomadiff.data.image_source.ImageSource.open`.
-        """
-        return ImageSource.open(
-            images,
-            name=name,
-            synthetic=synthetic,
-            resolution=self.resolution,
-            allow_synthetic_as_real=self.allow_synthetic_as_real,
-            skip_unreadable=self.skip_unreadable,
-        ).pixels
 
 
 def evaluate_files(
@@ -128,12 +111,12 @@ def evaluate_files(
         if not isinstance(spec, ImageSource):
             require_images(spec)
     told = {"samples": spec_text(samples), "reference": spec_text(reference)}
-    sets = {"samples": settings.read(samples, "samples", synthetic=True)}
+    sets = {"samples": settings.read(samples, "samples", synthetic=True).pixels}
     statistics = not isinstance(reference, ImageSource) and holds_statistics(reference)
     if not statistics:
-        sets["reference"] = settings.read(reference, "reference")
+        sets["reference"] = settings.read(reference, "reference").pixels
     if train is not None:
-        sets["train"] = settings.read(train, "train")
+        sets["train"] = settings.read(train, "train").pixels
     judge = load_detector(settings.detector, weights=settings.detector_weights, device=torch_device)
     classifier: Classifier | None = None
     if settings.classifier is not None:

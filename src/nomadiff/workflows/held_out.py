@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nomadiff.data.image_source import ImageSource
+from nomadiff.data.reading import Reading
 from nomadiff.metrics.detectors import Classifier, Detector
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.models.model import Model
@@ -13,14 +14,12 @@ __all__ = ["HeldOut"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOut:
+class HeldOut(Reading):
     """What ``improve`` and ``shift`` score by.
 
     Attributes:
         reference: Held-out real images to score by; without them improve needs --weight, and shift measures shares.
         detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
-        allow_synthetic_as_real: Accept a sample set with a manifest as reference.
-        skip_unreadable: Leave images out that cannot be read, and name them, instead of refusing.
         allow_train_as_reference: Accept a reference that the model was trained on.
     """
 
@@ -45,21 +44,12 @@ class HeldOut:
         """
         if self.reference is None:
             return None
+        size = model.image_shape[1]
         return ReferenceSet(
-            self._read(self.reference, "reference", model).pixels,
-            train=None if train is None else self._read(train, "train", model).pixels,
+            self.read(self.reference, "reference", resolution=size).pixels,
+            train=None if train is None else self.read(train, "train", resolution=size).pixels,
             detector=self.detector,
             classifier=classifier,
             device=model.device,
             allow_train_as_reference=self.allow_train_as_reference,
-        )
-
-    def _read(self, images: str | ImageSource, name: str, model: Model) -> ImageSource:
-        return ImageSource.open(
-            images,
-            name=name,
-            synthetic=False,
-            resolution=model.image_shape[1],
-            allow_synthetic_as_real=self.allow_synthetic_as_real,
-            skip_unreadable=self.skip_unreadable,
         )

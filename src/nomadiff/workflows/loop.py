@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource, spec_text
+from nomadiff.data.reading import Reading
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.loops.images import ImageAlgorithm, image_algorithm
@@ -51,7 +52,7 @@ _SENTENCES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageLoop:
+class ImageLoop(Reading):
     """Loops to run: every algorithm once for every seed, all on the same real images of that seed.
 
     Attributes:
@@ -74,9 +75,6 @@ class ImageLoop:
         count: Samples every generation is judged by.
         detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
         detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
-        resolution: Crop to a square and resize to this many pixels.
-        allow_synthetic_as_real: Accept a sample set with a manifest as real.
-        skip_unreadable: Leave images out that cannot be read, and name them, instead of refusing.
         device: Where to compute.
         command: The command line, printed in the report.
     """
@@ -130,8 +128,8 @@ class _Setting:
         processes = join_processes(loop.device)
         if processes.count > 1:
             raise UsageError("a loop runs in one process; for several GPUs start one loop for each, with its own --out")
-        self.real = self._open(loop.real, "real")
-        self.held_out = self._open(loop.reference, "reference")
+        self.real = loop.read(loop.real, "real")
+        self.held_out = loop.read(loop.reference, "reference")
         fresh = self.kind == "fresh data"
         self.real_count = loop.real_count or max(1, len(self.real) // (loop.generations if fresh else 1))
         self.synthetic_count = self.real_count if loop.synthetic_count is None else loop.synthetic_count
@@ -144,17 +142,6 @@ class _Setting:
         loop = self.loop
         weight = loop.weight if algorithm.guided else None
         return algorithm(loop.preset, weight=weight, device=loop.device, **_without_seed(loop.changes))
-
-    def _open(self, spec: str | ImageSource, name: str) -> ImageSource:
-        loop = self.loop
-        return ImageSource.open(
-            spec,
-            name=name,
-            synthetic=False,
-            resolution=loop.resolution,
-            allow_synthetic_as_real=loop.allow_synthetic_as_real,
-            skip_unreadable=loop.skip_unreadable,
-        )
 
     def _real_images(self, seed: int, fresh: bool) -> RealImages:
         loop = self.loop
