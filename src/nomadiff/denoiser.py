@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nomadiff.errors import UsageError
 
-__all__ = ["BoundDenoiser", "Denoiser", "EDMDenoiser", "check_labels"]
+__all__ = ["BoundDenoiser", "Denoiser", "EDMDenoiser", "LabelTensors", "OwnDenoiser", "check_labels"]
 
 
 @runtime_checkable
@@ -26,7 +26,8 @@ class Denoiser(Protocol):
 
     Plain functions qualify. ``x`` is float32 of shape ``(B, C, H, W)`` (or ``(B, D)`` for vectors) in units where the
     data has a spread of about one half ([-1, 1] images); ``sigma`` is float32, a scalar or of shape ``(B,)``, the
-    standard deviation of the noise in the same units. The result is float32 with the shape of ``x``.
+    standard deviation of the noise in the same units. The result is float32 with the shape of ``x``. Labels
+    (``source``, ``class_label``), for a denoiser that takes them, are int64 of shape ``(B,)`` on the device of ``x``.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor: ...
@@ -64,6 +65,7 @@ class EDMDenoiser(nn.Module):
         self.sigma_data = sigma_data
         self.autocast: torch.dtype | None = None
         self.labels_are_checked = False
+        self._checked: dict[str, tuple[Tensor, int]] = {}
 
     def forward(
         self,
@@ -92,23 +94,18 @@ class EDMDenoiser(nn.Module):
             UsageError: a label is missing, not understood by this network, or out of range; or the network's output has
                 another shape than its input.
         """
-        x = x.float()
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        x, sigma = _float32(x, sigma)
         labels = self.label_vector(source, class_label, batch=x.shape[0], device=x.device)
         level = sigma.reshape(-1, *[1] * (x.ndim - 1))
         variance = level**2 + self.sigma_data**2
         c_skip = self.sigma_data**2 / variance
         c_out = level * self.sigma_data / variance.sqrt()
         c_in = 1 / variance.sqrt()
-        enabled = self.autocast is not None
-        with torch.autocast(x.device.type, dtype=self.autocast or torch.bfloat16, enabled=enabled):
+        with self._precision(x.device):
             takes_augment = _takes_augment(type(self.network))  # type: ignore[arg-type]
             told = (labels, augment) if takes_augment else (labels,)
             prediction = self.network(c_in * x, sigma.log() / 4, *told)
-        if prediction.shape != x.shape:  # it might be broadcast without a word
-            raise UsageError(
-                f"network {type(self.network).__name__} made {tuple(prediction.shape)} of images {tuple(x.shape)}"
-            )
+        self._require_shape(prediction, x)
         return c_skip * x + c_out * prediction.float()
 
     def label_vector(
@@ -120,6 +117,22 @@ class EDMDenoiser(nn.Module):
             UsageError: as in :meth:`forward`.
         """
         parts = []
+        for name, index in self.labels(source, class_label, batch=batch, device=device).items():
+            count = self.sources if name == "source" else self.classes
+            one_hot = (index[:, None] == torch.arange(count, device=device)).float()
+            scale: Any = getattr(self.network, "label_scale", None)
+            parts.append(one_hot if scale is None else one_hot * scale(count))
+        return torch.cat(parts, dim=1) if parts else None
+
+    def labels(
+        self, source: Tensor | int | None, class_label: Tensor | int | None, *, batch: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        """The labels that the network knows, ``source`` first: int64 ``(batch,)`` on ``device``.
+
+        Raises:
+            UsageError: as in :meth:`forward`.
+        """
+        found = {}
         for name, value, count in (("source", source, self.sources), ("class_label", class_label, self.classes)):
             if count == 0:
                 if value is not None:
@@ -133,13 +146,76 @@ class EDMDenoiser(nn.Module):
             if index.is_floating_point() or index.shape not in ((), (1,), (batch,)):
                 got = f"{index.dtype} of shape {tuple(index.shape)}"
                 raise UsageError(f"{name} must be one integer or one for each of the {batch} samples, got {got}")
-            if not self.labels_are_checked or index.device.type == "cpu":
-                check_labels(name, index, count, lowest=0 if name == "source" else -1)
-            index = index.to(device, torch.int64).expand(batch)
-            one_hot = (index[:, None] == torch.arange(count, device=device)).float()
-            scale: Any = getattr(self.network, "label_scale", None)
-            parts.append(one_hot if scale is None else one_hot * scale(count))
-        return torch.cat(parts, dim=1) if parts else None
+            self._check(name, index, count)
+            found[name] = index.to(device, torch.int64).expand(batch)
+        return found
+
+    def _check(self, name: str, index: Tensor, count: int) -> None:
+        lowest = 0 if name == "source" else -1
+        if index.device.type == "cpu" or (not self.labels_are_checked and not self._was_checked(name, index)):
+            check_labels(name, index, count, lowest=lowest)
+
+    def _was_checked(self, name: str, index: Tensor) -> bool:
+        """Whether these labels are those of the call before, as a solver's are: the device is waited for once."""
+        if index.is_inference():  # may change without a trace
+            return False
+        before = self._checked.get(name)
+        self._checked[name] = index, index._version
+        return before is not None and before[0] is index and before[1] == index._version
+
+    def _precision(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def _require_shape(self, made: Tensor, x: Tensor) -> None:
+        if made.shape != x.shape:  # it might be broadcast without a word
+            raise UsageError(
+                f"network {type(self.network).__name__} made {tuple(made.shape)} of images {tuple(x.shape)}"
+            )
+
+
+class OwnDenoiser(EDMDenoiser):
+    """A denoiser of a user's own, an ``nn.Module``, in the place of a preconditioned network.
+
+    Args:
+        denoiser: called as ``denoiser(x, sigma, **labels)`` with float32 ``x`` (B, C, H, W), float32 ``sigma`` (B,) and
+            the labels that it knows, ``source`` and ``class_label``: int64 (B,); all on one device.
+        sources, classes, sigma_data: as of :class:`EDMDenoiser`; ``sigma_data`` weighs the loss only.
+
+    Attributes:
+        network: the denoiser.
+
+    Raises:
+        UsageError: it takes no such label.
+    """
+
+    def __init__(self, denoiser: nn.Module, *, sources: int = 0, classes: int = 0, sigma_data: float = 0.5) -> None:
+        super().__init__(denoiser, sources=sources, classes=classes, sigma_data=sigma_data)
+        parameters = signature(denoiser.forward).parameters
+        takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+        for name, count in (("source", sources), ("class_label", classes)):
+            if count and name not in parameters and not takes_any:
+                raise UsageError(f"denoiser {type(denoiser).__name__} knows no {name}: its forward takes none")
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        *,
+        source: Tensor | int | None = None,
+        class_label: Tensor | int | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        """Denoise ``x``; as :meth:`EDMDenoiser.forward`, without ``augment``."""
+        x, sigma = _float32(x, sigma)
+        labels = self.labels(source, class_label, batch=x.shape[0], device=x.device)
+        with self._precision(x.device):
+            estimate = self.network(x, sigma, **labels)
+        self._require_shape(estimate, x)
+        return estimate if self.autocast is None else estimate.float()
+
+
+def _float32(x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+    return x.float(), torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
 
 
 @lru_cache
@@ -191,3 +267,23 @@ class BoundDenoiser:
         if clash := sorted(self.condition.keys() & condition.keys()):
             raise UsageError(f"{', '.join(clash)} is already fixed for this denoiser")
         return self.denoiser(x, sigma, **self.condition, **condition)
+
+
+class LabelTensors(BoundDenoiser):
+    """A denoiser that gets its labels as the contract says, whatever the caller has: int64 ``(B,)`` on ``x``'s device.
+
+    Args:
+        denoiser: the denoiser to call.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        """Call the inner denoiser with its labels made tensors."""
+        labels = {
+            name: torch.as_tensor(value, dtype=torch.int64, device=x.device).expand(len(x))
+            for name, value in condition.items()
+            if name in ("source", "class_label") and value is not None
+        }
+        return self.denoiser(x, sigma, **{**condition, **labels})

@@ -60,7 +60,7 @@ def sample(
     loaded = Model.load(model, snapshot=snapshot, vae=drawing.vae, device=processes.device)
     options = drawing.of(loaded, solver=solver)
     if dry_run:
-        print(plan_sampling(loaded.config, options["sampler"], count))
+        print(plan_sampling(loaded.buildable, options["sampler"], count))
         return
     if grid is not None and grid.exists() and not is_begun(out):
         raise UsageError(f"{grid}: exists already; refusing to overwrite (choose another --grid or remove it)")

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from nomadiff.denoiser import EDMDenoiser
+from nomadiff.errors import UsageError
 from nomadiff.improve.settings import Improvement
+from nomadiff.models.own_denoiser import DenoiserFacts
 from nomadiff.models.partial_copy import TRAIN_PARTS, trained_prefixes
 from nomadiff.seeding import mixed_seed
-from nomadiff.training.config import RunConfig
+from nomadiff.training.config import Facts, RunConfig
+from nomadiff.training.presets import PRESETS
 
 __all__ = ["AuxiliaryConfig", "auxiliary_config", "budgets", "default_share"]
 
@@ -42,15 +45,23 @@ def _with_gradient(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         inputs[0].requires_grad_()
 
 
-def auxiliary_config(base: RunConfig, improvement: Improvement) -> AuxiliaryConfig:
+def auxiliary_config(base: Facts, improvement: Improvement) -> AuxiliaryConfig:
     """The recipe of the fine-tuning.
+
+    For a denoiser of a user's own, of which no recipe says how it was trained, budget and learning rate must be given;
+    the rest is as in the preset "tiny", in fp32.
 
     Own samples carry source label 0 in the copy of a CASD model: base and auxiliary are evaluated at one label, and
     what is extrapolated is the difference between real images and the model's own at that label. The labels of the
     synthetic sources stay free: no image carries them, and the copy is never asked for them.
 
     The budget is rounded up so that all snapshots lie on optimizer steps.
+
+    Raises:
+        UsageError: budget or learning rate is missing.
     """
+    if not isinstance(base, RunConfig):
+        base = _recipe_of(base, improvement)
     options = base.training
     rate = improvement.learning_rate or options.learning_rate_after(options.budget)
     budget = improvement.budget or max(round(options.budget * default_share(base)), options.batch)
@@ -83,6 +94,34 @@ def auxiliary_config(base: RunConfig, improvement: Improvement) -> AuxiliaryConf
         latents=base.latents,
         class_names=base.class_names,
         class_counts=base.class_counts if base.sources else base.class_counts[:1],
+    )
+
+
+def _recipe_of(known: Facts, improvement: Improvement) -> RunConfig:
+    """A recipe in the place of the one that a denoiser of a user's own does not have."""
+    assert isinstance(known, DenoiserFacts) and known.network is not None
+    if improvement.budget is None or improvement.learning_rate is None:
+        raise UsageError(
+            f"no recipe says how '{known.method}' was trained: give the fine-tuning a budget and a learning rate "
+            "(--budget, --learning-rate)"
+        )
+    options = replace(
+        PRESETS["tiny"].training,
+        budget=improvement.budget,
+        learning_rate=improvement.learning_rate,
+        precision="fp32",
+    )
+    return RunConfig(
+        method=known.method,
+        network=known.network,
+        training=options,
+        sampler=known.sampler,
+        sigma_data=0.5,
+        source_names=known.source_names,
+        shares=(1.0, *[0.0] * (len(known.source_names) - 1)),
+        sources=known.sources,
+        classes=known.classes,
+        class_names=known.class_names,
     )
 
 

@@ -17,6 +17,7 @@ from nomadiff.improve.auxiliary import AuxiliaryConfig, auxiliary_config
 from nomadiff.improve.candidates import Candidates
 from nomadiff.improve.settings import Improvement
 from nomadiff.models.model import Model
+from nomadiff.models.own_denoiser import DenoiserFacts
 from nomadiff.models.provenance import SOURCES_NAME, origins
 from nomadiff.processes import Processes
 from nomadiff.tables import Table, read_table
@@ -66,13 +67,13 @@ class FineTunedCopy:
     ) -> None:
         self.out, self.processes, self.noun = out, processes, noun
         self._base, self._file = model, out / table
-        inside = out.resolve() in model.path.resolve().parents
-        if model.path.resolve().parent == out.resolve():
+        inside = model.is_stored and out.resolve() in model.path.resolve().parents
+        if model.is_stored and model.path.resolve().parent == out.resolve():
             raise UsageError(f"{out} holds the base model itself; choose another --out")
         # a base that a method trained inside the folder is referred to, any other is copied: the folder can be moved
         self.base_path = model.path.resolve().relative_to(out.resolve()) if inside else Path("base.safetensors")
         self._state = model.network.state_dict()  # a guided model has no single network: UsageError
-        self.config: AuxiliaryConfig = auxiliary_config(model.config, improvement)
+        self.config: AuxiliaryConfig = auxiliary_config(model.known, improvement)
         self.run_folder = RunFolder(out / "auxiliary")
         options = self.config.training
         settings = improvement.of_auxiliary() | {"budget": options.budget, "learning_rate": options.learning_rate}
@@ -137,9 +138,14 @@ class FineTunedCopy:
         self.processes.barrier()  # every process has looked before the main one writes
         self.save()
         if self.processes.is_main and not is_whole(self.out / self.base_path):
-            recipe = {"recipe": self._base.config.to_dict(), "copied_from_sha256": self._base.sha256}
-            if known := origins(self._base):  # its licence and what it was trained on go with it
-                write_json(self.out / SOURCES_NAME, known)
+            known = self._base.known
+            recipe: dict[str, Any] = {"copied_from_sha256": self._base.sha256}
+            if isinstance(known, DenoiserFacts):
+                recipe["denoiser"] = known.to_dict()
+            else:
+                recipe["recipe"] = self._base.config.to_dict()
+            if sources := origins(self._base):  # its licence and what it was trained on go with it
+                write_json(self.out / SOURCES_NAME, sources)
             save_tensors(self.out / self.base_path, self._state, recipe)
         self.processes.barrier()
 

@@ -104,8 +104,6 @@ def improve(
     model.network_for("improve")
     if reference is not None:
         refuse_training_set(model, reference)
-    if synthetic is not None:
-        require_match(model.config, SourceMix(synthetic))
     count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
     depends: dict[str, Any] = {"synthetic_count": count}
     if synthetic is not None:
@@ -114,6 +112,8 @@ def improve(
     copy = FineTunedCopy(
         model, out, improvement, processes, table="improve.json", noun="improvement", depends=depends, command=command
     )
+    if synthetic is not None:
+        require_match(copy.config, SourceMix(synthetic))
 
     def another(number: int) -> Gain:
         """The gain of another copy of the same base."""

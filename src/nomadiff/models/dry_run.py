@@ -15,10 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.labels import listed
+from nomadiff.models.own_denoiser import DenoiserFacts
 from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.networks.own import Unplannable
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import RunConfig
+from nomadiff.training.config import Facts, RunConfig
 from nomadiff.training.precision import AUTOCAST
 
 __all__ = [
@@ -97,6 +98,8 @@ def _kept_bytes(config: RunConfig, batch: int) -> int:
         return tensor
 
     with FakeTensorMode():
+        if config.network.is_own_denoiser:
+            raise Unplannable(f"denoiser {config.network.architecture} is not planned")
         network = config.build_denoiser().network.train()
         shape = config.network.channels, config.network.resolution, config.network.resolution
         labels = torch.empty(batch, config.sources + config.classes) if config.sources + config.classes else None
@@ -109,7 +112,7 @@ def _kept_bytes(config: RunConfig, batch: int) -> int:
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 
-def parameters_planned(config: RunConfig) -> float:
+def parameters_planned(config: RunConfig | DenoiserFacts) -> float:
     """Trainable values of a recipe's network; NaN where one of a user's own cannot be built without computing."""
     try:
         with torch.device("meta"):
@@ -151,7 +154,7 @@ def plan_training(config: RunConfig, published: str = "", sources: Sequence[Imag
     )
 
 
-def class_lines(config: RunConfig) -> list[str]:
+def class_lines(config: Facts) -> list[str]:
     """For each source how many images of which class were trained on: a line each, none without classes."""
     return [
         f"{source}, {listed(f'{name}: {count:,}' for name, count in zip(config.vocabulary, row) if count)}"
@@ -176,8 +179,9 @@ def core_hours(operations: float) -> str:
     return f"{three_digits(hours)} on one CPU core at {_CORE_FLOPS / 1e9:g} GFLOP/s (assumed)"
 
 
-def plan_sampling(config: RunConfig, sampler: SamplerConfig, count: int) -> str:
+def plan_sampling(config: RunConfig | DenoiserFacts, sampler: SamplerConfig, count: int) -> str:
     """The plan of a sampling run, one fact a line."""
+    assert config.network is not None
     forward = flops_of(config.network, config.sources + config.classes)
     total = forward * sampler.nfe * count
     return "\n".join(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from nomadiff.denoiser import Denoiser, EDMDenoiser
+from nomadiff.denoiser import Denoiser, EDMDenoiser, OwnDenoiser
 from nomadiff.errors import UsageError
 from nomadiff.files import read_json, write_json
 from nomadiff.guidance.extrapolation import Extrapolation
@@ -158,7 +158,8 @@ def _with_auxiliary(guidance: GuidanceConfig, base: Part, auxiliary: Part) -> De
             raise UsageError(f"base and auxiliary get the same labels, but they know {known[0]} and {known[1]} {name}")
     if base.shape != auxiliary.shape:
         raise UsageError(f"base and auxiliary must draw images of one shape, got {base.shape} and {auxiliary.shape}")
-    plain = all(part.guidance is None and isinstance(part.denoiser, EDMDenoiser) for part in (base, auxiliary))
+    networks = all(isinstance(part.denoiser, EDMDenoiser) for part in (base, auxiliary))
+    plain = networks and not any(part.guidance or isinstance(part.denoiser, OwnDenoiser) for part in (base, auxiliary))
     if guidance.kind == "extrapolation" and not plain:
         return Extrapolation(base.denoiser, auxiliary.denoiser, guidance.weight, guidance.interval)
     one, other = base.network, with_frozen_part_of(base.network, auxiliary.network, auxiliary.config)

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nomadiff.denoiser import Denoiser, EDMDenoiser
+from nomadiff.denoiser import Denoiser, EDMDenoiser, LabelTensors, OwnDenoiser
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.models.class_choice import class_index
@@ -23,7 +24,7 @@ from nomadiff.models.drawable import Drawable
 from nomadiff.models.foreign import foreign
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig, combine
 from nomadiff.models.hub import HUB_PREFIX, fetch_model
-from nomadiff.models.own_denoiser import DenoiserFacts, fingerprint
+from nomadiff.models.own_denoiser import DenoiserFacts, described, fingerprint, require_copyable, with_contract
 from nomadiff.models.sample_set import write_sample_set
 from nomadiff.models.weights import read_weights
 from nomadiff.networks.autoencoder import Autoencoder
@@ -94,11 +95,13 @@ class Model(Drawable):
         classes: int | Sequence[str] = 0,
         name: str = "denoiser",
         sha256: str | None = None,
+        settings: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
     ) -> Model:
         """A model of any denoiser, such as a function: it is sampled, guided and evaluated like others.
 
-        What trains a copy of it (improve, shift) needs a network that nomadiff can build again, and says so.
+        What trains a copy of it (improve, shift) needs an ``nn.Module`` whose class is at the top of a module, so that
+        it can be built again from class, ``settings`` and weights; its ``forward`` begins with ``x, sigma``.
 
         Args:
             denoiser: ``D(x, sigma)``, see :class:`~nomadiff.denoiser.Denoiser`; called once, to see whether it is one.
@@ -108,6 +111,7 @@ class Model(Drawable):
             classes: names or number of its classes, if it takes ``class_label=``.
             name: what tables and manifests call it.
             sha256: hash of its weights, if you know one; otherwise it is told by the estimates it gives.
+            settings: keywords that its class is built with again, plain values; for what trains a copy.
             device: where it computes; None asks its parameters, and takes the CPU for what has none.
 
         Raises:
@@ -120,11 +124,15 @@ class Model(Drawable):
         if device is None:
             parameter = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
             device = "cpu" if parameter is None else parameter.device
+        network = None
         if isinstance(denoiser, torch.nn.Module):
             denoiser = denoiser.to(device).eval()
-        known = DenoiserFacts.of(name, shape, sigma, sources, classes)
-        print_of = fingerprint(denoiser, known, torch.device(device))
-        model = cls(denoiser, known, device=torch.device(device))
+            with suppress(UsageError) if settings is None else nullcontext():
+                network = described(denoiser, shape, settings)
+        known = DenoiserFacts.of(name, shape, sigma, sources, classes, network)
+        given = with_contract(denoiser, known.sources, known.classes)
+        print_of = fingerprint(given, known, torch.device(device))
+        model = cls(given, known, device=torch.device(device))
         model.sha256 = sha256 or print_of
         return model
 
@@ -248,6 +256,17 @@ class Model(Drawable):
         return self.recipe
 
     @property
+    def buildable(self) -> RunConfig | DenoiserFacts:
+        """What is known of it where that says how its network is built.
+
+        Raises:
+            UsageError: it does not.
+        """
+        if isinstance(self.known, DenoiserFacts) and self.known.network is not None:
+            return self.known
+        return self.config
+
+    @property
     def is_stored(self) -> bool:
         """Whether it lies in a file."""
         return self._path is not None
@@ -268,7 +287,10 @@ class Model(Drawable):
         """What messages call it: where it lies, or what it is."""
         if self._path is not None:
             return str(self._path)
-        what = self.denoiser if hasattr(self.denoiser, "__qualname__") else type(self.denoiser)
+        inner: Any = self.denoiser
+        if isinstance(inner, (OwnDenoiser, LabelTensors)):
+            inner = inner.network if isinstance(inner, OwnDenoiser) else inner.denoiser
+        what = inner if hasattr(inner, "__qualname__") else type(inner)
         return f"model '{self.known.method}' ({what.__qualname__})"
 
     @cached_property
@@ -294,7 +316,7 @@ class Model(Drawable):
         """The single network this model is, to fine-tune or to convert.
 
         Raises:
-            UsageError: it is a guided model of several, or a denoiser of your own.
+            UsageError: it is a guided model of several, or a denoiser of your own that cannot be copied.
         """
         return self.network_for("this")
 
@@ -306,9 +328,14 @@ class Model(Drawable):
             raise UsageError(
                 f"{self.name} is guided and has no single network: merge its parts (--space parameters) or distil it"
             )
+        if isinstance(self.denoiser, OwnDenoiser) and isinstance(self.known, DenoiserFacts):
+            if not self.is_stored:  # a stored one was built from its class already
+                require_copyable(self.denoiser, self.known, self.device, verb)
+            return self.denoiser
         needs = f"{verb} needs an nn.Module it can copy and fine-tune"
         if not isinstance(self.denoiser, torch.nn.Module):
-            raise UsageError(f"{needs}; this denoiser is {_kind(self.denoiser)}: {self.name}")
+            inner = self.denoiser.denoiser if isinstance(self.denoiser, LabelTensors) else self.denoiser
+            raise UsageError(f"{needs}; this denoiser is {_kind(inner)}: {self.name}")
         raise UsageError(
             f"{needs} by a recipe; {self.name} has none: train its network with a method, such as "
             "CASD(network).fit(...), or import its weights"

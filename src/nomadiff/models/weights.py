@@ -1,4 +1,4 @@
-"""Weights as nomadiff stores them: the safetensors files of run folders, each with its recipe."""
+"""Weights as nomadiff stores them: safetensors files, each with its recipe or what is known without one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 from nomadiff.data.latents import LatentSpace
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.models.own_denoiser import DenoiserFacts
 from nomadiff.networks.build import build_filled
-from nomadiff.training.config import RunConfig
+from nomadiff.training.config import Facts, RunConfig
 from nomadiff.training.run_folder import RunFolder, load_tensors
 
 __all__ = ["read_weights"]
 
 
-def read_weights(path: Path, *, snapshot: int | None, vae: str | None) -> tuple[EDMDenoiser, RunConfig, Path]:
-    """The denoiser of a run folder or a weights file, its recipe, and the file.
+def read_weights(path: Path, *, snapshot: int | None, vae: str | None) -> tuple[EDMDenoiser, Facts, Path]:
+    """The denoiser of a run folder or a weights file, what is known of it (its recipe), and the file.
 
     Args:
         path: a run folder, or a safetensors file.
@@ -38,21 +39,25 @@ def read_weights(path: Path, *, snapshot: int | None, vae: str | None) -> tuple[
         if (file.parent / "config.json").exists():  # the model of a run: its state or last snapshot gives it again
             raise DataError(f"{error}: run the training command again, which makes it anew") from error
         raise
-    if "recipe" not in metadata:
+    if "recipe" not in metadata and "denoiser" not in metadata:
         raise DataError(
             f"{file}: not a model of nomadiff (no recipe in it); another tool's is imported first (nomadiff import)"
         )
+    known: RunConfig | DenoiserFacts
     try:
-        config = RunConfig.from_dict(metadata["recipe"])
-        config.network.validate()
+        if "recipe" in metadata:
+            known = RunConfig.from_dict(metadata["recipe"])
+            known.network.validate()
+        else:
+            known = DenoiserFacts.from_dict(metadata["denoiser"])
     except NomadiffError as error:
         raise DataError(f"{file}: {error}") from error
-    config = _decoded_by(config, vae)
+    known = _decoded_by(known, vae)
     try:
-        denoiser = build_filled(config.build_denoiser, tensors)
+        denoiser = build_filled(known.build_denoiser, tensors)
     except DataError as error:
         raise DataError(f"{file}: its weights do not fit its recipe ({error})") from error
-    return denoiser, config, file
+    return denoiser, known, file
 
 
 def _weights_of_run(path: Path, snapshot: int | None) -> Path:
@@ -71,10 +76,10 @@ def _weights_of_run(path: Path, snapshot: int | None) -> Path:
     return file
 
 
-def _decoded_by(config: RunConfig, vae: str | None) -> RunConfig:
+def _decoded_by(config: RunConfig | DenoiserFacts, vae: str | None) -> RunConfig | DenoiserFacts:
     """The recipe with its autoencoder elsewhere; a model of four channels that names none gets EDM2's space."""
     if vae is None:
         return config
-    if config.latents is None and config.network.channels in (1, 3):
+    if config.latents is None and config.shape[0] in (1, 3):
         raise UsageError("this is a model of images: it takes no autoencoder (--vae)")
     return replace(config, latents=replace(config.latents or LatentSpace(), vae=vae))

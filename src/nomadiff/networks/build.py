@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from nomadiff.denoiser import EDMDenoiser, OwnDenoiser
 from nomadiff.errors import DataError
 from nomadiff.networks.adm import ADM
 from nomadiff.networks.config import NetworkConfig
@@ -18,7 +19,7 @@ from nomadiff.networks.unet import UNet
 from nomadiff.networks.unet2d import UNet2D
 from nomadiff.safe_pickle import printable
 
-__all__ = ["build_filled", "build_network", "load_edm_state", "misfit"]
+__all__ = ["build_denoiser", "build_filled", "build_network", "load_edm_state", "misfit"]
 
 Built = TypeVar("Built", bound=nn.Module)
 
@@ -52,6 +53,17 @@ def build_network(config: NetworkConfig, label_dim: int = 0) -> UNet:
     if config.architecture == "unet2d":  # called as a UNet is, but without its parts
         return cast(UNet, UNet2D(config, label_dim))
     return _NETWORKS[config.architecture](config, label_dim)
+
+
+def build_denoiser(config: NetworkConfig, *, sources: int, classes: int, sigma_data: float) -> EDMDenoiser:
+    """The network with its preconditioning; a denoiser of a user's own as it is.
+
+    Raises:
+        UsageError: as :func:`build_network`, or a denoiser of a user's own takes no such label.
+    """
+    network = build_network(config, label_dim=sources + classes)
+    kind = OwnDenoiser if config.is_own_denoiser else EDMDenoiser
+    return kind(network, sources=sources, classes=classes, sigma_data=sigma_data)
 
 
 def load_edm_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from nomadiff.errors import UsageError
-from nomadiff.networks.own import check_own, own_name
+from nomadiff.networks.own import check_own, is_own_denoiser, own_name
 from nomadiff.plain import from_plain, parse_json
 from nomadiff.safe_pickle import printable
 
@@ -108,6 +108,11 @@ class NetworkConfig:
     def is_own(self) -> bool:
         """Whether it is a class of a user's own."""
         return ":" in self.architecture
+
+    @property
+    def is_own_denoiser(self) -> bool:
+        """Whether it is a user's own and a denoiser by itself."""
+        return self.is_own and is_own_denoiser(self.architecture)
 
     @property
     def level_resolutions(self) -> tuple[int, ...]:

@@ -26,18 +26,21 @@ def flops_of(config: NetworkConfig, label_dim: int = 0) -> float:
 
     Multiplications and additions count as one operation each, in convolutions, matrix products and attention; papers
     that count multiply-adds print half of it. A training step costs three times as much (forward, and backward for
-    inputs and weights). NaN where a network of a user's own cannot be counted without computing.
+    inputs and weights). NaN where a network of a user's own cannot be counted without computing, and for a denoiser of
+    a user's own with labels.
 
     Raises:
         UsageError: the settings contradict each other.
     """
+    if label_dim and config.is_own_denoiser:
+        return math.nan  # which of the labels it takes by which name is not known here
     try:
         with torch.device("meta"):
             network = build_network(config, label_dim)
             x = torch.empty(1, config.channels, config.resolution, config.resolution)
             labels = torch.empty(1, label_dim) if label_dim else None
             with FlopCounterMode(display=False) as counter, torch.no_grad():
-                network(x, torch.empty(1), labels)
+                network(x, torch.empty(1), *([] if config.is_own_denoiser else [labels]))
     except Exception as error:
         if config.is_own and (isinstance(error, Unplannable) or not isinstance(error, NomadiffError)):
             return math.nan

@@ -3,6 +3,10 @@
 Such a class is called as ``Network(channels=..., resolution=..., label_dim=..., **settings)`` and has the method
 ``forward(x, noise_label, labels)``: float32 ``(B, C, H, W)``, ``(B,)`` and ``(B, label_dim)`` (None without labels) to
 ``(B, C, H, W)``; see :meth:`nomadiff.networks.unet.UNet.forward`.
+
+A class with the method ``forward(x, sigma)``, and ``source`` or ``class_label`` behind it if it knows any, is a
+denoiser by itself (:class:`~nomadiff.denoiser.OwnDenoiser`): no preconditioning is put around it. Its constructor gets
+those of ``channels``, ``resolution`` and ``label_dim`` that it names.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.plain import parse_json
 from nomadiff.registry import Registry
 
-__all__ = ["OWN_NETWORKS", "Unplannable", "build_own", "check_own", "own_name"]
+__all__ = ["OWN_NETWORKS", "Unplannable", "build_own", "check_own", "is_own_denoiser", "own_name"]
 
 _TAKEN = ("channels", "resolution", "label_dim")
 
@@ -32,16 +37,31 @@ class Unplannable(UsageError):
 def _flaw(part: Any) -> str:
     # by names that no other class has: a recipe names the class, and whatever happens to be imported may be one
     wanted = f"it must be an nn.Module class whose constructor takes {', '.join(_TAKEN)} by these names"
-    if not isinstance(part, type) or not issubclass(part, nn.Module):
+    if not isinstance(part, type) or not issubclass(part, nn.Module) or issubclass(part, EDMDenoiser):
         return wanted
+    if _is_denoiser(part):
+        return ""
     if not set(_TAKEN) <= signature(part).parameters.keys():
         return wanted
     if tuple(signature(part.forward).parameters)[1:4] != ("x", "noise_label", "labels"):
-        return "its forward must take x, noise_label, labels"
+        return "its forward must take x, noise_label, labels, or x, sigma of a denoiser"
     return ""
 
 
+def _is_denoiser(network: type[nn.Module]) -> bool:
+    return tuple(signature(network.forward).parameters)[1:3] == ("x", "sigma")
+
+
 OWN_NETWORKS: Registry[type[nn.Module]] = Registry("network", _flaw, {})
+
+
+def is_own_denoiser(name: str) -> bool:
+    """Whether a network of a user's own is a denoiser by itself.
+
+    Raises:
+        UsageError: its module was not imported, or it is no network.
+    """
+    return _is_denoiser(OWN_NETWORKS.find(name))
 
 
 def own_name(network: type[nn.Module] | partial[nn.Module] | str, settings: Mapping[str, Any]) -> tuple[str, str]:
@@ -99,9 +119,11 @@ def build_own(name: str, settings: str, **taken: int) -> nn.Module:
     Raises:
         UsageError: as :func:`check_own`, or its constructor fails (:class:`Unplannable` on the device "meta").
     """
-    given = check_own(name, settings)
+    given, network = check_own(name, settings), OWN_NETWORKS.find(name)
+    if _is_denoiser(network):
+        taken = {key: value for key, value in taken.items() if key in signature(network).parameters}
     try:
-        return OWN_NETWORKS.find(name)(**taken, **given)
+        return network(**taken, **given)
     except NomadiffError:
         raise
     except Exception as error:  # whatever a stranger's constructor raises

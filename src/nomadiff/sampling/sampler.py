@@ -124,7 +124,8 @@ def draw(
     by shape), not by its noise.
 
     Args:
-        denoiser: ``D(x, sigma)`` with its source bound.
+        denoiser: ``D(x, sigma)`` with its source bound; with ``class_weights`` it gets ``class_label``, int64 ``(b,)``
+            on ``device``.
         shape: shape of one sample, ``(C, H, W)``.
         indices: which samples of the set.
         seed: seed of the set.
@@ -153,8 +154,8 @@ def draw(
         x = noise.normal(tuple(shape)).to(device, dtype) * levels[0].item()
         bound: Denoiser = denoiser
         if class_weights:
-            # labels stay on the host, where their range can be checked without waiting for the device
-            bound = BoundDenoiser(denoiser, class_label=drawn_classes(noise, class_weights, len(chunk)))
+            labels = drawn_classes(noise, class_weights, len(chunk)).to(device)
+            bound = BoundDenoiser(denoiser, class_label=labels)
         drawn = solver(bound, x, levels, noise, config.churn).float()
         if drawn.shape != x.shape:
             raise UsageError(f"solver {config.solver} made {tuple(drawn.shape)} of noise {tuple(x.shape)}")

@@ -9,7 +9,7 @@ from nomadiff.data.labels import is_number
 from nomadiff.data.latents import LatentSpace
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
-from nomadiff.networks.build import build_network
+from nomadiff.networks.build import build_denoiser
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.plain import from_plain
 from nomadiff.sampling.sampler import SamplerConfig
@@ -122,6 +122,14 @@ class Facts:
         """Shape ``(C, H, W)`` of what is drawn: an image, or a latent."""
         raise NotImplementedError
 
+    def check_labels(self) -> None:
+        """Raise UsageError unless there can be so many labels, and classes have names that differ or none."""
+        if not 0 <= self.sources <= _MOST_LABELS or not 0 <= self.classes <= _MOST_LABELS:
+            raise UsageError(f"a network of {self.sources:,} source and {self.classes:,} class labels cannot be built")
+        names = self.class_names
+        if len(names) != (self.classes if names else 0) or len(set(names)) < len(names):
+            raise UsageError(f"{self.classes} classes need as many different names, got {len(names)}")
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """The name of every class; the numbers as text if the names are unknown."""
@@ -170,11 +178,8 @@ class RunConfig(Facts):
             raise UsageError(f"sigma_data must be positive, got {self.sigma_data}")
         if not self.source_names or len(self.shares) != len(self.source_names):
             raise UsageError(f"{len(self.source_names)} sources need a share each, got {len(self.shares)}")
-        if not 0 <= self.sources <= _MOST_LABELS or not 0 <= self.classes <= _MOST_LABELS:
-            raise UsageError(f"a network of {self.sources:,} source and {self.classes:,} class labels cannot be built")
-        names, rows = self.class_names, self.class_counts
-        if len(names) != (self.classes if names else 0) or len(set(names)) < len(names):
-            raise UsageError(f"{self.classes} classes need as many different names, got {len(names)}")
+        self.check_labels()
+        rows = self.class_counts
         if rows and (len(rows) != len(self.source_names) or any(len(row) != self.classes for row in rows)):
             raise UsageError("every source needs the number of images of each class")
         if rows and (min(map(min, rows), default=0) < 0 or not sum(rows[0])):
@@ -194,8 +199,7 @@ class RunConfig(Facts):
 
     def build_denoiser(self) -> EDMDenoiser:
         """A denoiser with this configuration and fresh weights from torch's global generator."""
-        network = build_network(self.network, label_dim=self.sources + self.classes)
-        return EDMDenoiser(network, sources=self.sources, classes=self.classes, sigma_data=self.sigma_data)
+        return build_denoiser(self.network, sources=self.sources, classes=self.classes, sigma_data=self.sigma_data)
 
     def with_budget(self, budget: int) -> RunConfig:
         """The same recipe for another number of images."""

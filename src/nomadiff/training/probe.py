@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nomadiff.denoiser import EDMDenoiser
+from nomadiff.denoiser import EDMDenoiser, OwnDenoiser
 from nomadiff.errors import NomadiffError
 
 __all__ = ["check_source_reaches_output", "source_effect"]
 
 _IGNORED = (
     "the network ignores its source label, so CASD would be plain SDA: "
-    "check that the architecture uses its `labels` input"
+    "check that the architecture uses its `labels` (a denoiser: its `source`)"
 )
 
 
@@ -21,7 +21,8 @@ def check_source_reaches_output(denoiser: EDMDenoiser, shape: tuple[int, ...], d
 
     The gradient of the output with respect to the label input is exact even where a fresh network's near-zero last
     layers would hide a difference of outputs in float32. Weights that are exactly zero at the start (ADM's and EDM2's
-    last layers) are moved a little for the probe: it asks for a path, not for its strength.
+    last layers) are moved a little for the probe: it asks for a path, not for its strength. A denoiser of a user's own
+    gets labels as integers, which have no gradient: its estimates for two sources must differ.
 
     Args:
         denoiser: a source-conditional denoiser.
@@ -29,11 +30,9 @@ def check_source_reaches_output(denoiser: EDMDenoiser, shape: tuple[int, ...], d
         device: the denoiser's device.
 
     Raises:
-        NomadiffError: the gradient is exactly zero.
+        NomadiffError: the gradient, or the difference, is exactly zero.
     """
-    labels = denoiser.label_vector(0, -1 if denoiser.classes else None, batch=1, device=device)
-    assert labels is not None
-    labels.requires_grad_()
+    no_class = -1 if denoiser.classes else None
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((1, *shape), generator=generator).to(device)
     training = denoiser.training
@@ -43,11 +42,21 @@ def check_source_reaches_output(denoiser: EDMDenoiser, shape: tuple[int, ...], d
         for name, parameter in denoiser.network.named_parameters()
         if not parameter.any()
     }
-    inputs = (x, torch.zeros(1, device=device), labels)
-    output = torch.func.functional_call(denoiser.network, moved, inputs)
-    (gradient,) = torch.autograd.grad((output * x).sum(), labels, allow_unused=True)
+    level = torch.zeros(1, device=device)
+    if isinstance(denoiser, OwnDenoiser):
+        told = [denoiser.labels(source, no_class, batch=1, device=device) for source in range(denoiser.sources)]
+        with torch.no_grad():
+            made = [torch.func.functional_call(denoiser.network, moved, (x, level.exp()), each) for each in told]
+        reaches = any(not torch.equal(made[0], other) for other in made[1:])
+    else:
+        labels = denoiser.label_vector(0, no_class, batch=1, device=device)
+        assert labels is not None
+        labels.requires_grad_()
+        output = torch.func.functional_call(denoiser.network, moved, (x, level, labels))
+        (gradient,) = torch.autograd.grad((output * x).sum(), labels, allow_unused=True)
+        reaches = gradient is not None and bool(gradient[:, : denoiser.sources].abs().sum() > 0)
     denoiser.train(training)
-    if gradient is None or not gradient[:, : denoiser.sources].abs().sum() > 0:
+    if not reaches:
         raise NomadiffError(_IGNORED)
 
 

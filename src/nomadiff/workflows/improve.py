@@ -155,9 +155,9 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
         UsageError: the number of own samples is neither given nor recorded.
     """
     base = Model.load(model, device="cpu")
-    config = auxiliary_config(base.config, improvement)
+    config = auxiliary_config(base.known, improvement)
     forward = flops_of(config.network, config.sources + config.classes)
-    options, nfe = config.training, base.config.sampler.nfe
+    options, nfe = config.training, base.known.sampler.nfe
     own = own_count(base, improvement.synthetic_count)
     tried = len(budgets(config, improvement.snapshots)) * (improvement.evaluations if improvement.weight is None else 1)
     guided = 2 if improvement.space == "function" else 1

@@ -86,8 +86,9 @@ def _describe_run(folder: RunFolder) -> list[str]:
 
 
 def _describe_model(model: Model) -> list[str]:
-    config = model.config
+    config = model.buildable
     network = config.network
+    assert network is not None
     parameters = millions(parameters_planned(config))
     flops = flops_of(network, config.sources + config.classes)
     names = ", ".join(f"{index} = {name}" for index, name in enumerate(config.source_names))

@@ -173,9 +173,9 @@ def plan_shift(model: str | Path, settings: Shift, *, scored: bool) -> str:
         UsageError: the number of own samples is neither given nor recorded.
     """
     base = Model.load(model, device="cpu")
-    config = auxiliary_config(base.config, settings.fine_tuning)
+    config = auxiliary_config(base.known, settings.fine_tuning)
     forward = flops_of(config.network, config.sources + config.classes)
-    options, nfe = config.training, base.config.sampler.nfe
+    options, nfe = config.training, base.known.sampler.nfe
     own = own_count(base, settings.synthetic_count)
     tried = {0.0, *settings.weights}
     guided = len(tried - {0.0, -1.0}) + 1  # a set of the extrapolation costs two
