@@ -1,4 +1,4 @@
-"""Parts of one's own: a network, a solver, a method and a detector. docs/own-parts.md explains what each must be.
+"""Parts of one's own: a network, a denoiser, a solver, a method and a detector. docs/own-parts.md explains what each must be.
 
 They are a module, so that a recipe can name them (``my_parts:Plain``) and ``--plugin my_parts`` finds them again.
 """
@@ -30,6 +30,21 @@ class Plain(nn.Module):
         for block in self.blocks:
             h = h + block(F.silu(h + condition))
         return self.last(F.silu(h))
+
+
+class Smooth(nn.Module):
+    """A denoiser by itself: what no network can know, the noise level, it handles in its own way."""
+
+    def __init__(self, *, channels: int = 1, width: int = 16) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels + 1, width, 3, padding=1)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        level = sigma[:, None, None, None]
+        shown = (level / (1 + level)).expand(-1, 1, *x.shape[2:])
+        correction = self.last(F.silu(self.first(torch.cat([x / (1 + level), shown], dim=1))))
+        return x / (1 + 4 * level**2) + level / (1 + level) * correction
 
 
 def midpoint(denoiser, x, sigmas, noise=None, churn=None):

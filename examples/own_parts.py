@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import my_parts
+import torch
 
 import nomadiff as nd
 from nomadiff.improve.improve import improve
@@ -46,6 +47,13 @@ def main(out: Path) -> None:
     reference = nd.ReferenceSet(held_out, detector=my_parts.Means())
     settings = Improvement(budget=512, synthetic_count=64, snapshots=1, evaluations=2, count=64, confirmations=2)
     print(f"improve: {improve(model, out / 'improved', settings, reference=reference).sentence}")
+
+    # a denoiser by itself, which no method trained, improved likewise
+    torch.manual_seed(0)
+    smooth = nd.Model.from_denoiser(my_parts.Smooth(width=8), shape=(1, 8, 8), settings={"width": 8})
+    asked = Improvement(weight=1, budget=512, learning_rate=1e-3, synthetic_count=64, snapshots=1)
+    better = improve(smooth, out / "smoother", asked).model
+    print(f"a denoiser improved: NFE {better.nfe()}, copy {better.parts[1].config.network.architecture}")
 
     # an own method beside the papers'
     study = nd.Comparison(

@@ -54,6 +54,7 @@ def test_what_own_parts_says(folders):
         'network my_parts:Plain, settings {"width": 16}',
         "drawn in a fresh process: NFE 11",
         "the same images in both processes: True",
+        "a denoiser improved: NFE 70, copy my_parts:Smooth",
         "few-synthetic  fd_means",
     ):
         assert told in done.stdout, done.stdout + done.stderr

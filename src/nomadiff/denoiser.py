@@ -8,6 +8,7 @@ coefficients sum to one is the same combination of scores.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
 from inspect import Parameter, signature
 from typing import Any, Protocol, runtime_checkable
@@ -208,7 +209,7 @@ class OwnDenoiser(EDMDenoiser):
         """Denoise ``x``; as :meth:`EDMDenoiser.forward`, without ``augment``."""
         x, sigma = _float32(x, sigma)
         labels = self.labels(source, class_label, batch=x.shape[0], device=x.device)
-        with self._precision(x.device):
+        with self._precision(x.device) if self.autocast else nullcontext():
             estimate = self.network(x, sigma, **labels)
         self._require_shape(estimate, x)
         return estimate if self.autocast is None else estimate.float()

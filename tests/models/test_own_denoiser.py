@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nomadiff.data.digits import read_digits
+from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.improve.improve import improve
@@ -15,7 +16,7 @@ from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.models.provenance import origins
 from nomadiff.oracles import IdealDenoiser
-from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.sampling.sampler import SamplerConfig, draw
 from nomadiff.shift.shift import Shift, shift
 from nomadiff.tables import Table
 
@@ -124,3 +125,66 @@ def test_what_needs_a_recipe_or_a_file_says_so():
 def test_what_is_no_denoiser_of_images_is_one_line(denoiser, shape):
     with pytest.raises(UsageError, match="^[^\n]+$"):
         Model.from_denoiser(denoiser, shape=shape)
+
+
+# labels: int64 (B,) on the device of x, whoever calls. "meta" stands for another device than the CPU
+
+
+def told(x, sigma, source=None, class_label=None):
+    for label in (source, class_label):
+        assert label is None or (label.dtype, label.shape, label.device) == (torch.int64, x.shape[:1], x.device)
+    assert (x.dtype, sigma.dtype, sigma.device) == (torch.float32, torch.float32, x.device)
+    seen.append((source is not None, class_label is not None))
+    return torch.zeros_like(x)
+
+
+seen = []
+
+
+class Told(torch.nn.Module):
+    def forward(self, x, sigma, source=None, class_label=None):
+        return told(x, sigma, source, class_label)
+
+
+def one_call(denoiser, x, sigmas, noise=None, churn=None):
+    """A solver that returns what can be looked at, wherever it solves."""
+    denoiser(x.float(), torch.full((len(x),), float(sigmas[0]), device=x.device))
+    return torch.zeros(x.shape)
+
+
+ELSEWHERE = SamplerConfig(solver=one_call)
+LABELS = {"sources": ["real", "made"], "classes": 3}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("denoiser", [told, Told(), Extrapolation(told, told, 1.0), Extrapolation(told, Told(), 1.0)])
+@pytest.mark.parametrize("options", [{}, {"class_label": 1}, {"source": "made", "classes": "uniform"}])
+def test_labels_are_tensors_on_the_device_of_the_images(denoiser, device, options, monkeypatch):
+    if device == "meta":  # its labels cannot be looked at
+        monkeypatch.setattr("nomadiff.denoiser.check_labels", lambda *labels, lowest: None)
+    seen.clear()
+    model = Model.from_denoiser(denoiser, shape=SHAPE, **LABELS)
+    there = Model(model.denoiser, model.known, device=torch.device(device))
+    there.sample(3, sampler=ELSEWHERE, **options)
+    sampling_cost(model)
+    assert len(seen) >= 5 and set(seen) == {(True, True)}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_drawing_gives_a_plain_function_its_classes_there(device):
+    (images,) = draw(told, SHAPE, [0, 1], seed=0, config=ELSEWHERE, device=device, class_weights=[1, 2])
+    assert images.shape == (2, *SHAPE)
+
+
+def test_labels_of_a_solver_are_looked_at_once(monkeypatch):
+    """On another device a look waits for it."""
+    network = EDMDenoiser(torch.nn.Identity(), classes=3)
+    looks = []
+    monkeypatch.setattr("nomadiff.denoiser.check_labels", lambda name, index, count, lowest: looks.append(name))
+    labels, device = torch.zeros(2, dtype=torch.int64, device="meta"), torch.device("meta")
+    for _ in range(3):
+        network.labels(None, labels, batch=2, device=device)
+    assert len(looks) == 1
+    network.labels(None, labels.add_(1), batch=2, device=device)
+    network.labels(None, labels.clone(), batch=2, device=device)
+    assert len(looks) == 3

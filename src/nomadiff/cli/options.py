@@ -150,7 +150,7 @@ class DrawingOptions:
 
     def of(self, model: Model, *, solver: str | None = None) -> dict[str, Any]:
         """Options of :meth:`~nomadiff.models.model.Model.sample_batches`."""
-        own = model.config.sampler
+        own = model.known.sampler
         return {
             "source": self.source,
             "class_label": self.class_label,
