@@ -1,4 +1,4 @@
-"""Parts of one's own: a network, a denoiser, a solver, a method and a detector. docs/own-parts.md explains what each must be.
+"""Parts of one's own: a network, a denoiser, a solver, a method, a detector. docs/own-parts.md says what each must be.
 
 They are a module, so that a recipe can name them (``my_parts:Plain``) and ``--plugin my_parts`` finds them again.
 """

@@ -572,6 +572,14 @@ def _safetensors(config: RunConfig) -> dict[str, bytes]:
     ]
     for number, change in enumerate(others):
         files[f"recipe{number}"] = weights({"recipe": {**recipe, **change}})
+    facts = {"method": "x", "drawn_shape": [1, 8, 8], "sampler": recipe["sampler"], "network": recipe["network"]}
+    called = [{"architecture": name} for name in ("os:system", "absent_parts:Mine", "subprocess:Popen", "x:" * 10**5)]
+    called += [{"architecture": "nomadiff.denoiser:EDMDenoiser", "settings": '{"network": "x"}'}]
+    named = [{"network": {**recipe["network"], **each}} for each in called]
+    for number, change in enumerate([*named, {"network": None}, {"drawn_shape": [1, -8]}, {"classes": 10**9}, {}]):
+        files[f"denoiser{number}"] = weights({"denoiser": {**facts, **change}})
+    for number, text in enumerate(_JSON[1:3]):
+        files[f"facts{number}"] = weights(f'{{"denoiser": {text}}}')
     return {f"{name}.safetensors": content for name, content in files.items()}
 
 
