@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nomadiff import job_folder
-from nomadiff.errors import Interrupted, NomadiffError, UsageError
+from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.job_folder import Job, JobFolder, work
 
 HERE = Path(__file__).parent
@@ -89,6 +89,15 @@ def test_a_failed_job_keeps_only_what_needs_it_and_is_tried_again(tmp_path, jobs
     JobFolder(tmp_path).forget_failures()
     work(tmp_path, jobs)
     assert (tmp_path / "report.txt").exists() and not list(tmp_path.glob("jobs/*/failed.json"))
+
+
+def test_a_study_that_was_planned_anew_is_told(tmp_path, jobs_of):
+    planned(tmp_path, jobs_of.study(tmp_path, count=2, pause=0))
+    with pytest.raises(NomadiffError, match="was planned anew, without job2; run the same command again"):
+        work(tmp_path, jobs_of.study(tmp_path, count=3, pause=0)[:-1])
+    (tmp_path / "jobs" / "job0" / "plan.json").write_text("{}")
+    with pytest.raises(DataError, match="not the plan of a job"):
+        JobFolder(tmp_path).states()
 
 
 @pytest.mark.slow

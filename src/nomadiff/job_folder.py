@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
-from nomadiff.files import one_line_errors, printable, read_json, write_json
+from nomadiff.files import one_line_errors, open_regular, printable, read_json, read_regular, write_json
 from nomadiff.jobs import in_processes, sigterm_as_interrupt
 from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
@@ -172,6 +172,9 @@ class JobFolder:
         found = []
         for path in plans:
             name, plan = path.parent.name, read_json(path, dict)
+            kinds = {"after": list, "about": str, "images": int, "run_folder": str}
+            if any(type(plan.get(name)) is not kind for name, kind in kinds.items()):
+                raise DataError(f"{path}: not the plan of a job")
             error, owner = self.error_of(name), _owner(_last_claim(path.parent))
             owner = {} if _lives_here(owner) is False else owner
             state = "running" if owner else "waiting" if error is None else "failed"
@@ -223,6 +226,8 @@ def work(
     if errors:
         name, error = next(iter(errors.items()))
         raise NomadiffError(f"{len(errors)} of {len(jobs)} jobs failed; {name}: {error}")
+    if undone and stop_after is None:
+        raise NomadiffError(f"{study}: was planned anew, without {undone[0]}; run the same command again")
     if undone:
         raise _stopped(signal.SIGTERM)
 
@@ -293,7 +298,7 @@ def _next(folder: JobFolder, jobs: Sequence[Job], watch: _Watch) -> tuple[Job, _
     stuck = {job.name for job in jobs if job.name not in done and folder.error_of(job.name) is not None}
     state = "finished"
     for job in jobs:  # a job stands behind those that it depends on
-        if job.name in done or job.name in stuck:
+        if job.name in done or job.name in stuck or not (folder.path / job.name / "plan.json").exists():
             continue
         if stuck.intersection(job.after):
             stuck.add(job.name)
@@ -376,7 +381,7 @@ class _Watch:
 
     def _lives(self, path: Path) -> bool:
         try:
-            with open(path, "rb") as handle:  # opening asks the server of a network file system for the newest time
+            with open_regular(path) as handle:  # opening asks the server of a network file system for the newest time
                 changed = os.fstat(handle.fileno()).st_mtime_ns
         except OSError:
             return True  # given back at this moment: look again later
@@ -402,7 +407,7 @@ def _last_claim(folder: Path) -> Path | None:
 def _owner(path: Path | None) -> dict[str, Any]:
     """Who made a claim; empty where there is none, or it is being written."""
     with suppress(OSError, DataError):
-        return parse_json(path.read_bytes(), str(path), dict) if path is not None else {}
+        return parse_json(read_regular(path), str(path), dict) if path is not None else {}
     return {}
 
 

@@ -67,8 +67,8 @@ def study_status(study: str | Path) -> list[dict[str, Any]]:
 
 
 def _row(study: Path, state: JobState) -> dict[str, Any]:
-    total = int(state.plan.get("images") or 0)
-    run = str(state.plan.get("run_folder") or "")
+    total = state.plan["images"]
+    run = state.plan["run_folder"]
     seen, speed = progress_of(study / run) if run else (0, None)
     running = state.state == "running"
     return {
