@@ -92,9 +92,9 @@ def test_the_text_says_what_the_rows_say() -> None:
 
 @pytest.mark.slow
 def test_smoke_resumed_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nomadiff.reproduce import sims_figure_6
+    from nomadiff.reproduce import sims_figure_6, two_generations
 
-    scores, calls = sims_figure_6._Setting.scores, []
+    scores, calls = two_generations.Generations.scores, []
 
     def dies_at_the_third(*arguments, **options):
         calls.append(1)
@@ -103,7 +103,7 @@ def test_smoke_resumed_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return scores(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sims_figure_6._Setting, "scores", dies_at_the_third)
+        patch.setattr(two_generations.Generations, "scores", dies_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, scale="smoke", processes=1)
     written = reproduce("sims-figure-6", tmp_path, scale="smoke", seeds=(10,), processes=1)
