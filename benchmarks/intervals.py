@@ -24,6 +24,7 @@ from nomadiff.improve.confirmation import Gain
 from nomadiff.improve.settings import Improvement
 from nomadiff.improve.weight_search import Chooser
 from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.metrics.verdict import judge
 from nomadiff.processes import Processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
@@ -84,6 +85,20 @@ def improvement_claim(seed: int, images: int, kind: str, wrong: float = 0.0) -> 
     return chooser.confirm(*chooser.search(BUDGETS))
 
 
+def verdict_interval(seed: int, arms: int, seeds: int, spreads: list[float], of_seed: float) -> tuple[float, float]:
+    """Interval of the second arm's change against the first, of which the truth is 0, as `verdict` finds it."""
+    random = np.random.default_rng(seed)
+    moved = of_seed * random.standard_normal(seeds)
+    rows = []
+    for arm, spread in enumerate(spreads[:arms]):
+        method, source = ("casd", str(arm)) if arm else ("dm", "")
+        for number in range(seeds):
+            distance = 10 * math.exp(moved[number] + spread * random.standard_normal())
+            rows.append({"method": method, "source": source, "seed": number, "fd": distance})
+    item = judge(rows, distance="fd").find("no harm", "casd", "1").evidence[0]
+    return item.low, item.high
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=300)
@@ -98,6 +113,18 @@ def main() -> None:
             cells.append(f"{np.mean([gain.is_sure for gain in gains]):.1%} ({np.mean([g.low > 0 for g in gains]):.0%})")
         print(f"| {images:,} | {' | '.join(cells)} |", flush=True)
     print("\nIn brackets: without the comparison with the base as the truth.")
+    print("\nverdict: share of intervals that hold the truth (median width of the change's logarithm)\n")
+    print("| arms | seeds | runs differ by 10 % | seeds by 20 % more | an arm's by 30 % | the baseline's by 30 % |")
+    print("|---|---|---|---|---|---|")
+    settings = (([0.1] * 5, 0.0), ([0.1] * 5, 0.2), ([0.1, 0.3, *[0.1] * 3], 0.0), ([0.3, *[0.1] * 4], 0.0))
+    for arms in (2, 3, 5):
+        for seeds in (2, 3, 4):
+            cells = []
+            for spreads, of_seed in settings:
+                found = [verdict_interval(trial, arms, seeds, spreads, of_seed) for trial in range(4 * trials)]
+                width = np.median([math.log1p(high) - math.log1p(low) for low, high in found])
+                cells.append(f"{np.mean([low <= 0 <= high for low, high in found]):.1%} ({width:.2f})")
+            print(f"| {arms} | {seeds} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from nomadiff.data.digits import blurred_and_shifted, read_digits
 from nomadiff.errors import UsageError
 from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.metrics.trained import are_like, why_untrained
 from nomadiff.metrics.verdict import judge
 
 BASE = {"fd_digits": 100.0, "precision": 0.7, "recall": 0.8, "coverage": 0.7, "replication": 0.2, "composition_tv": 0.1}
@@ -73,7 +74,7 @@ def controlled(arms: dict[tuple[str, str], dict[str, float]], controls: dict[str
 def test_a_method_without_a_source_is_judged_by_its_name_alone() -> None:
     verdict = judge(controlled({("sims", ""): {"fd_digits": -0.3}, ("neon", ""): {"fd_digits": 2}}, {"sims": "dm"}))
     assert verdict.recommendation == "Use sims: it helps and does no harm. Do not use neon: it does harm."
-    assert "\nsims: utility: YES." in verdict.text() and "over all sources" not in verdict.text()
+    assert "\nsims: it helps. Closer to" in verdict.text() and "over all sources" not in verdict.text()
     assert {each.principle for each in verdict.statements} == {"no harm", "utility"}
     worse = judge(rows({("neon", ""): {"fd_digits": 2}})).recommendation
     assert (
@@ -220,7 +221,7 @@ def test_table_and_text_hold_everything() -> None:
     assert table.meta["recommendation"] == verdict.recommendation
     first = table.rows[0]
     assert first["metric"] == "fd_digits" and first["low"] < first["worse"] < first["high"] < 0
-    assert "casd over all sources: adaptability: YES." in verdict.text()
+    assert "casd over all sources: it adapts to every source tried. It helps" in verdict.text()
 
 
 def test_harm_on_a_style_shift_and_not_on_fresh_real_data() -> None:
@@ -243,6 +244,107 @@ def test_harm_on_a_style_shift_and_not_on_fresh_real_data() -> None:
     assert verdict.find("no harm", "sda", "style").answer == "no"
     assert verdict.find("no harm", "sda", "fresh").answer != "no"
     assert "Drop source 'style'" in verdict.recommendation
+
+
+def two_seeds(random: np.random.Generator, arms: int, spreads: list[float], of_seed: float = 0.0) -> list[dict]:
+    """Distances without any difference between arms; runs of an arm have a spread (of the logarithm) of its own."""
+    seeds = of_seed * random.standard_normal(2)
+    names = [("dm", ""), *(("casd", f"s{number}") for number in range(1, arms))]
+    return [
+        {
+            "method": method,
+            "source": source,
+            "seed": seed,
+            "fd": 10 * np.exp(seeds[seed] + s * random.standard_normal()),
+        }
+        for (method, source), s in zip(names, spreads)
+        for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("arms", [2, 5])
+@pytest.mark.parametrize(
+    ("spreads", "of_seed"), [([1] * 5, 0), ([1] * 5, 2), ([1, 3, 1, 1, 1], 0), ([3, 1, 1, 1, 1], 0)]
+)
+def test_an_interval_over_two_seeds_is_finite_and_covers(arms: int, spreads: list[float], of_seed: float) -> None:
+    """More trials in benchmarks/intervals.py."""
+    covered, widths = 0, []
+    for trial in range(150):
+        table = two_seeds(np.random.default_rng(trial), arms, [0.1 * s for s in spreads], 0.1 * of_seed)
+        item = judge(table, distance="fd").find("no harm", "casd", "s1").evidence[0]
+        covered += item.low <= 0 <= item.high
+        widths.append(np.log1p(item.high) - np.log1p(item.low))
+    assert covered >= 150 * 0.88  # 95 % is meant; 92.5 % where one arm's runs differ three times as much
+    assert np.median(widths) < 2 if max(spreads) > 1 or of_seed else np.median(widths) < 0.95  # Student's t of one: 1.7
+
+
+def test_runs_are_shown_where_they_are_few() -> None:
+    table = rows({("casd", "x"): {"fd_digits": -0.4}, ("sda", "x"): {}}, seeds=2)
+    text = judge(table).find("utility", "casd", "x").text
+    runs = [[row["fd_digits"] for row in table if row["method"] == method] for method in ("casd", "dm")]
+    shown = " against ".join(", ".join(f"{value:.3g}" for value in arm) for arm in runs)
+    assert f"(fd_digits {shown}; change -" in text
+    one = judge(rows({("casd", "x"): {}}, seeds=1)).text()
+    assert "one seed, so no interval" in one and "inf" not in one
+
+
+def test_a_run_is_not_surer_than_its_samples() -> None:
+    """Two seeds that agree by chance: the resampling error inside a run is the least a run can vary by."""
+    table = [
+        {"method": method, "source": source, "seed": seed, "fd": value, "fd_low": value * 0.8, "fd_high": value * 1.2}
+        for method, source, value in (("dm", "", 10.0), ("casd", "x", 9.0), ("sda", "x", 9.5))
+        for seed in (0, 1)
+    ]
+    item = judge(table, distance="fd").find("utility", "casd", "x").evidence[0]
+    assert item.low < -0.3 and item.high > 0.1
+    bare = [{name: value for name, value in row.items() if name[-4:] not in ("_low", "high")} for row in table]
+    assert judge(bare, distance="fd").find("utility", "casd", "x").answer == "yes"
+
+
+def test_copies_are_what_is_said_first() -> None:
+    table = rows({("casd", "close"): {"replication": -0.7, "fd_digits": 0.02}, ("sda", "close"): {"fd_digits": 3}}, 2)
+    for row in table:
+        row["replication"] += 0.7
+    verdict = judge(table)
+    assert verdict.recommendation.startswith("Training on real images only (dm) copies: 89% of its samples repeat a")
+    assert " image (casd with source 'close' 19%, sda with source 'close' 90%). casd" in verdict.recommendation
+    assert "ntil then train on real images only" not in verdict.recommendation
+    nothing = judge([{**row, "replication": 0.9} for row in table if row["method"] != "casd"])
+    assert "Get more real images: no synthetic source helps without harm." in nothing.recommendation
+
+
+def raw(table: list[dict], *methods: str) -> list[dict]:
+    return [{**row, "untrained": "its warm-up is not over"} if row["method"] in methods else row for row in table]
+
+
+def test_arms_that_are_not_yet_models_get_no_verdict() -> None:
+    table = rows({("casd", "close"): {"fd_digits": -0.4}, ("sda", "close"): {"fd_digits": -0.2}})
+    nothing = judge(raw(table, "dm", "casd", "sda"))
+    assert nothing.recommendation == (
+        "Nothing here is yet a model (its warm-up is not over): train longer (a larger --budget) before you compare."
+    )
+    assert {each.answer for each in nothing.statements if each.principle != "adaptability"} == {"unclear"}
+    base = judge(raw(table, "dm"))
+    assert base.recommendation.startswith("dm: not yet a model") and "Use" not in base.recommendation
+    one = judge(raw(table, "casd"))
+    assert one.find("utility", "casd", "close").answer == "unclear"
+    assert one.recommendation.startswith("casd with source 'close': not yet a model")
+    assert one.recommendation.endswith("Use sda with source 'close': it helps and does no harm.")
+
+
+def test_noise_is_no_model_and_a_bad_model_is_one() -> None:
+    against = ReferenceSet(read_digits("digits:reference").images)
+    floor = against.floor(count=400)
+    noise = torch.randint(0, 256, (400, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    real = read_digits("digits:pool").images[:400]
+    assert "precision 0.15, coverage 0.02" in why_untrained(against.evaluate(noise), floor)
+    assert "precision 0.00" in why_untrained(against.evaluate(torch.zeros_like(noise)), floor)
+    assert not are_like(noise, real, against)
+    blurred = blurred_and_shifted(real)  # another style is as far from real images as noise, but not from its source
+    assert why_untrained(against.evaluate(blurred), floor) and are_like(blurred[:200], blurred[200:], against)
+    bad = [real[:20].repeat(20, 1, 1, 1), torch.cat([real[:100], noise[:300]]), real]
+    assert [why_untrained(against.evaluate(images), floor) for images in bad] == [""] * 3
+    assert why_untrained({"fd_digits": 99.0}, floor) == "" and why_untrained(against.evaluate(noise), {}) == ""
 
 
 def test_bad_tables_are_told() -> None:

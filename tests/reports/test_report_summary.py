@@ -49,6 +49,14 @@ def test_equal_arms_have_no_best() -> None:
     assert not any(arm.cells[0].best for arm in block.rows)
 
 
+def test_what_is_not_yet_a_model_is_not_the_best() -> None:
+    table = Table([row("dm", "", 0, 10.0), {**row("sda", "a", 0, 1.0), "untrained": "its warm-up is not over"},
+                   row("casd", "a", 0, 9.0), row("sda", "b", 0, 2.0)])  # fmt: skip
+    first, second = blocks_by_source(table, [FD], ["method"])
+    assert [(arm.method, arm.cells[0].best) for arm in first.rows] == [("dm", False), ("sda", False), ("casd", True)]
+    assert [(arm.method, arm.cells[0].best) for arm in second.rows] == [("dm", False), ("sda", True)]
+
+
 def test_missing_and_unfinished_values_are_left_out_of_mean_and_best() -> None:
     table = Table([row("dm", "", 0, math.nan), row("dm", "", 1, 4.0), row("sda", "", 0, None), row("casd", "", 0, 5.0)])
     (block,) = blocks_by_source(table, [FD], ["method"])

@@ -14,7 +14,7 @@ import torch
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.errors import DataError, NomadiffError, NomadiffWarning, UsageError
 from nomadiff.methods.registry import METHODS
 from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
@@ -531,3 +531,14 @@ def test_signal_saves_and_says_how_to_go_on(tmp_path, number):
     assert "Traceback" not in errors
     _, metadata = load_tensors(folder.state_path)
     assert metadata["images_seen"] >= folder.snapshots()[-1]
+
+
+def test_a_budget_inside_the_warm_up_is_told_before_training(tmp_path, recwarn):
+    inside = TrainingConfig(budget=3000, warmup=10_000)
+    assert "pass a larger --budget, or --warmup 300" in inside.inside_warmup
+    for budget, warmup in ((10_000, 10_000), (3000, 0)):
+        assert not TrainingConfig(budget=budget, warmup=warmup).inside_warmup
+        TrainingConfig(budget=budget, warmup=warmup).warn_inside_warmup()
+    assert not recwarn
+    with pytest.warns(NomadiffWarning, match="inside the warm-up of 10,000"):
+        inside.warn_inside_warmup()

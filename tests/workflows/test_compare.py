@@ -81,6 +81,7 @@ def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     assert per_arm == pytest.approx(1)
     answers = {(row["principle"], row["method"], row["source"]) for row in read_json(tmp_path / "verdict.json")["rows"]}
     assert ("no harm", "casd", "style") in answers
+    assert all("fd_digits_low" in row for row in rows)  # the resampling error inside a run, for the verdict
     page = (tmp_path / "report.html").read_text()
     assert "casd" in page
     assert "fd_digits" in page

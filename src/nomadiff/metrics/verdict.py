@@ -10,6 +10,8 @@ training *of the same seed*, and the differences over the seeds give an interval
 A method that guides a base (SIMS and its relatives) names its ``control``, the base's method trained on as many images.
 Of it a fourth is asked, *gain*: is anything better than that control with the same source?
 
+Arms that are not yet models (``untrained`` in a row says why) are called that, and no answer is given on them.
+
 "yes" and "no" need an interval that excludes the other; otherwise the answer is "unclear", with an estimate of how many
 seeds would settle it. The intervals are not corrected for multiple comparisons: of twenty statements without an effect,
 one is expected to be wrong.
@@ -17,74 +19,41 @@ one is expected to be wrong.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from nomadiff.errors import UsageError
+from nomadiff.metrics.evidence import WORDS, Evidence, against
 from nomadiff.tables import Table
 
-__all__ = ["MARGINS", "Evidence", "Statement", "Verdict", "judge"]
+__all__ = ["ANSWERS", "MARGINS", "Statement", "Verdict", "judge"]
 
 Answer = Literal["yes", "no", "unclear", "not measured"]
 
 MARGINS = {"distance": 0.05, "composition_tv": 0.05, "style": 0.05}
 """How much worse still counts as "not worse": 5 % of the distance, 5 in 100 samples of another class or style."""
 
+_FIELDS = [name for name in Evidence.__dataclass_fields__ if name != "runs"]  # the runs are the comparison's own table
+ANSWERS: dict[str, dict[Answer, str]] = {
+    "no harm": {"yes": "no harm", "no": "harm", "unclear": "no harm shown yet, and none excluded"},
+    "utility": {"yes": "it helps", "no": "no help", "unclear": "no help shown yet"},
+    "gain": {
+        "yes": "better than its base trained as long",
+        "no": "no better than its base trained as long",
+        "unclear": "not shown to be better than its base trained as long",
+    },
+    "adaptability": {
+        "yes": "it adapts to every source tried",
+        "no": "it does not adapt to every source",
+        "unclear": "not settled for every source",
+    },
+}
+"""Answers as words, by principle."""
+for _words in ANSWERS.values():
+    _words["not measured"] = "not measured"
 COPIER = 0.2  # share of replicated samples from which on the baseline's precision says little: four times fresh data's
 UTILITY = ("distance", "precision", "recall", "coverage", "replication")
-LOWER_IS_BETTER = {"distance", "composition_tv", "style", "replication"}
-WORDS = {
-    "distance": ("closer to real images", "farther from real images"),
-    "composition_tv": ("nearer to the real class shares", "farther from the real class shares"),
-    "style": ("less like the synthetic source", "more like the synthetic source"),
-    "replication": ("fewer copies of training images", "more copies of training images"),
-    "precision": ("more samples look real", "fewer samples look real"),
-    "recall": ("more of the real variety is reached", "less of the real variety is reached"),
-    "coverage": ("more real images have a sample near them", "fewer real images have a sample near them"),
-}
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One metric of one arm against real-only training.
-
-    Attributes:
-        metric: its name in the table.
-        role: "distance", or the metric's own name.
-        baseline: mean of real-only training over the common seeds.
-        value: mean of the arm over the same seeds.
-        worse: how much worse the arm is: the relative change for the distance, the difference for all others;
-            negative is better.
-        low, high: interval of ``worse``; infinite for a single seed.
-        seeds: number of common seeds.
-        needed: estimated number of seeds at which the interval would leave 0 out; None if it does, or cannot be said.
-    """
-
-    metric: str
-    role: str
-    baseline: float
-    value: float
-    worse: float
-    low: float
-    high: float
-    seeds: int
-    needed: int | None
-
-    def sentence(self) -> str:
-        """The finding in words, with its numbers."""
-        better, worse = WORDS[self.role]
-        words = better if self.worse < 0 else worse
-        relative = self.role == "distance"
-        amount = f"{abs(self.worse):.0%}" if relative else f"{abs(self.worse):.2g}"
-        # said as the change of the metric itself, whichever way is worse
-        ends = (self.low, self.high) if self.role in LOWER_IS_BETTER else (-self.high, -self.low)
-        low, high = (f"{end:+.0%}" if relative else f"{end:+.2g}" for end in ends)
-        spread = "one seed" if self.seeds == 1 else f"change {low} to {high}"
-        return f"{words} by {amount} ({self.metric} {self.value:.3g} against {self.baseline:.3g}; {spread})"
 
 
 @dataclass(frozen=True)
@@ -106,6 +75,11 @@ class Statement:
     answer: Answer
     text: str
     evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The answer in a few words, such as "no harm shown yet"."""
+        return ANSWERS[self.principle][self.answer]
 
 
 @dataclass
@@ -141,7 +115,7 @@ class Verdict:
         for statement in self.statements:
             head = {name: getattr(statement, name) for name in ("principle", "method", "source", "answer")}
             for item in statement.evidence:
-                rows.append({**head, **{name: getattr(item, name) for name in Evidence.__dataclass_fields__}})
+                rows.append({**head, **{name: getattr(item, name) for name in _FIELDS}})
             if not statement.evidence:
                 rows.append(head)
         return Table(rows, {"recommendation": self.recommendation, "notes": self.notes, "level": self.level})
@@ -150,9 +124,11 @@ class Verdict:
         """The verdict as plain text."""
         lines = [self.recommendation, ""]
         for statement in self.statements:
+            if statement.answer == "unclear" and statement.principle != "adaptability" and not statement.evidence:
+                continue  # no model yet: the recommendation says so
             over = " over all sources" if statement.principle == "adaptability" else ""
             arm = statement.method + (f" with {statement.source!r}" if statement.source else over)
-            lines.append(f"{arm}: {statement.principle}: {statement.answer.upper()}. {statement.text}")
+            lines.append(f"{arm}: {statement.words}. {statement.text}")
         return "\n".join(lines + [""] * bool(self.notes) + [f"Note: {note}" for note in self.notes])
 
 
@@ -164,7 +140,8 @@ def judge(
     Args:
         rows: the rows of ``compare``'s table: ``method``, ``source`` (empty or None for the baseline and other methods
             that use no synthetic source), ``seed``, ``images_seen``, ``control`` (of a method that guides a base) and
-            metrics. Of several rows of an arm and seed the one with the most images seen counts.
+            metrics, and ``untrained`` where
+            a model is none yet. Of several rows of an arm and seed the one with the most images seen counts.
             ``style`` is :meth:`~nomadiff.metrics.reference.ReferenceSet.style` of the arm's own source.
         baseline: the method that was trained on real images only.
         distance: the metric that decides; by default the first of the table whose name begins with ``fid`` or ``fd_``.
@@ -186,19 +163,62 @@ def judge(
     if distance is None or distance not in names:
         raise UsageError(f"the table has no distance {distance or 'fid or fd_...'!r} for {baseline!r}")
     roles = {"distance": distance, **{name: name for name in WORDS if name != "distance"}}
-    statements = []
+    statements, everything = [], [alone, *arms.values()]
+    raw = {arm: why for arm, of_seed in {(baseline, ""): alone, **arms}.items() if (why := _untrained(of_seed))}
     for (method, source), of_seed in arms.items():
-        found = _against(alone, of_seed, roles, level)
+        if why := raw.get((method, source), "") or raw.get((baseline, ""), ""):
+            told = (
+                f"{_name((method, source) if (method, source) in raw else (baseline, ''))} is not yet a model ({why})."
+            )
+            statements += [Statement(each, method, source, "unclear", told) for each in ("no harm", "utility")]
+            continue
+        found = against(alone, of_seed, roles, level, everything)
         statements.append(_no_harm(method, source, found))
         statements.append(_utility("utility", method, source, found))
         control = next((row["control"] for row in of_seed.values() if row.get("control")), "")
-        if (control, source) in arms:  # where the control is the baseline, the gain is the utility
-            gained = _against(arms[control, source], of_seed, roles, level)
+        if (control, source) in arms and (
+            control,
+            source,
+        ) not in raw:  # where the control is the baseline, the gain is the utility
+            gained = against(arms[control, source], of_seed, roles, level, everything)
             statements.append(_utility("gain", method, source, gained))
-    for method in dict.fromkeys(method for method, source in arms if source):
+    for method in dict.fromkeys(method for method, source in arms if source and (method, source) not in raw):
         statements.append(_adaptability(method, statements))
     notes = _notes(alone, arms, statements)
-    return Verdict(statements, _recommendation(statements, baseline), notes, level)
+    copied = _mean(alone, "replication")
+    first = [_untold(raw, [(baseline, ""), *arms])] if raw else []
+    if copied is not None and copied > COPIER and (baseline, "") not in raw:
+        first.append(_copying(baseline, copied, {arm: _mean(of_seed, "replication") for arm, of_seed in arms.items()}))
+    if len(raw) <= len(arms) and (baseline, "") not in raw:
+        judged = [item for item in statements if (item.method, item.source) not in raw]
+        first.append(_recommendation(judged, baseline, copies=copied is not None and copied > COPIER))
+    return Verdict(statements, " ".join(first), notes, level)
+
+
+def _untrained(of_seed: Mapping[Any, Mapping[str, Any]]) -> str:
+    """Why an arm is not yet a model: what its first untrained run says."""
+    return next((str(row["untrained"]) for row in of_seed.values() if row.get("untrained")), "")
+
+
+def _untold(raw: Mapping[tuple[str, str], str], arms: Sequence[tuple[str, str]]) -> str:
+    """What to do about arms that are not yet models."""
+    who = "Nothing here is" if len(raw) == len(arms) else f"{', '.join(_name(arm) for arm in raw)}: not"
+    why = next(iter(raw.values()))
+    return f"{who} yet a model ({why}): train longer (a larger --budget) before you compare."
+
+
+def _copying(baseline: str, copied: float, others: Mapping[tuple[str, str], float | None]) -> str:
+    """What is plain to see where real-only training memorises."""
+    known = [f"{_name(arm)} {share:.0%}" for arm, share in others.items() if share is not None]
+    told = f" ({', '.join(known)})" if known else ""
+    return (
+        f"Training on real images only ({baseline}) copies: {copied:.0%} of its samples repeat a training image{told}."
+    )
+
+
+def _mean(of_seed: Mapping[Any, Mapping[str, Any]], metric: str) -> float | None:
+    values = [float(row[metric]) for row in of_seed.values() if row.get(metric) is not None]
+    return sum(values) / len(values) if values else None
 
 
 def _arms(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[Any, Mapping[str, Any]]]:
@@ -212,59 +232,6 @@ def _arms(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[Any, 
         if earlier is None or (row.get("images_seen") or 0) >= (earlier.get("images_seen") or 0):
             of_seed[row["seed"]] = row
     return arms
-
-
-def _against(
-    before: Mapping[Any, Mapping], arm: Mapping[Any, Mapping], roles: Mapping[str, str], level: float
-) -> dict[str, Evidence]:
-    """Everything that was measured of an arm, set against another; by role."""
-    evidence = {role: _evidence(metric, role, before, arm, level) for role, metric in roles.items()}
-    return {role: item for role, item in evidence.items() if item is not None}
-
-
-def _evidence(
-    metric: str, role: str, alone: Mapping[Any, Mapping], arm: Mapping[Any, Mapping], level: float
-) -> Evidence | None:
-    """The paired comparison over the seeds both have; None where the metric was not measured."""
-    pairs = []
-    for seed in arm.keys() & alone.keys():
-        # the style of a source is asked of the arms that saw it; real-only training has none to show
-        before = alone[seed].get(metric, 0.0 if role == "style" else None)
-        if before is not None and arm[seed].get(metric) is not None:
-            pairs.append((float(before), float(arm[seed][metric])))
-    if not pairs:
-        return None
-    before, after = np.array(pairs).T
-    relative = role == "distance"
-    if relative:
-        tiny = np.finfo(float).tiny
-        change = np.log(np.maximum(after, tiny) / np.maximum(before, tiny))
-    else:
-        change = after - before if role in LOWER_IS_BETTER else before - after
-    mean, low, high, needed = _interval(change, level)
-    if relative:
-        mean, low, high = (math.expm1(min(value, 700.0)) for value in (mean, low, high))
-    return Evidence(
-        metric, role, float(before.mean()), float(after.mean()), mean, low, high, seeds=len(pairs), needed=needed
-    )
-
-
-def _interval(change: np.ndarray, level: float) -> tuple[float, float, float, int | None]:
-    """Mean, interval, and the number of seeds at which the interval would leave 0 out."""
-    from scipy.stats import t
-
-    count, mean = len(change), float(change.mean())
-    if count == 1:
-        return mean, -math.inf, math.inf, None
-    spread = float(change.std(ddof=1))
-    width = float(t.ppf((1 + level) / 2, count - 1)) * spread / math.sqrt(count)
-    needed = None
-    if abs(mean) <= width and mean != 0:
-        for more in range(count + 1, 101):
-            if float(t.ppf((1 + level) / 2, more - 1)) * spread / math.sqrt(more) < abs(mean):
-                needed = more
-                break
-    return mean, mean - width, mean + width, needed
 
 
 def _no_harm(method: str, source: str, evidence: Mapping[str, Evidence]) -> Statement:
@@ -326,7 +293,7 @@ def _adaptability(method: str, statements: Sequence[Statement]) -> Statement:
     return Statement("adaptability", method, "", "yes", f"It helps without harm with {_listed(sources)}.")
 
 
-def _recommendation(statements: Sequence[Statement], baseline: str) -> str:
+def _recommendation(statements: Sequence[Statement], baseline: str, *, copies: bool) -> str:
     arms = list(dict.fromkeys((item.method, item.source) for item in statements if item.principle == "no harm"))
     answers = {arm: {item.principle: item for item in statements if (item.method, item.source) == arm} for arm in arms}
 
@@ -357,13 +324,21 @@ def _recommendation(statements: Sequence[Statement], baseline: str) -> str:
             if item.needed is not None
         ]
         more = f" (about {min(needed)} would settle the nearest question)" if needed else ""
-        sentences.append(
-            f"Do not decide yet: {_name((method, source))} may help, but these seeds cannot show that it does "
-            f"and does no harm; run more seeds{more}. Until then train on real images only ({baseline})."
-        )
+        until = "." if copies else f". Until then train on real images only ({baseline})."
+        if answers[method, source]["utility"].answer == "yes":
+            sentences.append(
+                f"{_name((method, source))} helps, but these seeds cannot show that it does no harm; run more "
+                f"seeds{more}{until}"
+            )
+        else:
+            sentences.append(
+                f"Do not decide yet: {_name((method, source))} may help, but these seeds cannot show that it does "
+                f"and does no harm; run more seeds{more}{until}"
+            )
     else:
         nothing = "no synthetic source" if all(source for _, source in arms) else "nothing that was tried"
-        sentences.append(f"Train on real images only ({baseline}): {nothing} helps without harm.")
+        instead = "Get more real images" if copies else f"Train on real images only ({baseline})"
+        sentences.append(f"{instead}: {nothing} helps without harm.")
     if harmful:
         sentences.append(f"Drop source {_listed(sorted(harmful))}: it does harm with every method that was tried.")
     for arm in arms:
@@ -382,12 +357,13 @@ def _notes(alone: Mapping, arms: Mapping, statements: Sequence[Statement]) -> li
     budgets = {row.get("images_seen") for arm in (alone, *arms.values()) for row in arm.values()}
     if len(budgets - {None}) > 1:
         notes.append("The arms saw different numbers of images: part of a difference may be the budget's.")
-    copied = [row["replication"] for row in alone.values() if row.get("replication") is not None]
-    if copied and sum(copied) / len(copied) > COPIER:
-        share = sum(copied) / len(copied)
-        notes.append(f"{share:.0%} of real-only training's samples replicate training images: its precision is theirs.")
+    copied = _mean(alone, "replication")
+    if copied is not None and copied > COPIER:
+        notes.append(
+            f"{copied:.0%} of real-only training's samples replicate training images: its precision is theirs."
+        )
     measured = {item.role for statement in statements for item in statement.evidence}
-    if missing := [role for role in WORDS if role not in measured]:
+    if measured and (missing := [role for role in WORDS if role not in measured]):
         notes.append(f"Not measured: {', '.join(missing)}.")
     return notes
 

@@ -144,6 +144,7 @@ def plan_training(config: RunConfig, published: str = "", sources: Sequence[Imag
             *(f"classes:     {line}" for line in class_lines(config)),
             f"parameters:  {millions(parameters)} ({config.network.architecture})",
             f"budget:      {options.budget / 1e6:g} Mi = {options.steps:,} steps of {options.batch}",
+            *([f"warning:     {options.inside_warmup}"] if options.inside_warmup else []),
             f"compute:     {three_digits(forward / 1e9)} GFLOP an image forward, "
             f"{three_digits(total / 1e15)} PFLOP in all",
             f"GPU hours:   {gpu_hours({options.precision: total})}",

@@ -74,7 +74,8 @@ def blocks_by_source(table: Table, metrics: Sequence[MetricInfo], by: Sequence[s
     """Mean and spread over seeds of every arm, in one block for each synthetic source.
 
     An arm without a source (DM sees no synthetic image) is a baseline of every source: it stands in each block. The
-    best mean of a column is marked when the block has at least two different ones.
+    best mean of a column is marked when the block has at least two different ones; an arm with an ``untrained`` run is
+    no candidate.
 
     Args:
         table: one row a run.
@@ -93,7 +94,13 @@ def blocks_by_source(table: Table, metrics: Sequence[MetricInfo], by: Sequence[s
     decimals = {metric.field: _decimals(table, metric) for metric in metrics}
     blocks = []
     for source, arms in summaries.items():
-        best = {metric.field: _best(metric, arms) for metric in metrics}
+        raw = {
+            tuple(row.get(name) for name in by)
+            for row in rows
+            if row.get("untrained") and str(row.get("source") or "") in ("", source)
+        }
+        models = [arm for arm in arms if tuple(arm[name] for name in by) not in raw]
+        best = {metric.field: _best(metric, models) for metric in metrics}
         lines = []
         for arm in arms:
             cells = []
@@ -103,7 +110,7 @@ def blocks_by_source(table: Table, metrics: Sequence[MetricInfo], by: Sequence[s
                     Cell(
                         mean=fixed(arm[field], decimals[field]),
                         spread="" if spread is None else _spread_text(spread, decimals[field]),
-                        best=arm[field] is not None and arm[field] == best[field],
+                        best=arm in models and arm[field] is not None and arm[field] == best[field],
                     )
                 )
             seen = arm["images_seen"]

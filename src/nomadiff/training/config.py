@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nomadiff.data.labels import is_number
 from nomadiff.data.latents import LatentSpace
 from nomadiff.denoiser import EDMDenoiser
-from nomadiff.errors import UsageError
+from nomadiff.errors import NomadiffWarning, UsageError
 from nomadiff.networks.build import build_denoiser
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.plain import from_plain
@@ -95,6 +96,25 @@ class TrainingConfig:
         ramp = min(images_seen / self.warmup, 1.0) if self.warmup else 1.0
         decay = max(images_seen / self.lr_decay, 1.0) ** -0.5 if self.lr_decay else 1.0
         return self.learning_rate * ramp * decay
+
+    @property
+    def inside_warmup(self) -> str:
+        """A sentence that says so where the whole budget lies inside the warm-up; empty otherwise."""
+        if self.budget >= self.warmup:
+            return ""
+        return (
+            f"the budget of {self.budget:,} images lies inside the warm-up of {self.warmup:,}: the learning rate never "
+            f"reaches its value; pass a larger --budget, or --warmup {self.budget // 10}"
+        )
+
+    def warn_inside_warmup(self) -> None:
+        """Warn if :attr:`inside_warmup`: once a process, whoever calls.
+
+        Warns:
+            NomadiffWarning: the budget lies inside the warm-up.
+        """
+        if self.inside_warmup:
+            warnings.warn(self.inside_warmup, NomadiffWarning, stacklevel=1)
 
     @property
     def steps(self) -> int:

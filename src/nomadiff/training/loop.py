@@ -72,6 +72,9 @@ def train(
         NomadiffError: the loss is not finite any more, memory runs out, the network ignores its source label, or
             another process has ended.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
+
+    Warns:
+        NomadiffWarning: the budget lies inside the warm-up.
     """
     if config.training.batch % processes.count:
         raise UsageError(f"batch {config.training.batch} does not divide among {processes.count} processes")
@@ -80,6 +83,8 @@ def train(
         if processes.is_main:
             with folder.lock():
                 folder.begin(config, mix.provenance)
+                if start_from is None:
+                    config.training.warn_inside_warmup()
                 processes.barrier()
                 trained = _Training(config, mix, folder, processes, start_from)
                 trained.run(description or f"train {config.method}")

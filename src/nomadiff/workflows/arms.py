@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.part_folder import JOB_NAME, discard, part_of
+from nomadiff.errors import NomadiffWarning
 from nomadiff.files import read_json
 from nomadiff.job_folder import Job
 from nomadiff.methods.method import Method
@@ -98,7 +100,9 @@ class Arm:
 
 
 def _run(arm: Arm, device: str | None) -> None:
-    replace(arm, device=device or arm.device).run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NomadiffWarning)  # of the recipe: the caller has told it once
+        replace(arm, device=device or arm.device).run()
 
 
 def job_of(arm: Arm, study: Path, name: str = "", after: tuple[str, ...] = ()) -> Job:

@@ -62,10 +62,11 @@ def begin_comparison(comparison: Comparison) -> ImageSource:
     """
     if not comparison.mix_spec.synthetic and comparison.needs_synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
-    reference, _ = check_comparison(comparison)  # validated before the first expensive step
+    reference, mix = check_comparison(comparison)  # validated before the first expensive step
     load_detector(comparison.detector, weights=comparison.detector_weights)(reference.images[:1])
     if comparison.classifier is not None:
         load_classifier(comparison.classifier, weights=comparison.classifier_weights).classes(reference.images[:1])
+    comparison.arms()[-1].algorithm().recipe(mix).training.warn_inside_warmup()
     folder = JobFolder(comparison.out)
     folder.write_plan(comparison_jobs(comparison), comparison.to_dict())
     folder.forget_failures()

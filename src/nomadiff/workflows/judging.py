@@ -16,8 +16,10 @@ from nomadiff.methods.method import Method
 from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.intervals import GROUPS
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.metrics.trained import are_like, why_untrained
 from nomadiff.metrics.verdict import judge as judge_arms
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, Report
@@ -82,6 +84,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     )
     against = held_out
     notes = list(comparison.notes)
+    floor = _floor(held_out, comparison)
     for seed in comparison.seeds:
         of_seed = [arm for arm in arms if arm.seed == seed]
         mixes = {mix: mix.open() for mix in dict.fromkeys(arm.mix for arm in of_seed)}
@@ -93,7 +96,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
             synthetic = mixes[arm.mix].sources[1:] or [source for mix in mixes.values() for source in mix.sources[1:]]
             legend.setdefault(arm.method, _legend(arm.algorithm(), mixes[arm.mix]))
             extra = ("ssim",) if comparison.similarity else ()
-            scored.append(_score(arm, against, train, [source.images for source in synthetic], extra))
+            scored.append(_score(arm, against, train, [source.images for source in synthetic], extra, floor))
     conditions = {key: value for key, value in against.meta.items() if not key.startswith("train_sha")}
     evaluation = {"count": comparison.count, **conditions}
     meta = {"command": comparison.command, "versions": versions(), "evaluation": evaluation}
@@ -112,7 +115,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         title=comparison.title,
         subtitle=_subtitle(comparison, len(train), len(reference)),
         table=table,
-        metrics=metric_infos(distance_name(detector), _floor(against, comparison)),
+        metrics=metric_infos(distance_name(detector), floor),
         grids=[
             GridPanel("real", "held out", reference.images[:64], 8, method="real"),
             *(GridPanel(e.arm.method, "", e.samples[:64], 8, e.arm.source, e.arm.method) for e in shown),
@@ -133,16 +136,28 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
 
 
 def _score(
-    arm: Arm, against: ReferenceSet, train: torch.Tensor, synthetic: Sequence[torch.Tensor], extra: Sequence[str]
+    arm: Arm,
+    against: ReferenceSet,
+    train: torch.Tensor,
+    synthetic: Sequence[torch.Tensor],
+    extra: Sequence[str],
+    floor: Mapping[str, float],
 ) -> _Scored:
     """Score one arm; ``style`` is the mean over ``synthetic``, its own sources or, for real-only training, all."""
     samples = read_images(arm.samples_path).images
-    metrics = against.evaluate(samples, extra=extra)
+    interval = 0.95 if len(samples) >= 2 * GROUPS else None
+    metrics = against.evaluate(samples, extra=extra, interval=interval)
     shares = metrics.pop("composition")
     metrics.pop("meta")
     styles = [style for images in synthetic if (style := _style(against, samples, images)) is not None]
     if styles:
         metrics["style"] = sum(styles) / len(styles)
+    warmup = "its warm-up is not over" if arm.algorithm().training.inside_warmup else ""
+    why = why_untrained(metrics, floor)
+    if why and any(are_like(samples, images, against) for images in (train, *synthetic)):
+        why = ""  # far from real images, as what it learnt from is
+    if warmup or why:
+        metrics["untrained"] = warmup or why
     return _Scored(arm, samples, train, metrics, None if shares is None else _named(against, shares))
 
 
@@ -193,15 +208,17 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table |
     result = [Finding(verdict.recommendation)]
     for arm in dict.fromkeys((each.method, each.source) for each in verdict.statements if each.principle == "no harm"):
         harmless, useful = verdict.find("no harm", *arm), verdict.find("utility", *arm)
+        if not harmless.evidence and not useful.evidence:
+            continue  # no model yet: the recommendation says so
         tone: Literal["good", "bad", "neutral"] = "bad" if harmless.answer == "no" else "neutral"
         if harmless.answer == useful.answer == "yes":
             tone = "good"
         told = [item.sentence() for item in (*harmless.evidence, *useful.evidence) if item.role in _TOLD]
         name = f"{arm[0].upper()} with “{arm[1]}”" if arm[1] else arm[0].upper()
-        answers = f"{name}: harmless {harmless.answer}, useful {useful.answer}."
+        answers = f"{name}: {harmless.words}; {useful.words}."
         against = f" Against real-only training: {'; '.join(dict.fromkeys(told))}." if told else ""
         gain = [each for each in verdict.statements if (each.principle, each.method, each.source) == ("gain", *arm)]
-        control = "".join(f" Better than its base trained as long: {each.answer}." for each in gain)
+        control = "".join(f" {each.words[0].upper()}{each.words[1:]}." for each in gain)
         result.append(Finding(answers + against + control, tone))
     return result, verdict.table()
 
