@@ -47,6 +47,7 @@ def read(command, **folders):
         ("audit s", "--against a=x y", "--against a=x --against y"),
         ("export run", "--metrics a.json b.json", "--metrics a.json --metrics b.json"),
         ("demo", "--seeds 0 1", "--seeds 0 --seeds 1"),
+        ("work study", "--devices cuda:0 cpu", "--devices cuda:0 --devices cpu"),
         ("reproduce casd-table-2", "--seeds 0 1", "--seeds 0 --seeds 1"),
     ],
 )
@@ -75,8 +76,8 @@ def test_a_flag_without_a_value_is_one_line(command, tmp_path, capsys):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_says_how_parts_of_ones_own_are_named(verb, capsys):
-    """Every verb that names a part, or loads a model, which may have some."""
-    takes = bool(names_of(verb) & (OWN_PARTS | {"--model", "--from"}))
+    """Every verb that names a part, or works with what may have some: a model, a study."""
+    takes = bool(names_of(verb) & (OWN_PARTS | {"--model", "--from"})) or verb == "work"
     assert main([verb, "--help"]) == 0
     told = capsys.readouterr().out
     assert ("--plugin MODULE" in told and "MODULE:NAME" in told) == takes

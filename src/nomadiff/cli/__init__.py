@@ -38,7 +38,8 @@ _VERBS = {
     "Models and their own samples": ("improve", "shift", "loop"),
     "Other tools": ("import", "export", "lora", "info"),
 }
-_WITHOUT_PARTS = ("demo", "reproduce", "encode", "verdict", "metrics", "import", "lora")  # no part of a user's own
+# verbs that use no part of a user's own
+_WITHOUT_PARTS = ("demo", "reproduce", "encode", "verdict", "status", "metrics", "import", "lora")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

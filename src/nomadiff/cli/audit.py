@@ -32,7 +32,7 @@ def audit(
 
     Args:
         images: the folder in question.
-        against: Suspect synthetic sources, [name=]path; once for every source.
+        against: Suspect synthetic sources, [name=]path.
         trusted: Images known to be real; without them shares are upper bounds.
         detector: Feature space; pixels see the traces of generators best.
         detector_weights: File or URL of the detector's weights; checked by SHA-256.

@@ -29,7 +29,7 @@ def demo(
 
     Args:
         out: runs, metrics.json and report.html.
-        seeds: Seeds; once for every seed. Each draws its own 100 real digits.
+        seeds: Seeds. Each draws its own 100 real digits.
         budget: Images each model sees, if not the demo's own.
         workers: Models trained side by side; by default one a CPU core.
         device: where to compute.

@@ -37,13 +37,13 @@ def work(
 
     Args:
         study: The --out of compare, or a cells/NAME of reproduce.
-        devices: Where to compute (cuda:0, cuda:1, cpu); once for every device. By default every GPU, or the CPU.
+        devices: Where to compute (cuda:0, cuda:1, cpu). By default every GPU, or the CPU.
         jobs: Jobs side by side; by default one a GPU, or one a CPU core.
         stop_after: Save and stop after so long: 90m, 3h, 2d.
         retry_failed: Try failed jobs again.
         launch: Submit workers to a scheduler instead: slurm, or local (processes of this machine).
         workers: Workers to submit. One whose time is over saves its state and is queued again.
-        launch_option: Option of the scheduler, name=value (timeout_min, gpus_per_node, partition, ...); once for each.
+        launch_option: Options of the scheduler, name=value (timeout_min, gpus_per_node, partition, ...).
     """
     if launch is not None:
         from nomadiff.workflows.launch import launch_workers

@@ -22,7 +22,7 @@ class MixSpec(Reading):
     Attributes:
         real: Real images: a folder, .zip, .npz or .npy file, hf:NAME of a hub data set, or digits:pool;
             behind it may stand which part is meant: #images=NAME,labels=NAME,config=NAME.
-        synthetic: Synthetic images, [name=]path; once for every source. The name is the path's stem unless given.
+        synthetic: Synthetic sources, [name=]path. The name is the path's stem unless given.
         real_subset: Part of the real images: first:1000, range:0:1000, random:1000:SEED or each:125 (of every class).
         synthetic_subset: Part of every synthetic source, likewise.
         real_classes: Keep only these classes of the real images: 0-7, 0,2,5 or cat,dog.

@@ -44,7 +44,7 @@ class EvaluationSettings(Reading):
         extra: Further metrics: kid, ssim, lpips.
         lpips_weights: Files or URLs of LPIPS' AlexNet and of its heads, if not its own; checked by SHA-256.
         by_class: Score every class by itself too.
-        groups: Score a group of classes by itself too, as in animals=bird,cat.
+        groups: Score groups of classes by themselves too, as in animals=bird,cat.
         k: Neighbour of precision, recall, density and coverage.
         convention: Whose precision and recall: prdc (nearer than the radius) or kynkaanniemi (on it too, usually k 3).
         interval: Level of the confidence intervals.
