@@ -8,9 +8,11 @@ import torch
 
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, UsageError
+from nomadiff.files import read_json
 from nomadiff.reproduce.recipe import RECIPES, describe_recipes, recipe_named, reproduce
-from nomadiff.reproduce.study import run_study
+from nomadiff.reproduce.study import jobs_from, run_study
 from nomadiff.tables import read_table
+from nomadiff.workflows.work import study_status
 
 CASD = [name for name in RECIPES if name.startswith("casd")]
 ROWS = {
@@ -71,6 +73,17 @@ def test_medium_scale_on_images_from_files(name, tmp_path):
     table = read_table(tmp_path / "out" / "table.json")
     assert {row["method"] for row in table.rows} == {"dm", "sda", "casd"}
     assert all(row["fd_pixels"] > 0 for row in table.rows)
+    states = study_status(tmp_path / "out")
+    assert {row["state"] for row in states} == {"done"}
+    assert {row["images"] for row in states if row["of"]} == {32}
+    made = [row["job"] for row in states if row["job"].startswith("source-")]
+    assert made == (["source-close"] if name in MAKES_ITS_OWN else [])
+    settings = read_json(tmp_path / "out" / "jobs" / "study.json")
+    others = jobs_from({key: settings[key] for key in ("name", "request")}, tmp_path / "out")
+    assert {job.name for job in others} == {row["job"] for row in states}  # as another machine makes them
+    for wrong in ({}, {"name": name, "request": 3}, {"name": "none", "request": {}}):
+        with pytest.raises(DataError, match="not the settings of a study"):
+            jobs_from(wrong, tmp_path / "out")
 
 
 def shortened(study):

@@ -16,7 +16,7 @@ def status(study: Path) -> None:
     nomadiff status study/
 
     Args:
-        study: The --out of compare, or a cells/NAME of reproduce.
+        study: The --out of compare, or of a CASD recipe of reproduce.
     """
     from nomadiff.files import printable
     from nomadiff.workflows.work import study_status

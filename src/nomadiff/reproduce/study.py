@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from nomadiff.errors import DataError
 from nomadiff.files import write_text
-from nomadiff.job_folder import JobFolder
+from nomadiff.job_folder import Job, JobFolder
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.dry_run import core_hours, gpu_hours
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Figure, Report
 from nomadiff.reports.plots import metric_lines
 from nomadiff.reproduce.data_files import NeededFile, file_lines, require_files
-from nomadiff.reproduce.recipe import Recipe, Request, Result
+from nomadiff.reproduce.recipe import Recipe, Request, Result, recipe_named
 from nomadiff.reproduce.study_text import study_text
 from nomadiff.tables import Table, read_table
 from nomadiff.training.presets import preset_named
 from nomadiff.training.run_folder import versions
 from nomadiff.workflows.arms import Arm, job_of
-from nomadiff.workflows.compare import Comparison, compare
+from nomadiff.workflows.compare import Comparison, check_parts, comparison_jobs
 from nomadiff.workflows.judging import metric_infos
 from nomadiff.workflows.workers import work_on
 
-__all__ = ["Cell", "Study", "plan_study", "run_study", "study_recipe"]
+__all__ = ["Cell", "Study", "jobs_from", "plan_study", "run_study", "study_recipe"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Study:
 
 def study_recipe(name: str, description: str, study: Callable[[Request], Study]) -> Recipe:
     """The recipe of a study; ``study`` makes it for a request."""
+    _STUDIES[name] = study
     return Recipe(
         name=name,
         description=description,
@@ -78,6 +84,9 @@ def study_recipe(name: str, description: str, study: Callable[[Request], Study])
         plan=lambda request: plan_study(study(request), request.data),
         run=lambda request: run_study(name, study(request), request),
     )
+
+
+_STUDIES: dict[str, Callable[[Request], Study]] = {}  # by recipe, for workers
 
 
 def plan_study(study: Study, data: Path | None) -> str:
@@ -102,31 +111,107 @@ def plan_study(study: Study, data: Path | None) -> str:
 def run_study(name: str, study: Study, request: Request) -> Result:
     """Run every cell and write ``table`` and ``composition`` (JSON and CSV), ``summary.md`` and ``report.html``.
 
-    A device that is asked for replaces the study's own.
+    A device that is asked for replaces the study's own. All cells are one folder of jobs: other processes may help.
 
     Returns:
         One row an arm and seed, with the fields of its cell.
 
     Raises:
         DataError: a file is missing; found before anything is trained.
+        NomadiffError, Interrupted: as :func:`~nomadiff.workflows.compare.compare`.
     """
     require_files(name, study.files, request.data)
-    out, device, command = request.out, request.device, request.command
+    placed = _placed(study, request)
+    for cell, first in zip(placed.cells, study.cells):
+        if not _needs_generators(first):  # what a generator is to draw cannot be looked at yet
+            check_parts(cell.comparison)
+    jobs = _jobs(name, study, request)
+    folder = JobFolder(request.out)
+    values = {"scale": request.scale, "command": request.command, "seeds": request.seeds, "device": request.device}
+    data = None if request.data is None else str(request.data)
+    folder.write_plan(jobs, {"kind": "reproduce", "name": name, "request": {**values, "data": data}})
+    folder.forget_failures()
+    workers = {cell.comparison.workers for cell in study.cells}
+    work_on(request.out, jobs[:-1], device=request.device, processes=workers.pop() if len(workers) == 1 else None)
+    result = _summarised(name, placed, request)
+    folder.mark_done(jobs[-1])
+    return result
+
+
+def jobs_from(settings: Mapping[str, Any], out: Path) -> list[Job]:
+    """The jobs of a study in a folder, from the settings that its plan was made from.
+
+    Raises:
+        DataError: they are no such settings.
+    """
+    try:
+        name, given = str(settings["name"]), dict(settings["request"])
+        given["data"] = None if given["data"] is None else Path(given["data"])
+        given["seeds"] = None if given["seeds"] is None else tuple(map(int, given["seeds"]))
+        request = Request(out=out, **given)
+        recipe_named(name)  # its module knows the study
+        return _jobs(name, _STUDIES[name](request), request)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise DataError(f"{out}: not the settings of a study ({error})") from error
+
+
+def _placed(study: Study, request: Request) -> Study:
+    """A study with its folders, device and command filled in."""
+    out, device = request.out, request.device
     sources = out / "sources"
+    cells = []
+    for cell in study.cells:
+        mix = cell.comparison.mix_spec
+        named = tuple(str(path).replace("{sources}", str(sources)) for path in mix.synthetic)
+        comparison = replace(
+            cell.comparison,
+            mix=replace(mix, synthetic=named),
+            out=out / "cells" / _name(cell),
+            device=device or cell.comparison.device,
+            command=request.command,
+        )
+        cells.append(replace(cell, comparison=comparison))
     generators = [replace(arm, out=sources / arm.out, device=device or arm.device) for arm in study.generators]
-    jobs = [job_of(arm, out) for arm in generators]
-    JobFolder(out).write_plan(jobs)
-    work_on(out, jobs, device=device)
+    return replace(study, cells=cells, generators=generators)
+
+
+def _jobs(name: str, study: Study, request: Request) -> list[Job]:
+    """The generators, then every cell's arms and report, and last the study's own tables and report."""
+    placed, out = _placed(study, request), request.out
+    jobs = [job_of(arm, out, f"source-{arm.out.name}") for arm in placed.generators]
+    generators = tuple(job.name for job in jobs)
+    reports = []
+    for cell, first in zip(placed.cells, study.cells):
+        after = generators if _needs_generators(first) else ()
+        jobs += comparison_jobs(cell.comparison, study=out, prefix=f"{_name(cell)}-", after=after)
+        reports.append(jobs[-1])
+    about = hashlib.sha256(json.dumps([job.about for job in reports]).encode()).hexdigest()
+    names, products = tuple(job.name for job in reports), (out / "table.json", out / "report.html")
+    return [*jobs, Job("report", partial(_finish, name, placed, request), names, products, about)]
+
+
+def _name(cell: Cell) -> str:
+    return "-".join(str(value) for value in cell.fields.values())
+
+
+def _needs_generators(cell: Cell) -> bool:
+    return any("{sources}" in str(path) for path in cell.comparison.mix_spec.synthetic)
+
+
+def _finish(name: str, study: Study, request: Request, device: str | None) -> None:
+    _summarised(name, study, request)
+
+
+def _summarised(name: str, study: Study, request: Request) -> Result:
+    """The tables and the report of a study whose cells are done."""
+    out, command = request.out, request.command
     table = Table(meta={"recipe": name, "command": command, "versions": versions(), "notes": list(study.notes)})
     compositions = Table(meta=table.meta)
     for cell in study.cells:
-        folder = out / "cells" / "-".join(str(value) for value in cell.fields.values())
-        cell_device = device or cell.comparison.device
-        named = tuple(str(path).replace("{sources}", str(sources)) for path in cell.comparison.mix_spec.synthetic)
-        mix = replace(cell.comparison.mix_spec, synthetic=named)
-        result = compare(replace(cell.comparison, mix=mix, out=folder, device=cell_device, command=command))
-        table.rows += [{**cell.fields, **row} for row in result.rows]
-        table.meta["evaluation"] = result.meta["evaluation"]
+        folder = cell.comparison.out
+        found = read_table(folder / "metrics.json")
+        table.rows += [{**cell.fields, **row} for row in found.rows]
+        table.meta["evaluation"] = found.meta["evaluation"]
         if (folder / "composition.json").exists():
             compositions.rows += [{**cell.fields, **row} for row in read_table(folder / "composition.json").rows]
     table.write(out / "table.json")

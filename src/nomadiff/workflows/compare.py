@@ -24,7 +24,7 @@ from nomadiff.workflows.comparison import Comparison, check_comparison
 from nomadiff.workflows.judging import judge
 from nomadiff.workflows.workers import work_on
 
-__all__ = ["Comparison", "begin_comparison", "compare", "compared", "comparison_jobs", "jobs_from"]
+__all__ = ["Comparison", "begin_comparison", "check_parts", "compare", "compared", "comparison_jobs", "jobs_from"]
 
 
 def compare(comparison: Comparison) -> Table:
@@ -60,29 +60,42 @@ def begin_comparison(comparison: Comparison) -> ImageSource:
     Raises:
         UsageError, DataError: something is wrong with the images or options.
     """
-    if not comparison.mix_spec.synthetic and comparison.needs_synthetic:
-        raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
-    reference, mix = check_comparison(comparison)  # validated before the first expensive step
-    load_detector(comparison.detector, weights=comparison.detector_weights)(reference.images[:1])
-    if comparison.classifier is not None:
-        load_classifier(comparison.classifier, weights=comparison.classifier_weights).classes(reference.images[:1])
-    comparison.arms()[-1].algorithm().recipe(mix).training.warn_inside_warmup()
+    reference = check_parts(comparison)
     folder = JobFolder(comparison.out)
     folder.write_plan(comparison_jobs(comparison), comparison.to_dict())
     folder.forget_failures()
     return reference
 
 
-def comparison_jobs(comparison: Comparison, prefix: str = "", after: tuple[str, ...] = ()) -> list[Job]:
+def check_parts(comparison: Comparison) -> ImageSource:
+    """Check images, options and detectors before the first expensive step; gives the held-out reference.
+
+    Raises:
+        UsageError, DataError: something is wrong with the images or options.
+    """
+    if not comparison.mix_spec.synthetic and comparison.needs_synthetic:
+        raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
+    reference, mix = check_comparison(comparison)
+    load_detector(comparison.detector, weights=comparison.detector_weights)(reference.images[:1])
+    if comparison.classifier is not None:
+        load_classifier(comparison.classifier, weights=comparison.classifier_weights).classes(reference.images[:1])
+    comparison.arms()[-1].algorithm().recipe(mix).training.warn_inside_warmup()
+    return reference
+
+
+def comparison_jobs(
+    comparison: Comparison, *, study: Path | None = None, prefix: str = "", after: tuple[str, ...] = ()
+) -> list[Job]:
     """A job for each arm, and the last one for the report.
 
     Args:
         comparison: what is compared.
-        prefix: what the jobs' names begin with, where the comparison is a part of a larger study.
+        study: folder of the larger study that it is a part of.
+        prefix: what the jobs' names begin with in that study.
         after: jobs of that study that make what the arms read.
     """
     out = comparison.out
-    arms = [job_of(arm, out, prefix + arm.out.name, after) for arm in comparison.arms()]
+    arms = [job_of(arm, study or out, prefix + arm.out.name, after) for arm in comparison.arms()]
     judged_by = (comparison.reference, comparison.detector, comparison.classifier, comparison.similarity)
     about = hashlib.sha256(json.dumps([[job.about for job in arms], judged_by], default=repr).encode()).hexdigest()
     products = (out / "metrics.json", out / "report.html")

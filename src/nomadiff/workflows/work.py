@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError
 from nomadiff.job_folder import JobFolder, JobState
-from nomadiff.workflows.compare import jobs_from
 from nomadiff.workflows.workers import progress_of, work_on
 
 __all__ = ["study_status", "work_study"]
+
+_MODULES = {  # that make the jobs of a kind of study; by name, for recipes stand above this package
+    "compare": "nomadiff.workflows.compare",
+    "reproduce": "nomadiff.reproduce.study",
+}
 
 
 def work_study(
@@ -24,10 +29,10 @@ def work_study(
     stop_after: float | None = None,
     retry_failed: bool = False,
 ) -> None:
-    """Work on a study that ``compare`` has begun, here or on another machine that sees its folder.
+    """Work on a study that ``compare`` or ``reproduce`` has begun, here or on another machine that sees its folder.
 
     Args:
-        study: the folder that was its ``out``; a cell of a larger study (``reproduce``) is such a folder.
+        study: the folder that was its ``out``.
         devices: where to compute; none takes every GPU there is, or the CPU.
         processes: processes side by side; None takes one a GPU, or one a CPU core.
         stop_after: seconds after which states are saved and jobs given back.
@@ -42,11 +47,12 @@ def work_study(
     study = Path(study).absolute()
     folder = JobFolder(study)
     settings = folder.settings()
-    if settings.pop("kind", None) != "compare":
+    module = _MODULES.get(str(settings.pop("kind", "")))
+    if module is None:
         raise DataError(f"{folder.path / 'study.json'}: not the settings of a study that this version knows")
     with suppress(OSError):  # its relative paths are those of the folder it was begun in
         os.chdir(str(settings.pop("folder", ".")))
-    jobs = jobs_from(settings, study)
+    jobs = import_module(module).jobs_from(settings, study)
     if retry_failed:
         folder.forget_failures()
     work_on(study, jobs, devices=devices, processes=processes, stop_after=stop_after)
