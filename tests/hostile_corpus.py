@@ -55,7 +55,8 @@ class Case:
         if self.kind == "statistics":
             return [["evaluate", images, "--reference", path, "--out", str(out / "m.json"), "--device", "cpu"]]
         if self.kind == "weights":
-            return [["import", path, "--out", str(out / "model")]]
+            draw = ["synthesize", "--from", path, "--count", "1", "--out", str(out / "set"), "--device", "cpu"]
+            return [["import", path, "--out", str(out / "model")], *([draw] if path.endswith(".pkl") else [])]
         if self.kind == "detector":
             words = ["evaluate", images, "--reference", images, "--detector", path, "--k", "1", "--device", "cpu"]
             return [[*words, "--out", str(out / "m.json")]]
