@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import noise_images
 
 from nomadiff.data.writing import write_images
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     for name, kind, seed in (("photos", "real", 0), ("generated", "synthetic", 1)):
-        images = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+        images = noise_images(40, seed)
         write_images(tmp_path / name, [images], 40, manifest={"kind": kind})
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -48,6 +49,7 @@ def test_every_example_is_tested():
     assert shown == {"five_lines.py", "own_denoiser.py", "own_parts.py", "my_parts.py"}  # the last is of the one before
 
 
+@pytest.mark.slow
 def test_what_own_parts_says(folders):
     done = run([str(ROOT / "examples" / "own_parts.py"), "out"], folders)
     for told in (

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_session.py"
@@ -18,6 +19,7 @@ def loaded():
     return module
 
 
+@pytest.mark.slow
 def test_every_job_runs_once_and_the_session_continues(tmp_path, monkeypatch, capsys):
     script = loaded()
     session = script.Session(torch.device("cpu"), True, tmp_path, None, None)

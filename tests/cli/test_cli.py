@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-import torch
+from factories import noise_images
 
 from nomadiff.cli import _VERBS, main
 from nomadiff.cli.options import parse_images
@@ -17,7 +17,7 @@ SMALL = ["--preset", "digits", "--budget", "256", "--batch", "32", "--warmup", "
 
 
 def images(count, seed):
-    return torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return noise_images(count, seed)
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def test_two_processes_train_one_model(run):
     assert log[0]["loss"] == pytest.approx((log[0]["loss_real"] + log[0]["loss_close"]) / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(run, tmp_path):
     """Each process draws its share; bits may differ by float32 rounding, since batches have another size."""
     draw = ["sample", str(run), "--count", "37", "--steps", "4", "--seed", "5"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import noise_images
 
 from nomadiff.errors import UsageError
 from nomadiff.improve.confirmation import Confirmation, Gain, Pair, confirmed_gain, halves, paired_gain, repeated_gain
@@ -37,7 +38,7 @@ def test_a_true_gain_is_found():
 
 
 def images(count, seed=0):
-    return torch.randint(0, 256, (count, 1, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return noise_images(count, seed, side=4)
 
 
 def test_halves_share_no_image_and_are_the_same_every_time():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from factories import noise_source, tiny_preset
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import read_manifest
@@ -25,31 +26,16 @@ from nomadiff.models.drawable import Drawable
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.models.provenance import origins
-from nomadiff.networks.config import NetworkConfig
-from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
-from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder, load_tensors
 
-PRESET = Preset(
-    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
-    TrainingConfig(budget=160, batch=16, warmup=0, learning_rate=1e-2, snapshot_every=160, ema_half_life=20),
-    SamplerConfig(steps=3),
-    0.5,
-    "test",
-)
+PRESET = tiny_preset(budget=160, learning_rate=1e-2, snapshot_every=160, ema_half_life=20)
 QUICK = Improvement(synthetic_count=40, budget=64, snapshots=2, weight=1.0, count=30, evaluations=4, confirmations=2)
-
-
-def source(name, seed, count=40):
-    images = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSource(name, images, torch.arange(count) % 3, {"name": name})
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
-    mix = SourceMix(source("real", 0), [source("a", 1), source("b", 2)])
+    mix = SourceMix(noise_source("real"), [noise_source("a", 1), noise_source("b", 2)])
     DM(PRESET).fit(mix, root / "dm", device="cpu")
     CASD(PRESET, class_labels=True).fit(mix, root / "casd", device="cpu")
     return root
@@ -62,7 +48,7 @@ def base(bases):
 
 @pytest.fixture(scope="module")
 def reference():
-    return ReferenceSet(source("reference", 9).images, detector="pixels")
+    return ReferenceSet(noise_source("reference", 9).images, detector="pixels")
 
 
 def small_shards(monkeypatch):
@@ -313,14 +299,14 @@ def test_one_auxiliary_serves_both_spaces_and_any_weight(base, reference, tmp_pa
 
 
 def test_another_models_samples_can_take_the_place_of_its_own(base, tmp_path):
-    other = source("other", 7, count=24)
+    other = noise_source("other", 7, count=24)
     done = improve(base, tmp_path / "out", QUICK, synthetic=other, device="cpu")
     (recorded,) = json.loads((tmp_path / "out" / "auxiliary" / "sources.json").read_text())
     assert (recorded["name"], recorded["content_hash"]) == ("other", other.content_hash)
     assert done.table.meta["auxiliary"]["synthetic_count"] == 24
     assert not (tmp_path / "out" / "own").exists()
     with pytest.raises(UsageError, match="synthetic"):
-        improve(base, tmp_path / "out", QUICK, synthetic=source("third", 8, count=24), device="cpu")
+        improve(base, tmp_path / "out", QUICK, synthetic=noise_source("third", 8, count=24), device="cpu")
 
 
 def test_only_the_end_of_the_decoder(base, tmp_path):
@@ -446,7 +432,7 @@ def test_wrong_use_is_found_before_anything_is_written(base, bases, reference, t
 
 
 def test_a_reference_that_is_the_training_set_is_refused(base, tmp_path):
-    images = source("real", 0).images
+    images = noise_source("real").images
     with pytest.raises(UsageError, match=r"the set the model was trained on.*--allow-train-as-reference"):
         improve(base, tmp_path / "out", QUICK, reference=ReferenceSet(images, detector="pixels"), device="cpu")
     assert not (tmp_path / "out").exists()

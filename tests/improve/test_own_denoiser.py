@@ -10,6 +10,7 @@ from pathlib import Path
 import own_denoisers as own
 import pytest
 import torch
+from factories import noise_source
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
@@ -190,17 +191,12 @@ def test_settings_that_do_not_fit_are_refused_at_once():
 # a method trains one from nothing
 
 
-def source(name, seed):
-    images = torch.randint(0, 256, (32, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSource(name, images, torch.arange(32) % 3, {"kind": "real"})
-
-
 SMALL = {"budget": 96, "batch": 32, "warmup": 32}
 
 
 @pytest.mark.parametrize("method", [DM, CASD])
 def test_a_method_trains_it_from_nothing(method, tmp_path):
-    mix = SourceMix(source("real", 0), [source("a", 1), source("b", 2)])
+    mix = SourceMix(noise_source("real", count=32), [noise_source("a", 1, count=32), noise_source("b", 2, count=32)])
     model = method(own.OfSources, **SMALL).fit(mix, tmp_path / "run", device="cpu")
     assert torch.equal(Model.load(tmp_path / "run", device="cpu").sample(3), model.sample(3))
     assert improve(model, tmp_path / "better", Improvement(weight=1, budget=32), device="cpu").model.nfe() == 70
@@ -208,7 +204,7 @@ def test_a_method_trains_it_from_nothing(method, tmp_path):
 
 
 def test_a_method_needs_the_labels_that_it_gives(tmp_path):
-    mix = SourceMix(source("real", 0), [source("a", 1)])
+    mix = SourceMix(noise_source("real", count=32), [noise_source("a", 1, count=32)])
     with pytest.raises(UsageError, match="Small knows no source: its forward takes none"):
         CASD(own.Small, **SMALL).fit(mix, tmp_path / "run", device="cpu")
     with pytest.raises(NomadiffError, match="ignores its source label"):

@@ -48,6 +48,7 @@ def drawn(pipeline: Any) -> torch.Tensor:
     return torch.from_numpy(images)  # the oldest diffusers here gives arrays whatever is asked for
 
 
+@pytest.mark.slow
 def test_in_improved_and_out_again(tmp_path: Path) -> None:
     """Import, improve, export, loaded by diffusers alone: same samples."""
     tiny_pipeline(tmp_path / "pipe")

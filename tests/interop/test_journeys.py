@@ -120,6 +120,7 @@ def test_few_photos(here: Path, pipeline: Path, capsys: pytest.CaptureFixture[st
     assert Model.load("run", device="cpu").config.source_names == ("real", "sdxl")
 
 
+@pytest.mark.slow
 def test_improve_edm(here: Path, lookalikes: Any, tiny_network: Any) -> None:
     network = NetworkConfig("ddpmpp", 16, 3, 16, (1, 2), 1, (8,), augment_dim=9)
     _, arguments = tiny_network("ddpmpp")
@@ -131,6 +132,7 @@ def test_improve_edm(here: Path, lookalikes: Any, tiny_network: Any) -> None:
     assert (here / "sims.json").exists() and ImageSource.open("sims.zip", name="s", synthetic=True).resolution == 16
 
 
+@pytest.mark.slow
 def test_lora(here: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft", reason="needs the diffusers extra")
     run("lora.md", PIPELINE=pipeline)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factories import noise_images, noise_source, tiny_preset
 from filelock import FileLock
 
 from nomadiff.cli import main
-from nomadiff.data.image_source import ImageSource
 from nomadiff.data.part_folder import part_folder
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.data.writing import write_images
@@ -27,10 +27,6 @@ from nomadiff.interop.latents import encode_set
 from nomadiff.interop.synthesis import synthesize
 from nomadiff.methods.dm import DM
 from nomadiff.models.model import Model
-from nomadiff.networks.config import NetworkConfig
-from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
-from nomadiff.training.presets import Preset
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 
@@ -40,12 +36,10 @@ Verb = Callable[[Path], Any]
 @pytest.fixture(scope="module", name="model")
 def _model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     torch.set_num_threads(1)
-    network = NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,))
-    training = TrainingConfig(budget=16, batch=16, warmup=16)
-    images = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    real = ImageSource("real", images, torch.arange(40) % 3, {"name": "real", "content_hash": "0"})
-    preset = Preset(network, training, SamplerConfig(steps=2), 0.5, "test")
-    return DM(preset, class_labels=True).fit(SourceMix(real), tmp_path_factory.mktemp("run") / "run", device="cpu")
+    preset = tiny_preset(steps=2, budget=16, warmup=16)
+    return DM(preset, class_labels=True).fit(
+        SourceMix(noise_source("real")), tmp_path_factory.mktemp("run") / "run", device="cpu"
+    )
 
 
 class Squares:
@@ -74,7 +68,7 @@ class Averages:
 
 
 def photos(folder: Path, seed: int = 1, count: int = 20) -> Path:
-    images = torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    images = noise_images(count, seed, 3)
     write_images(folder, [images], count, manifest={"kind": "real"})
     return folder
 
@@ -122,6 +116,7 @@ def _verb(request: pytest.FixtureRequest, model: Model, tmp_path: Path, monkeypa
     return verbs[request.param]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "name"),
     [
@@ -149,6 +144,7 @@ def test_killed_before_every_change_and_continued(verb: Verb, name: str, tmp_pat
     assert change > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["import", "export", "export for diffusers"])
 def test_a_model_folder_is_whole_or_absent(
     verb: str, model: Model, lookalikes: Any, tiny_network: Any, tmp_path: Path
@@ -301,8 +297,9 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nomadiff.processes.join_processes", interrupted)
+    # this first: what it imports must not keep the other
     monkeypatch.setattr("nomadiff.workflows.evaluate.evaluate_files", interrupted)
+    monkeypatch.setattr("nomadiff.processes.join_processes", interrupted)
     for command in (["sample", "run", "--out", "s.zip"], ["evaluate", "s.zip", "--reference", "r", "--out", "m.json"]):
         assert main(command) == 130
         assert capsys.readouterr().err == "nomadiff: stopped\n"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factories import noise_images
 
 from nomadiff.cli import main
 from nomadiff.data.image_source import ImageSource
@@ -94,7 +95,7 @@ def _run(sets: Path) -> Path:
 
 
 def pictures(count: int = 5, seed: int = 1) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return noise_images(count, seed, 3, 16)
 
 
 def loaded(workdir: Path, **options: Any) -> Autoencoder:

@@ -108,6 +108,7 @@ def test_a_warm_start_begins_from_the_predecessor(name: str, tmp_path: Path) -> 
     assert not all(torch.allclose(base(first)[key], base(scratch)[key], atol=1e-6) for key in shared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("sims", "accumulation"), ("casd", "fresh data")])
 def test_killed_at_every_stage_it_goes_on_to_the_same_result(
     name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -204,6 +205,7 @@ def setting(out: Path, **options: Any) -> ImageLoop:
     return replace(base, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from factories import tiny_preset
 
 from nomadiff.cli import main
 from nomadiff.data.image_source import ImageSource
@@ -23,20 +24,11 @@ from nomadiff.methods.source_guidance import SourceGuided, with_source_labels
 from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
-from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
 from nomadiff.training.fitting import Fitting, fit
 from nomadiff.training.loop import _Training
-from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder, load_tensors
 
-PRESET = Preset(
-    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
-    TrainingConfig(budget=128, batch=16, warmup=0, learning_rate=1e-2, snapshot_every=48, ema_half_life=20),
-    SamplerConfig(steps=3),
-    0.5,
-    "test",
-)
+PRESET = tiny_preset(budget=128, learning_rate=1e-2, snapshot_every=48, ema_half_life=20)
 SHORT = Improvement(weight=0.5, snapshots=1, budget=32, synthetic_count=20)
 FIT = Fitting(budget=64, batch=16, learning_rate=3e-3, ema_half_life=0, save_every=16)
 
@@ -125,6 +117,7 @@ TRAIN = ["train", "--real", "digits:pool", "--real-subset", "first:40", "--prese
 TRAIN += ["--batch", "64", "--warmup", "64", "--device", "cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_train_goes_on_after_a_signal_in_either_training(tmp_path, monkeypatch, capsys):
     """Whatever the command line leaves in the folder when it is stopped is no obstacle to the second training."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from factories import noise_source, tiny_preset
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import read_manifest
@@ -9,30 +10,15 @@ from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
 from nomadiff.methods.registry import METHODS, method_named
 from nomadiff.models.model import Model
-from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
-from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
-from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder
 
-PRESET = Preset(
-    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
-    TrainingConfig(budget=64, batch=16, warmup=32, snapshot_every=32, log_every=32),
-    SamplerConfig(steps=3),
-    0.5,
-    "test",
-)
-
-
-def source(name, seed, count=40):
-    images = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSource(name, images, torch.arange(count) % 3, {"name": name, "content_hash": str(seed)})
+PRESET = tiny_preset(warmup=32, snapshot_every=32, log_every=32)
 
 
 @pytest.fixture(scope="module")
 def mix():
-    return SourceMix(source("real", 0), [source("a", 1), source("b", 2)])
+    return SourceMix(noise_source("real"), [noise_source("a", 1), noise_source("b", 2)])
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -167,7 +153,7 @@ def test_class_labels_beside_the_source(mix, tmp_path):
 
 
 def test_class_labels_need_labels(mix):
-    bare = SourceMix(source("real", 0), [ImageSource("a", source("a", 1).images, None, {"name": "a"})])
+    bare = SourceMix(noise_source("real"), [ImageSource("a", noise_source("a", 1).images, None, {"name": "a"})])
     with pytest.raises(UsageError, match="class labels are asked for, but a has none"):
         METHODS["casd"](PRESET, class_labels=True).recipe(bare)
 
@@ -183,7 +169,7 @@ def test_wrong_use_is_named():
     with pytest.raises(UsageError, match="unknown training option bugdet"):
         METHODS["dm"](PRESET, bugdet=3)
     with pytest.raises(UsageError, match="augment"):
-        METHODS["dm"](PRESET, augment=0.1).recipe(SourceMix(source("real", 0)))
+        METHODS["dm"](PRESET, augment=0.1).recipe(SourceMix(noise_source("real")))
 
 
 def test_what_is_no_model_is_named(tmp_path):

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from factories import noise_source, tiny_preset
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import read_manifest
@@ -22,33 +23,19 @@ from nomadiff.models.cost import sampling_cost
 from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.guided_model import KINDS, GuidanceConfig
 from nomadiff.models.model import Model
-from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.flops import flops_of
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.sampling.solvers import Churn
-from nomadiff.training.config import TrainingConfig
-from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import load_tensors, save_tensors
 
-PRESET = Preset(
-    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
-    TrainingConfig(budget=64, batch=16, warmup=0, learning_rate=1e-2, snapshot_every=32, ema_half_life=0),
-    SamplerConfig(steps=4),
-    0.5,
-    "test",
-)
-
-
-def source(name, seed):
-    images = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSource(name, images, torch.arange(40) % 3, {"name": name})
+PRESET = tiny_preset(steps=4, learning_rate=1e-2, snapshot_every=32, ema_half_life=0)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two plain models, one with sources, one with classes of which some were hidden, and a decoder-only auxiliary."""
     root = tmp_path_factory.mktemp("runs")
-    mix = SourceMix(source("real", 0), [source("own", 1)])
+    mix = SourceMix(noise_source("real"), [noise_source("own", 1)])
     DM(PRESET).fit(mix, root / "base", device="cpu")
     DM(PRESET, seed=1).fit(mix, root / "other", device="cpu")
     CASD(PRESET).fit(mix, root / "casd", device="cpu")

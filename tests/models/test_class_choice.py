@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from factories import tiny_preset
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
@@ -15,20 +16,11 @@ from nomadiff.methods.registry import METHODS
 from nomadiff.models.class_choice import class_index, class_weights, stored_labels
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
-from nomadiff.networks.config import NetworkConfig
-from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.fitting import Fitting
-from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder
 
-PRESET = Preset(
-    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
-    TrainingConfig(budget=32, batch=16, warmup=32, snapshot_every=16, log_every=16),
-    SamplerConfig(steps=1),
-    0.5,
-    "test",
-)
+PRESET = tiny_preset(steps=1, budget=32, warmup=32, snapshot_every=16, log_every=16)
 CONFIG = RunConfig(
     "casd",
     PRESET.network,

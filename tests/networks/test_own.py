@@ -12,9 +12,9 @@ from functools import partial
 import my_parts
 import pytest
 import torch
+from factories import noise_source
 from torch import nn
 
-from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import DataError, UsageError
@@ -75,15 +75,9 @@ class Failing(my_parts.Plain):
         raise RuntimeError("no such width")
 
 
-def source(name, seed, channels=1):
-    shape = (24, channels, 8, 8)
-    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSource(name, images, None, {"name": name, "content_hash": str(seed)})
-
-
 @pytest.fixture(scope="module")
 def mix():
-    return SourceMix(source("real", 0), [source("made", 1)])
+    return SourceMix(noise_source("real", count=24, labels=False), [noise_source("made", 1, count=24, labels=False)])
 
 
 @pytest.mark.parametrize("network", [my_parts.Plain, OfNumbers, LooksAtValues])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from factories import noise_images
 
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
@@ -127,8 +127,9 @@ def test_smoke_resumed_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run(tmp_path, scale="smoke", processes=1)
 
 
+@pytest.mark.slow
 def test_any_images_will_do(tmp_path: Path) -> None:
-    photos = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    photos = noise_images(40, 0, 3)
     write_images(tmp_path / "photos", [photos], 40, manifest={"kind": "real"})
     options = {"data": tmp_path / "photos", "device": "cpu", "processes": 1}
     result = run(tmp_path / "out", scale="smoke", **options)

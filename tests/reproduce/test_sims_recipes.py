@@ -48,6 +48,7 @@ def test_a_finished_recipe_is_only_read(table_1):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
 
 
+@pytest.mark.slow
 def test_an_improved_model_is_a_stored_model_with_a_report(table_1, tmp_path):
     base = next((table_1[0] / "runs").iterdir()) / "base"
     settings = Improvement(

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from factories import tiny_preset
 
 from nomadiff.data.digits import read_digits
 from nomadiff.data.image_source import ImageSource
@@ -17,22 +18,12 @@ from nomadiff.methods.dm import DM
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
-from nomadiff.networks.config import NetworkConfig
-from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.shift import complement
 from nomadiff.shift.complement import REST
 from nomadiff.shift.shift import ALL, Shift, _Task, shift
-from nomadiff.training.config import TrainingConfig
-from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder, load_tensors
 
-PRESET = Preset(
-    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
-    TrainingConfig(budget=160, batch=16, warmup=0, learning_rate=1e-2, snapshot_every=160, ema_half_life=20),
-    SamplerConfig(steps=3),
-    0.5,
-    "test",
-)
+PRESET = tiny_preset(budget=160, learning_rate=1e-2, snapshot_every=160, ema_half_life=20)
 TARGET = {"dark": 0.8}
 QUICK = Shift(target=TARGET, synthetic_count=40, budget=64, weights=(-1.0, 0.5, 1.0), count=60)
 

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from factories import noise_source, stopped_at
 from torch.nn.functional import normalize
 
-from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
 from nomadiff.methods.registry import METHODS
@@ -28,14 +28,9 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 NETWORK = NetworkConfig("edm2", 8, 1, 8, (1, 2), 1, (4,), dropout=0.1, channels_per_head=8)
 
 
-def source(name, seed=0):
-    images = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSource(name, images, None, {"name": name, "content_hash": f"{name}-{seed}"})
-
-
 @pytest.fixture(scope="module")
 def mix():
-    return SourceMix(source("real"), [source("made", 1)])
+    return SourceMix(noise_source("real", labels=False), [noise_source("made", 1, labels=False)])
 
 
 def recipe(mix, network=NETWORK, **training):
@@ -197,20 +192,11 @@ def test_what_cannot_be_rebuilt(run, mix, tmp_path):
     assert (tmp_path / "mine.safetensors").read_bytes() == b"precious"
 
 
-def test_stopped_run_continues_bit_for_bit(run, mix, tmp_path, monkeypatch):
+def test_stopped_run_continues_bit_for_bit(run, mix, tmp_path):
     whole, _ = run
     broken = RunFolder(tmp_path / "broken")
-    step = loop._Training._step
-
-    def failing(self, meter):
-        if self.images_seen == 208:
-            raise KeyboardInterrupt
-        step(self, meter)
-
-    monkeypatch.setattr(loop._Training, "_step", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(208):
         train(recipe(mix), mix, broken, ALONE)
-    monkeypatch.undo()
     train(recipe(mix), mix, broken, ALONE)
     for path in (broken.model_path, broken.snapshot_path(320, 0.05)):
         expected = load_tensors(whole.path / path.relative_to(broken.path))[0]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from factories import stopped_at
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.latents import LatentSpace
@@ -16,7 +17,6 @@ from nomadiff.methods.registry import METHODS
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training import loop
 from nomadiff.training.config import RunConfig, TrainingConfig
 from nomadiff.training.loop import train
 from nomadiff.training.presets import PRESETS, Preset
@@ -48,17 +48,8 @@ def test_stopped_run_continues_bit_for_bit(mix, tmp_path, monkeypatch, microbatc
     config = recipe(mix, microbatch=microbatch)
     whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
     train(config, mix, whole, ALONE)
-    step = loop._Training._step
-
-    def failing(self, meter):
-        if self.images_seen == 64:
-            raise KeyboardInterrupt
-        step(self, meter)
-
-    monkeypatch.setattr(loop._Training, "_step", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(64):
         train(config, mix, broken, ALONE)
-    monkeypatch.undo()
     train(config, mix, broken, ALONE)
     states = [load_tensors(folder.model_path)[0] for folder in (whole, broken)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import noise_source, stopped_at
 
-from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, NomadiffError, NomadiffWarning, UsageError
 from nomadiff.methods.registry import METHODS
@@ -29,14 +29,9 @@ from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-def source(name, count=40, seed=0, synthetic=False):
-    images = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSource(name, images, torch.arange(count) % 3, {"name": name, "content_hash": f"{name}-{seed}"})
-
-
 @pytest.fixture
 def mix():
-    return SourceMix(source("real"), [source("made", 60, 1, True)], real_fraction=0.5)
+    return SourceMix(noise_source("real"), [noise_source("made", 1, count=60)], real_fraction=0.5)
 
 
 def small(**training):
@@ -102,17 +97,8 @@ def test_stopped_run_continues_bit_for_bit(mix, tmp_path, augment, monkeypatch):
     config = recipe(mix, augment=augment)
     whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
     train(config, mix, whole, ALONE)
-    step = loop._Training._step
-
-    def failing(self, meter):
-        if self.images_seen == 112:
-            raise KeyboardInterrupt
-        step(self, meter)
-
-    monkeypatch.setattr(loop._Training, "_step", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(112):
         train(config, mix, broken, ALONE)
-    monkeypatch.undo()
     torch.randn(100)  # what happened before must not matter
     train(config, mix, broken, ALONE)
     for name, value in weights(whole).items():
@@ -170,7 +156,7 @@ def test_other_run_is_not_overwritten(mix, tmp_path, change, named):
 def test_other_images_are_another_run(mix, tmp_path):
     folder = RunFolder(tmp_path / "run")
     train(recipe(mix), mix, folder, ALONE)
-    other = SourceMix(source("real", seed=9), [source("made", 60, 1, True)], real_fraction=0.5)
+    other = SourceMix(noise_source("real", 9), [noise_source("made", 1, count=60)], real_fraction=0.5)
     with pytest.raises(UsageError, match="another run.*data"):
         train(recipe(other), other, folder, ALONE)
 
@@ -343,6 +329,7 @@ def contents(folder):
     return files, [record["images_seen"] for record in folder.read_log()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stds", [(), (0.05, 0.10)], ids=["one-average", "two"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("budget", [48, 96])  # its only snapshot is its end; it has one on the way

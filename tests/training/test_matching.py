@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from factories import tiny_preset
 from safetensors.torch import save_file
 
 from nomadiff.data.image_source import ImageSource
@@ -20,22 +21,12 @@ from nomadiff.methods.discriminator_guidance import train_discriminator
 from nomadiff.methods.dm import DM
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
-from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import join_processes
-from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
 from nomadiff.training.fitting import Fitting
 from nomadiff.training.loop import train
-from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
 
-PRESET = Preset(
-    NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,)),
-    TrainingConfig(budget=64, batch=16, warmup=0, snapshot_every=64),
-    SamplerConfig(steps=2),
-    0.5,
-    "test",
-)
+PRESET = tiny_preset(steps=2, snapshot_every=64)
 
 
 def source(channels: int = 1, side: int = 8, labels: torch.Tensor | None = None) -> ImageSource:

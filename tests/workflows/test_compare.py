@@ -171,6 +171,7 @@ def test_together_trains_one_model_on_all_sources(tmp_path):
 ARMS = ("dm", "casd", "sims", "neon", "casd+source-guidance")
 
 
+@pytest.mark.slow
 def test_two_papers_are_arms_of_one_study_at_equal_images_seen(tmp_path, monkeypatch):
     """Methods of one training and of two, judged together, and a finished study is only read."""
     short = replace(
@@ -246,6 +247,7 @@ def test_similarity_of_small_images(tmp_path):
     assert -1 <= table.rows[0]["ssim_pairs"] < table.rows[0]["ssim_nearest"] <= 1
 
 
+@pytest.mark.slow
 def test_demo_has_the_rows_it_promises(tmp_path):
     table = compare(replace(demo_comparison(tmp_path, seeds=(7,), budget=512, workers=1), count=60))
     assert {(row["method"], row["source"]) for row in table.rows} == {
