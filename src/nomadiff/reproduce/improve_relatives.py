@@ -7,7 +7,7 @@ to do this with at the paper's scale.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from nomadiff.data.image_source import ImageSource
@@ -37,19 +37,10 @@ from nomadiff.workflows.judging import metric_infos
 __all__ = ["RECIPE"]
 
 
-@dataclass(frozen=True)
-class _Subject(Subject):
-    """A base model, and another model's samples of the same kind of images."""
-
-    other: str = "digits:close"
-
-
 _SUBJECTS = {
-    "smoke": (_Subject(**vars(SMOKE)),),
-    "small": (_Subject(**vars(SHORT)),),
-    "medium": (
-        _Subject(**vars(PHOTOS) | {"files": (*PHOTOS.files, STABLE_DIFFUSION), "other": STABLE_DIFFUSION.name}),
-    ),
+    "smoke": (SMOKE,),
+    "small": (SHORT,),
+    "medium": (replace(PHOTOS, other=STABLE_DIFFUSION.name, files=(*PHOTOS.files, STABLE_DIFFUSION)),),
 }
 _SENTENCES = {
     "base": "The model as it was trained.",
@@ -84,7 +75,6 @@ def _methods(subject: Subject) -> list[str]:
 def _makers(trial: Trial) -> dict[str, Callable[[], Model]]:
     """How each model is made; each is made on first use."""
     subject, seed, folder, base = trial.subject, trial.seed, trial.folder, trial.base
-    assert isinstance(subject, _Subject)
     settings = replace(subject.improvement, seed=seed)
     real = trial.real()
     mix = SourceMix(real)
@@ -147,7 +137,6 @@ def _cost(subject: Subject) -> Cost:
 
 def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:
     distance, subject = distance_in(table.fields), trials[0].subject
-    assert isinstance(subject, _Subject)
     return Report(
         title="Ways for a model to improve itself",
         subtitle="Recipe improve-relatives: one short-trained base, equal budgets, weight 1, the same noise for all.",

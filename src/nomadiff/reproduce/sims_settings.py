@@ -46,6 +46,7 @@ class Subject:
         detector: feature space.
         classifier: a classifier's file in ``--data``; the detector classifies if empty.
         weight: the paper's best weight, or the one fixed for digits.
+        other: another model's samples of the same kind of images, for what needs them.
         files: what it reads from ``--data``.
     """
 
@@ -60,6 +61,7 @@ class Subject:
     detector: str = "digits"
     classifier: str = ""
     weight: float = 1.0
+    other: str = "digits:close"
     files: tuple[NeededFile, ...] = ()
 
 
