@@ -61,3 +61,18 @@ def test_the_interval_covers() -> None:
 def test_one_generation_has_no_ratio() -> None:
     with pytest.raises(UsageError, match="two generations"):
         madness(np.ones((3, 1)))
+
+
+def test_few_runs_decide_nothing() -> None:
+    for runs in (1, 2, 4):
+        few = madness(curves([1, 2, 3, 4, 5, 6, 7, 8], runs=runs))
+        assert (few.verdict, few.certain) == ("undecided", False)
+    assert madness(curves([1, 2, 3, 4, 5, 6, 7, 8], runs=5)).verdict == "MAD"
+
+
+def test_a_curve_that_still_moves_is_neither_at_rest_nor_prevented() -> None:
+    short = madness(curves([1, 1.5, 2, 2.5, 3, 3.5], runs=8))
+    assert (short.verdict, short.certain) == ("undecided", False)
+    assert madness(curves([1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0, 1.6])).verdict == "undecided"  # the mean is below 1
+    assert madness(curves([1, 6, 5, 4, 2, 1.2, 0.9, 0.8])).verdict == "undecided"  # the mean is above
+    assert madness(curves([1, 0.8, 0.7, 0.7])).verdict == "prevented"

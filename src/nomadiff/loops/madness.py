@@ -8,10 +8,13 @@ import numpy as np
 
 from nomadiff.errors import UsageError
 
-__all__ = ["LEVEL", "Madness", "bootstrap_ratio", "converged_from", "madness"]
+__all__ = ["LEVEL", "RUNS", "Madness", "bootstrap_ratio", "converged_from", "madness"]
 
 LEVEL = 0.9
 """Probability of the intervals: 5 to 95 %."""
+
+RUNS = 5
+"""Fewer runs decide nothing: the bootstrap of so few is narrower than the truth."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class Madness:
         ratio_low: lower end of the ratio's bootstrap interval over runs.
         ratio_high: its upper end.
         verdict: ``"prevented"`` if the ratio is at most 1; ``"MAD"`` if it is above and the curve still rises at its
-            end; ``"mitigated"`` if it is above and the curve has come to rest.
-        certain: False if the interval contains 1: more runs could turn the verdict.
+            end; ``"mitigated"`` if it is above and the curve has come to rest. ``"undecided"`` for fewer than
+            :data:`RUNS` runs, for a ratio above 1 over too few generations to see a rise, and for a curve whose end
+            says the other thing than its mean.
+        certain: False if the interval contains 1, so that more runs could turn the verdict, or if it is undecided.
     """
 
     g1_mean: float
@@ -69,9 +74,14 @@ def madness(distances: np.ndarray) -> Madness:
     last = late.mean(axis=1)
     ratio, low, high = bootstrap_ratio(last, first)
     half = late.shape[1] // 2
+    end = float(late[:, -max(half, 1) :].mean() / first.mean())
     with np.errstate(invalid="ignore"):
         rise = late[:, -half:].mean(axis=1) - late[:, :half].mean(axis=1) if half > 1 else np.zeros(runs)
         rising = np.quantile(rise[_draws(runs)].mean(axis=1), 1 - (1 + LEVEL) / 2) > 0
+    if runs < RUNS or (end > 1) != (ratio > 1) or (ratio > 1 and half < 2):
+        verdict = "undecided"
+    else:
+        verdict = "prevented" if ratio <= 1 else "MAD" if rising else "mitigated"
     return Madness(
         g1_mean=float(first.mean()),
         g1_median=float(np.median(first)),
@@ -80,8 +90,8 @@ def madness(distances: np.ndarray) -> Madness:
         ratio=ratio,
         ratio_low=low,
         ratio_high=high,
-        verdict="prevented" if ratio <= 1 else "MAD" if rising else "mitigated",
-        certain=not low <= 1 <= high,
+        verdict=verdict,
+        certain=verdict != "undecided" and not low <= 1 <= high,
     )
 
 

@@ -85,7 +85,9 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> str:
     best = {n_s: _smallest_ratio(rows, n_s) for n_s in _sizes(rows)}
     calmer = [row["n_s"] for row in worse if best[row["n_s"]]["ratio_high"] < row["ratio_low"]]
     held = [n_s for n_s, row in best.items() if row["ratio_low"] <= 1]
-    if not worse:
+    if all(row.get("verdict") == "undecided" for row in standard):
+        sentences = ["Undecided: so few runs or generations say nothing of the paper's claims."]
+    elif not worse:
         sentences = [
             "Standard training does not deteriorate beyond doubt with this learner: there is no MADness to prevent, "
             "and the paper's growth is not reproduced."

@@ -19,7 +19,7 @@ from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.loops.images import ImageAlgorithm, image_algorithm
 from nomadiff.loops.loop import KINDS, AutophagousLoop
-from nomadiff.loops.madness import Madness, madness
+from nomadiff.loops.madness import RUNS, Madness, madness
 from nomadiff.loops.real_images import RealImages
 from nomadiff.methods.dm import DM
 from nomadiff.metrics.detectors import Detector, load_detector
@@ -84,14 +84,14 @@ class ImageLoop(Reading):
     out: Path
     algorithms: tuple[str, ...] = ("standard", "sims")
     kind: str = "synthetic-augmentation"
-    generations: int = 5
+    generations: int = 8
     real_count: int | None = None
     synthetic_count: int | None = None
     preset: AnyPreset = "cifar10"
     changes: Mapping[str, Any] = field(default_factory=dict)
     weight: float | None = None
     warm_start: bool = False
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     count: int = 1000
     detector: str | Detector = "pixels"
     detector_weights: str | None = None
@@ -290,14 +290,16 @@ def _measures(reference: ReferenceSet) -> dict[str, Callable[[np.ndarray], float
 
 def _sentence(judged: Madness, distance: str, values: np.ndarray) -> str:
     """The verdict on a curve in words, ratio and absolute distances side by side."""
-    runs, generations = values.shape
+    runs = len(values)
     if runs == 1:
         spread = "1 run, so no interval"
     else:
         spread = f"5-95 % {judged.ratio_low:.3g} to {judged.ratio_high:.3g} over {runs} runs"
-    verdict = judged.verdict if judged.certain and runs > 1 else f"{judged.verdict}, uncertain"
-    if generations < 8:  # madness needs four converged generations to see a rise
-        verdict += "; too few generations to tell MAD from mitigated" if judged.verdict == "mitigated" else ""
+    verdict = judged.verdict
+    if verdict == "undecided":
+        verdict += f" (it takes {RUNS} runs)" if runs < RUNS else " (the curve still moves, or is too short to tell)"
+    elif not judged.certain:
+        verdict += ", uncertain"
     return (
         f"MADness ratio {judged.ratio:.3g} ({spread}): {verdict}. {distance} {cell_text(judged.g1_mean)} at generation "
         f"1, {cell_text(judged.g_inf_mean)} in the end (medians {cell_text(judged.g1_median)} and "
