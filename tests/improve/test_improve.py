@@ -461,3 +461,17 @@ def test_repeats_have_copies_of_their_own_and_go_into_the_interval(base, referen
     assert improve(base, out, settings, reference=reference, device="cpu").gain == done.gain
     with pytest.raises(UsageError, match="repeats say how sure a gain is"):
         improve(base, tmp_path / "p", settings, device="cpu")
+
+
+def test_a_base_that_is_no_model_yet_is_called_that(base, reference, tmp_path, monkeypatch):
+    def score(self, budget, weight, seed, noise):
+        row = {"space": "function", "budget": budget, "weight": weight, "seed": seed, "noise": noise, "recall": 0.9}
+        row |= {"fd_pixels": 900.0 - 400 * (weight > 0), "precision": 0.0, "density": 0.0, "coverage": 0.0}
+        self.table.rows.append(row)
+        return row
+
+    monkeypatch.setattr(Chooser, "score", score)
+    monkeypatch.setattr(Chooser, "pair", lambda self, budget, weight, seeds, index, scores: Pair(scores))
+    done = improve(base, tmp_path / "out", dataclasses.replace(QUICK, weight=None), reference=reference, device="cpu")
+    assert done.sentence.startswith("the base is not yet a model (fd_pixels 900 where fresh real data scores")
+    assert not done.gain.is_sure and done.model.guidance.weight == 0

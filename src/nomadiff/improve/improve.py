@@ -20,6 +20,7 @@ from nomadiff.improve.own_samples import OwnSamples, own_count
 from nomadiff.improve.settings import Improvement
 from nomadiff.improve.weight_search import Chooser
 from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.metrics.trained import why_untrained
 from nomadiff.models.model import Model, as_model
 from nomadiff.models.provenance import refuse_training_set
 from nomadiff.processes import Processes, join_processes
@@ -177,6 +178,11 @@ class _Task:
             self.table.meta["repeats"] = [asdict(each) for each in gains]
         beside = _beside(self.table.rows, self.improvement.space, budget, weight, chooser.metric)
         sentence = _sentence(gains, gain, chooser.metric, budget, weight, self.improvement.weight is not None) + beside
+        half = chooser.halves["fresh"]
+        base_row = next(row for row in self.table.rows if row["noise"] == "fresh" and row["weight"] == 0)
+        if why := why_untrained(base_row, half.floor(count=self.improvement.count)):
+            sentence = f"the base is not yet a model ({why}): train it longer first; no gain is claimed"
+            gain = replace(gain, excess_low=min(gain.excess_low or 0.0, 0.0))
         self.table.meta["best"] = {"budget": budget, "weight": weight, "metric": chooser.metric, **asdict(gain)}
         return self._finish(budget, weight, sentence, gain)
 
