@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from nomadiff.errors import DataError
+from nomadiff.errors import DataError, Interrupted
 
 
 def double(number: int) -> tuple[int, int, str]:
@@ -47,3 +47,16 @@ def sleeps(number: int, folder: Path) -> None:
     except KeyboardInterrupt:
         (folder / "stopped").touch()
         raise
+
+
+def trains(seconds: float, folder: Path) -> None:
+    """As a training does: told to stop it takes its time to save its state, and then says that it was stopped."""
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    (folder / f"begun-{seconds}").touch()
+    deadline = time.monotonic() + 60
+    while not signals and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(seconds)
+    (folder / f"saved-{seconds}").write_text(str(len(signals)))
+    raise Interrupted("state saved", signal.SIGTERM)

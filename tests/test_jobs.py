@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nomadiff.errors import DataError, NomadiffError
+from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.jobs import in_processes
 
 HERE = Path(__file__).parent
@@ -46,6 +48,27 @@ def test_a_job_that_is_stopped_is_told_and_none_begins_after_it(tmp_path, work):
         list(in_processes(work.sleeps, [(number, tmp_path) for number in range(6)], 2))
     assert (tmp_path / "stopped").exists()
     assert not (tmp_path / "begun-3").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_every_training_saves_its_state_when_the_first_has_saved_its_own(tmp_path, work):
+    """The pool reads what the first one raised; were it not readable, the pool would end the others at once."""
+
+    def stop_once_all_have_begun() -> None:
+        if len(list(tmp_path.glob("begun-*"))) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    keys = [(0.1, tmp_path), (2.0, tmp_path)]
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        list(in_processes(work.trains, keys, 2, while_waiting=stop_once_all_have_begun))
+    assert stopped.value.args == (signal.SIGTERM,)
+    assert [(tmp_path / f"saved-{seconds}").read_text() for seconds, _ in keys] == ["1", "1"]
+
+
+@pytest.mark.parametrize("error", [NomadiffError("a"), UsageError("a"), DataError("a"), Interrupted("a", 15)])
+def test_errors_pass_from_process_to_process(error):
+    other = pickle.loads(pickle.dumps(error))
+    assert type(other) is type(error) and str(other) == "a" and other.exit_code == error.exit_code
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -28,8 +28,11 @@ class Interrupted(NomadiffError):
     """A signal stopped the work after its state was saved; ``exit_code`` is 128 + signal, as a shell reports it."""
 
     def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal_number)  # both: a pool of processes pickles what its workers raise
         self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class NomadiffWarning(UserWarning):

@@ -219,8 +219,8 @@ def work(
             ):
                 for _ in results:
                     show()
-    except KeyboardInterrupt:
-        raise _stopped(signal.SIGINT) from None
+    except KeyboardInterrupt as interrupt:
+        raise _stopped(interrupt.args[0] if interrupt.args else signal.SIGINT) from None
     undone = [job.name for job in jobs if not folder.is_done(job)]
     errors = {name: error for name in undone if (error := folder.error_of(name)) is not None}
     if errors:

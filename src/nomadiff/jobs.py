@@ -241,13 +241,13 @@ def _sigterm_blocked() -> Iterator[None]:
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """While children work, SIGTERM ends them in order, as Ctrl-C does."""
+    """While children work, SIGTERM ends them in order, as Ctrl-C does; the interrupt's argument is the signal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
