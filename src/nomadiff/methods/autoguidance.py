@@ -22,7 +22,7 @@ class Autoguidance(GuidedMethod):
     """Extrapolation away from a smaller model that was trained less on the same images (Karras et al. 2024b).
 
     Args:
-        preset, **options: as for every method that guides a base: class_labels, base, and fields of the training.
+        preset, options: as for every method that guides a base: class_labels, base, and fields of the training.
         weight: the paper's guidance minus 1.
         width: the auxiliary's channels as a share of the base's.
         share: its budget as a share of the base's.

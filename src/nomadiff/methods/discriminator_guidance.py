@@ -34,7 +34,7 @@ class DiscriminatorGuided(GuidedMethod):
     """A base trained on the images, and a discriminator that tells them from the base's samples (Kim et al. 2023).
 
     Args:
-        preset, **options: as for every method that guides a base: class_labels, base, and fields of the training.
+        preset, options: as for every method that guides a base: class_labels, base, and fields of the training.
         discriminator: how the discriminator is trained; by default on a fifth as many images as the base.
         synthetic_count: own samples to train it on; as many as there are real images by default.
         weight: weight of its gradient.

@@ -27,7 +27,7 @@ class SIMS(GuidedMethod):
     SIMS is what keeps that from doing harm.
 
     Args:
-        preset, **options: as for every method that guides a base: class_labels, base, and fields of the training.
+        preset, options: as for every method that guides a base: class_labels, base, and fields of the training.
         improvement: settings of the improvement; by default weight 1 and no search, so that no reference is needed, and
             the training's seed. The budget of the fine-tuning is part of the method's; by default it has the share
             of the base's that SIMS took (:func:`~nomadiff.improve.auxiliary.default_share`).
