@@ -36,9 +36,9 @@ def planned(folder: Path, jobs: list[Job]) -> list[Job]:
 
 
 def worker(
-    folder: Path, *, beat: float = 0.2, patience: float = 60, elsewhere: bool = False
+    folder: Path, *, beat: float = 0.2, patience: float = 60, pause: float = 0.02, elsewhere: bool = False
 ) -> subprocess.Popen[bytes]:
-    arguments = [str(folder), str(beat), str(patience), *(["elsewhere"] if elsewhere else [])]
+    arguments = [str(folder), str(beat), str(patience), str(pause), *(["elsewhere"] if elsewhere else [])]
     return subprocess.Popen([sys.executable, str(HERE / "work_of_jobs.py"), *arguments], env={**os.environ})
 
 
@@ -124,8 +124,9 @@ def test_three_workers_and_thirty_kills(tmp_path, jobs_of):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_claim_of_another_machine_is_taken_over_when_its_heart_stops(tmp_path, jobs_of, monkeypatch):
-    first = worker(tmp_path, elsewhere=True)
+    first = worker(tmp_path, pause=0.3, elsewhere=True)  # slow: it is killed within a job, not between two
     while not (tmp_path / "steps.txt").exists():
+        assert first.poll() is None
         time.sleep(0.05)
     first.kill()
     assert len(claims := list(tmp_path.glob("jobs/*/claim-1"))) == 1
@@ -142,6 +143,7 @@ def test_a_worker_that_lost_its_claim_stops_its_job(tmp_path, jobs_of):
     first = worker(tmp_path, beat=0.05)
     claims = []
     while not claims:
+        assert first.poll() is None
         time.sleep(0.01)
         first.send_signal(signal.SIGSTOP)
         claims = list(tmp_path.glob("jobs/*/claim-1"))
@@ -153,6 +155,7 @@ def test_a_worker_that_lost_its_claim_stops_its_job(tmp_path, jobs_of):
     other.write_text(json.dumps({"host": "other"}))
     first.send_signal(signal.SIGCONT)
     while len(list(tmp_path.glob("jobs/*/done.json"))) < 10:
+        assert first.poll() is None
         time.sleep(0.05)
         other.touch()
     assert not (tmp_path / "jobs" / name / "done.json").exists()

@@ -48,10 +48,10 @@ def study(folder: Path, count: int = 11, steps: int = 5, pause: float = 0.02) ->
 
 
 if __name__ == "__main__":
-    where, beat, patience = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    where, (beat, patience, pause) = Path(sys.argv[1]), map(float, sys.argv[2:5])
     job_folder._BEAT, job_folder._PATIENCE = beat, patience
-    if len(sys.argv) > 4:  # as if on another machine, which cannot see whether our process lives
+    if len(sys.argv) > 5:  # as if on another machine, which cannot see whether our process lives
         job_folder._lives_here = lambda owner: None
-    jobs = study(where)
+    jobs = study(where, pause=pause)
     JobFolder(where).write_plan(jobs)
     work(where, jobs)
