@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from nomadiff.sampling.sampler import SamplerConfig as SamplerConfig
     from nomadiff.shift.shift import Shift as Shift
     from nomadiff.shift.shift import shift as shift
+    from nomadiff.studies.work import study_status as status
+    from nomadiff.studies.work import work_study as work
     from nomadiff.tables import Table as Table
     from nomadiff.tables import read_table as read_table
     from nomadiff.training.config import RunConfig as RunConfig
@@ -73,8 +75,6 @@ if TYPE_CHECKING:
     from nomadiff.workflows.loop import ImageLoop as ImageLoop
     from nomadiff.workflows.loop import run_image_loop as loop
     from nomadiff.workflows.verdict import verdict as verdict
-    from nomadiff.workflows.work import study_status as status
-    from nomadiff.workflows.work import work_study as work
 
 # where each name lives; "name=other" is called otherwise there
 _HOMES = {
@@ -115,7 +115,7 @@ _HOMES = {
     ),
     "nomadiff.metrics.arrays": ("metrics_of_arrays",),
     "nomadiff.workflows.audit": ("audit=audit_files",),
-    "nomadiff.workflows.work": ("status=study_status", "work=work_study"),
+    "nomadiff.studies.work": ("status=study_status", "work=work_study"),
     "nomadiff.improve.settings": ("Improvement",),
     "nomadiff.shift.shift": ("Shift",),
     "nomadiff.workflows.loop": (

@@ -74,7 +74,7 @@ class JobState:
         name: the job.
         state: "done", "failed", "running" or "waiting".
         error: the line it failed with.
-        owner: machine, process and device that work on it.
+        owner: ``host`` and ``pid`` of the process that works on it, and what tells it from others; empty for none.
         plan: what ``plan.json`` holds.
     """
 
@@ -163,6 +163,7 @@ class JobFolder:
 
         Raises:
             UsageError: there are no jobs here.
+            DataError: a plan is damaged.
         """
         plans = sorted(self.path.glob("*/plan.json"))
         if not plans:

@@ -11,8 +11,8 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json
 from nomadiff.reproduce.recipe import RECIPES, describe_recipes, recipe_named, reproduce
 from nomadiff.reproduce.study import jobs_from, run_study
+from nomadiff.studies.work import study_status
 from nomadiff.tables import read_table
-from nomadiff.workflows.work import study_status
 
 CASD = [name for name in RECIPES if name.startswith("casd")]
 ROWS = {

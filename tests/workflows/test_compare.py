@@ -18,12 +18,12 @@ from nomadiff.methods.registry import METHODS
 from nomadiff.metrics.detectors.digits import DigitsDetector
 from nomadiff.models.model import Model
 from nomadiff.reproduce.demo import demo_comparison
+from nomadiff.studies.work import study_status
 from nomadiff.workflows import arms as arms_module
 from nomadiff.workflows import judging
 from nomadiff.workflows.arms import Arm
 from nomadiff.workflows.compare import Comparison, compare
 from nomadiff.workflows.comparison import plan_comparison
-from nomadiff.workflows.work import study_status
 
 
 def comparison(out, **changes):

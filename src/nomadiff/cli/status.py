@@ -19,7 +19,7 @@ def status(study: Path) -> None:
         study: The --out of compare, or of a CASD recipe of reproduce.
     """
     from nomadiff.files import printable
-    from nomadiff.workflows.work import study_status
+    from nomadiff.studies.work import study_status
 
     rows = study_status(study)
     width = max(len(row["job"]) for row in rows)

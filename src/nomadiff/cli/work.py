@@ -46,7 +46,7 @@ def work(
         launch_option: Options of the scheduler, name=value (timeout_min, gpus_per_node, partition, ...).
     """
     if launch is not None:
-        from nomadiff.workflows.launch import launch_workers
+        from nomadiff.studies.launch import launch_workers
 
         words = [word for device in devices for word in ("--devices", device)]
         words += [] if jobs is None else ["--jobs", str(jobs)]
@@ -55,7 +55,7 @@ def work(
         submitted = launch_workers(study, launch, workers, options=launch_option, words=words)
         print(f"submitted: {', '.join(job.job_id for job in submitted)}\nlogs: {study / 'jobs' / 'launched'}")
     else:
-        from nomadiff.workflows.work import work_study
+        from nomadiff.studies.work import work_study
 
         work_study(study, devices=devices, processes=jobs, stop_after=stop_after, retry_failed=retry_failed)
         print(f"done: {study}")

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError
 from nomadiff.job_folder import JobFolder, JobState
+from nomadiff.reproduce import study as recipes
+from nomadiff.workflows import compare
 from nomadiff.workflows.workers import progress_of, work_on
 
 __all__ = ["study_status", "work_study"]
-
-_MODULES = {  # that make the jobs of a kind of study; by name, for recipes stand above this package
-    "compare": "nomadiff.workflows.compare",
-    "reproduce": "nomadiff.reproduce.study",
-}
 
 
 def work_study(
@@ -47,12 +43,13 @@ def work_study(
     study = Path(study).absolute()
     folder = JobFolder(study)
     settings = folder.settings()
-    module = _MODULES.get(str(settings.pop("kind", "")))
-    if module is None:
+    makers = {"compare": compare.jobs_from, "reproduce": recipes.jobs_from}
+    maker = makers.get(str(settings.pop("kind", "")))
+    if maker is None:
         raise DataError(f"{folder.path / 'study.json'}: not the settings of a study that this version knows")
     with suppress(OSError):  # its relative paths are those of the folder it was begun in
         os.chdir(str(settings.pop("folder", ".")))
-    jobs = import_module(module).jobs_from(settings, study)
+    jobs = maker(settings, study)
     if retry_failed:
         folder.forget_failures()
     work_on(study, jobs, devices=devices, processes=processes, stop_after=stop_after)

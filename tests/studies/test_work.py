@@ -17,10 +17,10 @@ from nomadiff.cli import main
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.errors import DataError, UsageError
+from nomadiff.studies.launch import launch_workers
+from nomadiff.studies.work import study_status, work_study
 from nomadiff.tables import read_table
 from nomadiff.workflows.compare import Comparison, begin_comparison, comparison_jobs, jobs_from
-from nomadiff.workflows.launch import launch_workers
-from nomadiff.workflows.work import study_status, work_study
 
 COMPARE = (
     "compare --real digits:pool --synthetic close=digits:close --real-subset first:30 --real-fraction 0.3 --seeds 0 "
