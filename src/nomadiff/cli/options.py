@@ -14,6 +14,7 @@ from cyclopts import Parameter, Token
 
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.models.model import Model
+from nomadiff.training.config import TrainingConfig
 from nomadiff.workflows.held_out import HeldOut
 
 __all__ = [
@@ -90,22 +91,8 @@ Hidden = Parameter(parse=False)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Training options that can differ from the preset's.
-
-    Attributes:
-        budget: Images to see in all, such as 5Mi or 150k.
-        batch: Images per optimizer step, over all processes.
-        microbatch: Images per forward pass; smaller needs less memory.
-        learning_rate: Learning rate after warm-up.
-        warmup: Images over which the learning rate rises from 0.
-        ema_half_life: Half-life of the moving average, in images.
-        augment: Probability of each non-leaky augmentation.
-        class_dropout: Share of hidden class labels, for classifier-free guidance.
-        precision: fp32, bf16 or fp16 (autocast), or auto: the fastest of them on this machine.
-        snapshot_every: Images between snapshots.
-        log_every: Images between log lines.
-        seed: Seed of everything random in training.
-    """
+    # those fields of TrainingConfig that one command may set otherwise than the preset; None leaves the preset's
+    __doc__ = TrainingConfig.__doc__
 
     budget: Images | None = None
     batch: int | None = None

@@ -27,28 +27,28 @@ class TrainingConfig:
     """How a denoiser is trained. Every length is counted in images seen, never in steps.
 
     Attributes:
-        budget: images to see in all.
-        batch: images per optimizer step, over all processes.
-        microbatch: images per forward pass and process; None takes the whole share of the batch at once. Smaller needs
+        budget: Images to see in all, such as 5Mi or 150k on the command line.
+        batch: Images per optimizer step, over all processes.
+        microbatch: Images per forward pass and process; None takes the whole share of the batch at once. Smaller needs
             less memory; the gradient is the same up to the randomness drawn per pass.
         learning_rate: Adam's, after warm-up.
-        warmup: images over which the learning rate rises linearly from 0.
-        lr_decay: images after which the learning rate falls as one over the square root of the images seen (Karras et
+        warmup: Images over which the learning rate rises linearly from 0.
+        lr_decay: Images after which the learning rate falls as one over the square root of the images seen (Karras et
             al. 2024); None keeps it constant.
-        adam_beta2: decay of Adam's second moment; the first moment's is 0.9.
-        ema_half_life: images after which an old weight counts half in the exponential moving average.
-        ema_rampup: the half-life is at most this share of the images seen so far; None switches the ramp off.
-        ema_stds: relative widths of power-function averages (Karras et al. 2024) to keep instead of the one with a
+        adam_beta2: Decay of Adam's second moment; the first moment's is 0.9.
+        ema_half_life: Images after which an old weight counts half in the exponential moving average.
+        ema_rampup: The half-life is at most this share of the images seen so far; None switches the ramp off.
+        ema_stds: Relative widths of power-function averages (Karras et al. 2024) to keep instead of the one with a
             half-life. The last is the model; every snapshot holds all, so that
             :func:`~nomadiff.training.post_hoc.rebuild_average` can make any other.
-        augment: probability of each non-leaky augmentation (0 switches them off); the network needs ``augment_dim``.
-        class_dropout: share of images whose class label is hidden, for classifier-free guidance.
-        precision: "fp32", "bf16" or "fp16" autocast of the network, or "auto", the fastest of them on the machine;
+        augment: Probability of each non-leaky augmentation (0 switches them off); the network needs ``augment_dim``.
+        class_dropout: Share of images whose class label is hidden, for classifier-free guidance.
+        precision: fp32, bf16 or fp16 (autocast of the network), or auto: the fastest of them on the machine;
             weights and everything else stay fp32.
-        p_mean, p_std: mean and standard deviation of ln(sigma) in training.
-        snapshot_every: images between snapshots (and states to resume from).
-        log_every: images between lines of ``log.jsonl``.
-        seed: seed of initialisation, data order and noise.
+        p_mean, p_std: Mean and standard deviation of ln(sigma) in training.
+        snapshot_every: Images between snapshots (and states to resume from).
+        log_every: Images between lines of ``log.jsonl``.
+        seed: Seed of initialisation, data order and noise.
     """
 
     budget: int
