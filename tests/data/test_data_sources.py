@@ -58,6 +58,17 @@ def test_opening_records_where_images_came_from(tmp_path):
     json.dumps(source.provenance)
 
 
+def test_files_keep_their_names_whatever_is_chosen_of_them(tmp_path):
+    write_images(tmp_path / "cats.zip", [numbered("x", 9).images], 9, labels=torch.arange(9) % 3, manifest={"kind": "real"})
+    source = ImageSource.open(str(tmp_path / "cats.zip"), name="cats", synthetic=False, classes="0,2")
+    assert [int(name.rpartition("img")[2].removesuffix(".png")) for name in source.names] == [0, 2, 3, 5, 6, 8]
+    again = ImageSource.open(source.random(3, seed=1), name="cats", synthetic=False, subset="first:2")
+    assert [int(name.rpartition("img")[2].removesuffix(".png")) for name in again.names] == values(again)
+    assert numbered("x", 9).first(3).names is None
+    with pytest.raises(UsageError, match="2 images and 1 names"):
+        ImageSource("x", torch.zeros(2, 1, 4, 4, dtype=torch.uint8), None, {}, names=("a.png",))
+
+
 def test_sample_sets_are_not_taken_for_real(tmp_path):
     write_images(tmp_path / "samples", [numbered("x", 3).images], 3, manifest={"seed": 0})
     for spec in (str(tmp_path / "samples"), str(tmp_path)):

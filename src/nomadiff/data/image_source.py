@@ -53,6 +53,7 @@ class ImageSource:
         class_names: name of label ``k`` at index ``k``; None if classes are known by their numbers. Without labels the
             one name that may be the class of all images.
         unlabelled: why there are no labels, if that is known.
+        names: name of each image's file, relative to the folder or archive; None where there are no files.
 
     Raises:
         UsageError: images or labels of another shape or type.
@@ -65,6 +66,7 @@ class ImageSource:
     latents: LatentSpace | None = None
     class_names: tuple[str, ...] | None = None
     unlabelled: str | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = tuple(self.images.shape), self.images.dtype
@@ -80,6 +82,8 @@ class ImageSource:
             raise UsageError(f"{self.name}: no images")
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
             raise UsageError(f"{self.name}: labels must be int64 ({len(self)},), got {tuple(self.labels.shape)}")
+        if self.names is not None and len(self.names) != len(self):
+            raise UsageError(f"{self.name}: {len(self)} images and {len(self.names)} names of files")
         facts: dict[str, Any] = {"count": len(self), "content_hash": self.content_hash}
         if self.labels is not None:
             lowest, highest = int(self.labels.min()), int(self.labels.max())
@@ -135,7 +139,8 @@ class ImageSource:
             allow_synthetic_as_real=allow_synthetic_as_real,
             skip_unreadable=skip_unreadable,
         )
-        return cls(name, found.images, found.labels, provenance, found.latents, found.class_names, found.unlabelled)
+        named = (found.class_names, found.unlabelled, found.names)
+        return cls(name, found.images, found.labels, provenance, found.latents, *named)
 
     @classmethod
     def from_array(
@@ -331,9 +336,9 @@ class ImageSource:
         return self._selected(indices, f"classes:{classes}")
 
     def _selected(self, indices: np.ndarray, step: str) -> ImageSource:
-        images, labels = taken(self, indices)
+        images, labels, names = taken(self, indices)
         provenance = {**self.provenance, "subset": [*self.provenance.get("subset", []), step]}
-        return replace(self, images=images, labels=labels, provenance=provenance)
+        return replace(self, images=images, labels=labels, names=names, provenance=provenance)
 
 
 def pixels_of(images: Tensor | ImageSource, name: str, synthetic: bool) -> Tensor:

@@ -36,6 +36,9 @@ class Labelled(Protocol):
     @property
     def unlabelled(self) -> str | None: ...
 
+    @property
+    def names(self) -> tuple[str, ...] | None: ...
+
 
 def read_selected(
     spec: str,
@@ -86,8 +89,8 @@ def read_selected(
         "skipped": len(found.skipped),
         "manifest": manifest,
     }
-    images, labels = taken(found, indices)
-    return replace(found, images=images, labels=labels), provenance
+    images, labels, names = taken(found, indices)
+    return replace(found, images=images, labels=labels, names=names), provenance
 
 
 def _manifest(spec: str) -> dict[str, Any] | None:
@@ -108,9 +111,10 @@ def indices_of_classes(found: Labelled, wanted: frozenset[str], where: str) -> n
     return of_classes(found.labels.numpy(), found.class_names, wanted, where)
 
 
-def taken(found: Labelled, indices: np.ndarray) -> tuple[Tensor, Tensor | None]:
-    """Images and labels at ``indices``; the tensors themselves when that is all of them."""
+def taken(found: Labelled, indices: np.ndarray) -> tuple[Tensor, Tensor | None, tuple[str, ...] | None]:
+    """Images, labels and names of files at ``indices``; the tensors themselves when that is all of them."""
     if len(indices) == len(found.images):
-        return found.images, found.labels
+        return found.images, found.labels, found.names
     chosen = torch.from_numpy(indices)
-    return found.images[chosen], None if found.labels is None else found.labels[chosen]
+    names = None if found.names is None else tuple(found.names[index] for index in indices.tolist())
+    return found.images[chosen], None if found.labels is None else found.labels[chosen], names
