@@ -59,7 +59,8 @@ def test_opening_records_where_images_came_from(tmp_path):
 
 
 def test_files_keep_their_names_whatever_is_chosen_of_them(tmp_path):
-    write_images(tmp_path / "cats.zip", [numbered("x", 9).images], 9, labels=torch.arange(9) % 3, manifest={"kind": "real"})
+    real, labels = {"kind": "real"}, torch.arange(9) % 3
+    write_images(tmp_path / "cats.zip", [numbered("x", 9).images], 9, labels=labels, manifest=real)
     source = ImageSource.open(str(tmp_path / "cats.zip"), name="cats", synthetic=False, classes="0,2")
     assert [int(name.rpartition("img")[2].removesuffix(".png")) for name in source.names] == [0, 2, 3, 5, 6, 8]
     again = ImageSource.open(source.random(3, seed=1), name="cats", synthetic=False, subset="first:2")
