@@ -81,4 +81,4 @@ def test_python_gives_the_models_and_samples_of_the_command(told, capsys):
 
 
 def test_every_verb_that_makes_a_table_is_shown():
-    assert {command.split()[0] for command in COMMANDS} == {*TABLES, "train", "sample", "status", "info"}
+    assert {command.split()[0] for command in COMMANDS} == {*TABLES, "suggest", "train", "sample", "status", "info"}

@@ -9,6 +9,7 @@
 
 Names are imported when they are first used, so that ``import nomadiff`` is instant.
 """
+# ruff: noqa: F401 - the imports below are for type checkers
 
 from __future__ import annotations
 
@@ -74,162 +75,79 @@ if TYPE_CHECKING:
     from nomadiff.workflows.info import describe as info
     from nomadiff.workflows.loop import ImageLoop as ImageLoop
     from nomadiff.workflows.loop import run_image_loop as loop
+    from nomadiff.workflows.suggest import suggest as suggest
     from nomadiff.workflows.verdict import verdict as verdict
 
-# where each name lives; "name=other" is called otherwise there
+# where each name lives, in the order a reader meets them
 _HOMES = {
-    "nomadiff.data.image_source": ("ImageSource",),
-    "nomadiff.data.source_mix": ("SourceMix",),
-    "nomadiff.data.mix_spec": ("MixSpec",),
-    "nomadiff.methods.method": ("Method",),
-    "nomadiff.methods.dm": ("DM",),
-    "nomadiff.methods.sda": ("SDA",),
-    "nomadiff.methods.casd": ("CASD",),
-    "nomadiff.methods.sims": (
-        "SIMS",
-        "Neon",
-    ),
-    "nomadiff.methods.source_guidance": ("SourceGuided",),
-    "nomadiff.training.presets": (
-        "PRESETS",
-        "Preset",
-    ),
-    "nomadiff.training.config": (
-        "RunConfig",
-        "TrainingConfig",
-    ),
-    "nomadiff.networks.config": ("NetworkConfig",),
-    "nomadiff.models.model": ("Model",),
-    "nomadiff.models.guided_model": ("GuidanceConfig",),
-    "nomadiff.sampling.sampler": ("SamplerConfig",),
-    "nomadiff.workflows.compare": (
-        "Comparison",
-        "compare",
-    ),
-    "nomadiff.workflows.verdict": ("verdict",),
-    "nomadiff.metrics.evaluate": ("evaluate",),
-    "nomadiff.metrics.reference": ("ReferenceSet",),
-    "nomadiff.workflows.evaluate": (
-        "EvaluationSettings",
-        "evaluate_files",
-    ),
-    "nomadiff.metrics.arrays": ("metrics_of_arrays",),
-    "nomadiff.workflows.audit": ("audit=audit_files",),
-    "nomadiff.studies.work": ("status=study_status", "work=work_study"),
-    "nomadiff.improve.settings": ("Improvement",),
-    "nomadiff.shift.shift": ("Shift",),
-    "nomadiff.workflows.loop": (
-        "ImageLoop",
-        "loop=run_image_loop",
-    ),
-    "nomadiff.interop.importing": ("import_model",),
-    "nomadiff.interop.export": (
-        "export_model",
-        "push_to_hub",
-    ),
-    "nomadiff.interop.latents": ("encode=encode_set",),
-    "nomadiff.networks.autoencoder": ("Autoencoder",),
-    "nomadiff.interop.synthesis": ("synthesize",),
-    "nomadiff.interop.lora": (
-        "train_lora",
-        "neon_lora",
-    ),
-    "nomadiff.workflows.info": ("info=describe",),
-    "nomadiff.tables": (
-        "Table",
-        "read_table",
-    ),
-    "nomadiff.denoiser": (
-        "Denoiser",
-        "EDMDenoiser",
-        "BoundDenoiser",
-    ),
-    "nomadiff.guidance.extrapolation": ("Extrapolation",),
-    "nomadiff.guidance.label_guidance": (
-        "SourceGuidance",
-        "ClassifierFreeGuidance",
-    ),
-    "nomadiff.errors": (
-        "NomadiffError",
-        "UsageError",
-        "DataError",
-        "Interrupted",
-        "NomadiffWarning",
-    ),
+    "ImageSource": "nomadiff.data.image_source:ImageSource",
+    "SourceMix": "nomadiff.data.source_mix:SourceMix",
+    "MixSpec": "nomadiff.data.mix_spec:MixSpec",
+    "Method": "nomadiff.methods.method:Method",
+    "DM": "nomadiff.methods.dm:DM",
+    "SDA": "nomadiff.methods.sda:SDA",
+    "CASD": "nomadiff.methods.casd:CASD",
+    "SIMS": "nomadiff.methods.sims:SIMS",
+    "Neon": "nomadiff.methods.sims:Neon",
+    "SourceGuided": "nomadiff.methods.source_guidance:SourceGuided",
+    "PRESETS": "nomadiff.training.presets:PRESETS",
+    "Preset": "nomadiff.training.presets:Preset",
+    "RunConfig": "nomadiff.training.config:RunConfig",
+    "TrainingConfig": "nomadiff.training.config:TrainingConfig",
+    "NetworkConfig": "nomadiff.networks.config:NetworkConfig",
+    "Model": "nomadiff.models.model:Model",
+    "GuidanceConfig": "nomadiff.models.guided_model:GuidanceConfig",
+    "SamplerConfig": "nomadiff.sampling.sampler:SamplerConfig",
+    "suggest": "nomadiff.workflows.suggest:suggest",
+    "Comparison": "nomadiff.workflows.compare:Comparison",
+    "compare": "nomadiff.workflows.compare:compare",
+    "verdict": "nomadiff.workflows.verdict:verdict",
+    "evaluate": "nomadiff.metrics.evaluate:evaluate",
+    "ReferenceSet": "nomadiff.metrics.reference:ReferenceSet",
+    "evaluate_files": "nomadiff.workflows.evaluate:evaluate_files",
+    "EvaluationSettings": "nomadiff.workflows.evaluate:EvaluationSettings",
+    "metrics_of_arrays": "nomadiff.metrics.arrays:metrics_of_arrays",
+    "audit": "nomadiff.workflows.audit:audit_files",
+    "status": "nomadiff.studies.work:study_status",
+    "work": "nomadiff.studies.work:work_study",
+    "Improvement": "nomadiff.improve.settings:Improvement",
+    "Shift": "nomadiff.shift.shift:Shift",
+    "ImageLoop": "nomadiff.workflows.loop:ImageLoop",
+    "loop": "nomadiff.workflows.loop:run_image_loop",
+    "import_model": "nomadiff.interop.importing:import_model",
+    "export_model": "nomadiff.interop.export:export_model",
+    "push_to_hub": "nomadiff.interop.export:push_to_hub",
+    "encode": "nomadiff.interop.latents:encode_set",
+    "Autoencoder": "nomadiff.networks.autoencoder:Autoencoder",
+    "synthesize": "nomadiff.interop.synthesis:synthesize",
+    "train_lora": "nomadiff.interop.lora:train_lora",
+    "neon_lora": "nomadiff.interop.lora:neon_lora",
+    "info": "nomadiff.workflows.info:describe",
+    "Table": "nomadiff.tables:Table",
+    "read_table": "nomadiff.tables:read_table",
+    "Denoiser": "nomadiff.denoiser:Denoiser",
+    "EDMDenoiser": "nomadiff.denoiser:EDMDenoiser",
+    "BoundDenoiser": "nomadiff.denoiser:BoundDenoiser",
+    "Extrapolation": "nomadiff.guidance.extrapolation:Extrapolation",
+    "SourceGuidance": "nomadiff.guidance.label_guidance:SourceGuidance",
+    "ClassifierFreeGuidance": "nomadiff.guidance.label_guidance:ClassifierFreeGuidance",
+    "NomadiffError": "nomadiff.errors:NomadiffError",
+    "UsageError": "nomadiff.errors:UsageError",
+    "DataError": "nomadiff.errors:DataError",
+    "Interrupted": "nomadiff.errors:Interrupted",
+    "NomadiffWarning": "nomadiff.errors:NomadiffWarning",
 }
 _PACKAGES = ("improve", "shift")  # packages that are called as the verb of their name
 
-_HOME_OF = {
-    name.partition("=")[0]: (module, name.rpartition("=")[2]) for module, names in _HOMES.items() for name in names
-}
-
-__all__ = [  # noqa: RUF022 - the order a reader meets them
-    "ImageSource",
-    "SourceMix",
-    "MixSpec",
-    "Method",
-    "DM",
-    "SDA",
-    "CASD",
-    "SIMS",
-    "Neon",
-    "SourceGuided",
-    "PRESETS",
-    "Preset",
-    "RunConfig",
-    "TrainingConfig",
-    "NetworkConfig",
-    "Model",
-    "GuidanceConfig",
-    "SamplerConfig",
-    "Comparison",
-    "compare",
-    "verdict",
-    "evaluate",
-    "ReferenceSet",
-    "evaluate_files",
-    "EvaluationSettings",
-    "metrics_of_arrays",
-    "audit",
-    "status",
-    "work",
-    "Improvement",
-    "improve",
-    "Shift",
-    "shift",
-    "ImageLoop",
-    "loop",
-    "import_model",
-    "export_model",
-    "push_to_hub",
-    "encode",
-    "Autoencoder",
-    "synthesize",
-    "train_lora",
-    "neon_lora",
-    "info",
-    "Table",
-    "read_table",
-    "Denoiser",
-    "EDMDenoiser",
-    "BoundDenoiser",
-    "Extrapolation",
-    "SourceGuidance",
-    "ClassifierFreeGuidance",
-    "NomadiffError",
-    "UsageError",
-    "DataError",
-    "Interrupted",
-    "NomadiffWarning",
-]
+__all__ = [*_HOMES, *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"nomadiff.{name}")
-    if name not in _HOME_OF:
+    if name not in _HOMES:
         raise AttributeError(f"module 'nomadiff' has no attribute '{name}'")
-    module, attribute = _HOME_OF[name]
+    module, _, attribute = _HOMES[name].partition(":")
     value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value

@@ -77,7 +77,7 @@ def test_a_flag_without_a_value_is_one_line(command, tmp_path, capsys):
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_says_how_parts_of_ones_own_are_named(verb, capsys):
     """Every verb that names a part, or works with what may have some: a model, a study."""
-    takes = bool(names_of(verb) & (OWN_PARTS | {"--model", "--from"})) or verb == "work"
+    takes = bool(names_of(verb) & (OWN_PARTS | {"--model", "--from"})) or verb in ("work", "presets")
     assert main([verb, "--help"]) == 0
     told = capsys.readouterr().out
     assert ("--plugin MODULE" in told and "MODULE:NAME" in told) == takes

@@ -19,7 +19,7 @@ class ComparisonOptions(Comparison):
     reference: str
     out: Out
     methods: Annotated[tuple[str, ...], Parameter(name="--method")]
-    preset: str
+    preset: str | None
     changes: Annotated[Mapping[str, Any], Hidden]
     detector: str
     classifier: str | None
@@ -40,7 +40,7 @@ def compare(
 
     An example:
 
-    nomadiff compare --real photos/ --synthetic sdxl=generated/ --reference held-out/ --preset tiny --out study/
+    nomadiff compare --real photos/ --synthetic sdxl=generated/ --reference held-out/ --out study/
 
     Each synthetic source is compared by itself; --together trains on all of them at once. In --real-subset and
     --synthetic-subset, {seed} is replaced by each seed, so that every seed draws its own images.
@@ -59,14 +59,17 @@ def compare(
     from nomadiff.workflows.compare import compare as run
     from nomadiff.workflows.comparison import plan_comparison
 
-    comparison = replace(comparison, changes=training.changes(), command=command_line())
+    if not dry_run:
+        check_output(comparison.out, "folder")
+    settings = replace(comparison, changes=training.changes(), command=command_line()).with_preset()
+    if comparison.preset is None:
+        print(f"preset: {settings.preset}, which suits these images and this device (others: --preset)")
     if dry_run:
-        print(plan_comparison(comparison))
+        print(plan_comparison(settings))
         return
-    check_output(comparison.out, "folder")
-    if comparison.workers == 0:
-        begin_comparison(comparison)
-        print(f"planned: {len(comparison.arms())} models\nnext:    nomadiff work {comparison.out}, on every machine")
+    if settings.workers == 0:
+        begin_comparison(settings)
+        print(f"planned: {len(settings.arms())} models\nnext:    nomadiff work {settings.out}, on every machine")
         return
-    run(comparison)
-    print(f"report:  {comparison.out / 'report.html'}\nmetrics: {comparison.out / 'metrics.json'}")
+    run(settings)
+    print(f"report:  {settings.out / 'report.html'}\nmetrics: {settings.out / 'metrics.json'}")

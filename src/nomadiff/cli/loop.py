@@ -21,7 +21,7 @@ class LoopOptions(ImageLoop):
     algorithms: Annotated[tuple[str, ...], Parameter(name="--algorithm")]
     real_count: Images | None
     synthetic_count: Images | None
-    preset: str
+    preset: str | None
     changes: Annotated[Mapping[str, Any], Hidden]
     weight: Annotated[float | None, Parameter(name=["--weight", "-w"])]
     count: Images
@@ -40,7 +40,7 @@ def loop(
 
     An example:
 
-    nomadiff loop --real photos/ --reference held-out/ --algorithm standard --algorithm sims --preset tiny --out loops/
+    nomadiff loop --real photos/ --reference held-out/ --algorithm standard --algorithm sims --out loops/
 
     The same command goes on with the generation and stage it was stopped at; with more --generations it extends
     finished loops. A distance is printed beside every ratio: a method that is bad from the start has a good ratio.

@@ -13,7 +13,7 @@ def train(
     *,
     out: Out,
     method: str | None = None,
-    preset: str = "cifar10",
+    preset: str | None = None,
     class_labels: bool = False,
     device: Device = None,
     dry_run: DryRun = False,
@@ -34,8 +34,8 @@ def train(
         method: dm (real only), sda (union without labels), casd (source-conditional), or one that trains a base and
             then what guides it: sims, neon, source-guidance, autoguidance, discriminator-guidance, on another base
             casd+sims and the like. casd by default, and dm where there is no synthetic source.
-        preset: cifar10, ffhq64, small32, tiny or digits; EDM2's imagenet64-edm2-s, edm2-tiny; of latents
-            imagenet512-edm2-s, -xs or -tiny.
+        preset: Network and training to start from (see nomadiff presets); one that suits the images and the device
+            by default.
         class_labels: Condition on the images' class labels too.
         device: where to compute.
         dry_run: plan only.
@@ -44,14 +44,21 @@ def train(
     from nomadiff.methods.registry import method_named
     from nomadiff.models.dry_run import plan_training
     from nomadiff.processes import join_processes
+    from nomadiff.training.presets import preset_named, proposed_preset
 
     if not dry_run:
         check_output(out, "folder")
     chosen = method or ("casd" if mix.synthetic else "dm")
-    algorithm = method_named(chosen)(preset, class_labels=class_labels, **options.changes())
+    kind = method_named(chosen)
+    if preset is not None:
+        preset_named(preset)  # a wrong name is told before the images are read
     sources = mix.open()
     if chosen != (method or "casd"):
         print("method: dm, as there is no --synthetic source")
+    if preset is None:
+        preset = proposed_preset(sources.resolution, sources.channels, join_processes(device).device)
+        print(f"preset: {preset}, which suits these images and this device (others: --preset)")
+    algorithm = kind(preset, class_labels=class_labels, **options.changes())
     if dry_run:
         recipe = algorithm.recipe(sources)
         print(plan_training(recipe, algorithm.preset.published, sources.sources))

@@ -13,7 +13,7 @@ from nomadiff.pictures import html_table
 from nomadiff.processes import join_processes
 from nomadiff.training.config import RunConfig, TrainingConfig
 from nomadiff.training.loop import train
-from nomadiff.training.presets import AnyPreset, preset_named
+from nomadiff.training.presets import AnyPreset, preset_named, presets_that_fit
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["Method"]
@@ -103,7 +103,11 @@ class Method:
             raise UsageError("augmentations move pixels, and these are latents: pass --augment 0")
         if self.training.augment > 0 and not network.augment_dim:
             raise UsageError("augment > 0 needs a network with an augmentation label; this preset's has none")
-        network.validate()
+        try:
+            network.validate()
+        except UsageError as error:
+            fitting = presets_that_fit(used.resolution, used.channels)
+            raise UsageError(f"{error}; presets that fit: {', '.join(fitting) or 'none'}") from error
         return RunConfig(
             method=self.name,
             network=network,

@@ -8,10 +8,12 @@ the class, and ``imagenet512`` ones are models of 64 x 64 x 4 latents.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from nomadiff.errors import UsageError
@@ -21,7 +23,7 @@ from nomadiff.registry import Registry
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import TrainingConfig
 
-__all__ = ["PRESETS", "AnyPreset", "Preset", "preset_named"]
+__all__ = ["PRESETS", "AnyPreset", "Preset", "preset_named", "presets_that_fit", "proposed_preset"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _imagenet(batches_before_decay: int, **training: Any) -> TrainingConfig:
     return TrainingConfig(
         batch=2048,
         lr_decay=batches_before_decay * 2048,
-        precision="fp16",
+        precision="auto",
         snapshot_every=1 << 25,
         log_every=250_000,
         **training,
@@ -100,7 +102,7 @@ def _flaw(part: Any) -> str:
 _PRESETS = {
     "cifar10": Preset(
         NETWORKS["cifar10"],
-        TrainingConfig(budget=60 * _MI, batch=512, learning_rate=1e-3, augment=0.12, precision="fp16"),
+        TrainingConfig(budget=60 * _MI, batch=512, learning_rate=1e-3, augment=0.12, precision="auto"),
         SamplerConfig(steps=18),
         0.5,
         "32x32 images, 55.7 M parameters: the papers' CIFAR-10 setting (Table 9)",
@@ -108,7 +110,7 @@ _PRESETS = {
     ),
     "ffhq64": Preset(
         NETWORKS["ffhq64"],
-        TrainingConfig(budget=60 * _MI, batch=512, learning_rate=2e-4, augment=0.15, precision="fp16"),
+        TrainingConfig(budget=60 * _MI, batch=512, learning_rate=2e-4, augment=0.15, precision="auto"),
         SamplerConfig(steps=40),
         0.5,
         "64x64 images, 61.8 M parameters: the papers' FFHQ setting (Table 9)",
@@ -225,3 +227,42 @@ def preset_named(given: AnyPreset) -> Preset:
         tiny = PRESETS["tiny"]
         network = NetworkConfig.own(given, resolution=tiny.network.resolution)  # type: ignore[arg-type]
         return replace(tiny, network=network, description=f"{network.architecture}, a network of your own")
+
+
+def presets_that_fit(resolution: int, channels: int = 3) -> list[str]:
+    """The shipped presets whose network takes what is this size: images (1 or 3 channels), or latents (more)."""
+    found = []
+    for name, preset in _PRESETS.items():
+        network = replace(preset.network, resolution=resolution, channels=channels)
+        if (channels > 3) == (preset.network.channels > 3):
+            with suppress(UsageError):
+                network.validate()
+                found.append(name)
+    return found
+
+
+def proposed_preset(resolution: int, channels: int, device: torch.device) -> str:
+    """The preset to take where nobody has named one.
+
+    On a GPU EDM's networks, which the papers train: ``cifar10`` up to 32 pixels and ``ffhq64`` above, or the next
+    smaller one that fits. Elsewhere those that hours are enough for: ``digits`` at 8 pixels and ``compact32``
+    (docs/natural.md). For latents EDM2's, ``imagenet512-edm2-s`` or ``-tiny``.
+
+    Args:
+        resolution: side of the images in pixels, or of the latents.
+        channels: 1 or 3; of latents more.
+        device: where to train.
+
+    Raises:
+        UsageError: none fits.
+    """
+    if channels > 3:
+        order = ["imagenet512-edm2-s" if device.type == "cuda" else "imagenet512-edm2-tiny"]
+    else:
+        order = ["digits" if resolution == 8 else "compact32"]
+        if device.type == "cuda":
+            order = ["cifar10" if resolution <= 32 else "ffhq64", "small32", *order]
+    fitting = presets_that_fit(resolution, channels)
+    if chosen := next((name for name in order if name in fitting), None):
+        return chosen
+    raise UsageError(f"no preset fits a resolution of {resolution}: pass --resolution with a multiple of 16")

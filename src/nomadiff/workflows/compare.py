@@ -40,6 +40,7 @@ def compare(comparison: Comparison) -> Table:
         UsageError, DataError: something is wrong with the images or options; found before training starts.
         NomadiffError, Interrupted: as training does.
     """
+    comparison = comparison.with_preset()
     table, report = compared(comparison)
     report.write(comparison.out / "report.html")
     JobFolder(comparison.out).mark_done(comparison_jobs(comparison)[-1])

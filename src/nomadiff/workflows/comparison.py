@@ -17,7 +17,8 @@ from nomadiff.methods.registry import METHODS, method_named
 from nomadiff.metrics.detectors import Detector
 from nomadiff.metrics.replication import calibrate
 from nomadiff.models.dry_run import plan_training
-from nomadiff.training.presets import AnyPreset
+from nomadiff.processes import join_processes
+from nomadiff.training.presets import AnyPreset, proposed_preset
 from nomadiff.workflows.arms import Arm, with_seed
 
 __all__ = ["Comparison", "check_comparison", "plan_comparison"]
@@ -33,7 +34,8 @@ class Comparison:
         out: Folder for runs, metrics and report.
         methods: Methods to compare, as for train; from Python classes too. One that guides a base brings its control:
             the base's method with the same budget, the base trained on as many more images.
-        preset: cifar10, ffhq64, small32, tiny or digits.
+        preset: Network and training to start from (see nomadiff presets); one that suits the images and the device by
+            default.
         seeds: Seeds. One set of models is trained for each.
         changes: Training options that differ from the preset's, the same for every model.
         together: Train on all synthetic sources at once (labels 1..K) instead of one at a time.
@@ -56,7 +58,7 @@ class Comparison:
     reference: str | ImageSource
     out: Path
     methods: tuple[str | type[Method], ...] = ("dm", "sda", "casd")
-    preset: AnyPreset = "cifar10"
+    preset: AnyPreset | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     changes: Mapping[str, Any] = field(default_factory=dict)
     together: bool = False
@@ -78,6 +80,19 @@ class Comparison:
     def mix_spec(self) -> MixSpec:
         """The mix as what an arm is given."""
         return self.mix if isinstance(self.mix, MixSpec) else MixSpec.of(self.mix)
+
+    def with_preset(self) -> Comparison:
+        """The same with the preset that suits its images and device, where none was named.
+
+        Raises:
+            UsageError, DataError: the real images cannot be read, or none suits.
+        """
+        if self.preset is not None:
+            return self
+        spec = with_seed(self.mix_spec, self.seeds[0])
+        real = spec.read(spec.real, "real", subset="first:1", classes=spec.real_classes)
+        device = join_processes(self.device).device
+        return replace(self, preset=proposed_preset(real.resolution, real.channels, device))
 
     def to_dict(self) -> dict[str, Any] | None:
         """Its settings as plain values, for other processes; None where some of them are objects in memory."""
@@ -126,6 +141,7 @@ class Comparison:
                     mix = replace(with_seed(spec, seed), synthetic=synthetic)
                     if not uses_synthetic:
                         mix = replace(mix, real_fraction=None, source_weights=None)
+                    assert self.preset is not None
                     name = f"{method}-{source}" if source else method
                     arms.append(
                         Arm(
@@ -151,6 +167,7 @@ class Comparison:
 
     def _with_controls(self) -> dict[str, tuple[str, bool]]:
         """The methods and their controls: what each is found by, and whether it uses synthetic images."""
+        assert self.preset is not None, "with_preset comes first"
         methods = [method_named(given)(self.preset) for given in self.methods]
         names = {method.name for method in methods}
         found: dict[str, tuple[str, bool]] = {}
@@ -210,6 +227,7 @@ def plan_comparison(comparison: Comparison) -> str:
     Raises:
         UsageError, DataError: as the comparison itself would.
     """
+    comparison = comparison.with_preset()
     _, mix = check_comparison(comparison)
     arms = comparison.arms()
     plan = plan_training(arms[-1].algorithm().recipe(mix), sources=mix.sources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from nomadiff.reports.numbers import cell_text
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
 from nomadiff.reports.plots import metric_lines
 from nomadiff.tables import Table
-from nomadiff.training.presets import AnyPreset
+from nomadiff.training.presets import AnyPreset, proposed_preset
 from nomadiff.training.run_folder import RunFolder, versions
 from nomadiff.workflows.judging import metric_infos
 
@@ -67,7 +67,8 @@ class ImageLoop(Reading):
         real_count: Real images in a training set, drawn anew for every seed; by default all of them (fresh-data: an
             equal part for every generation).
         synthetic_count: Images each generation makes for its successors; by default as many as real ones.
-        preset: cifar10, ffhq64, small32, tiny or digits.
+        preset: Network and training to start from (see nomadiff presets); one that suits the images and the device by
+            default.
         changes: Training options that differ from the preset's.
         weight: Guidance weight of sims, neon and source-guidance; 1 by default.
         warm_start: Train every generation from its predecessor's weights instead of from scratch.
@@ -87,7 +88,7 @@ class ImageLoop(Reading):
     generations: int = 8
     real_count: int | None = None
     synthetic_count: int | None = None
-    preset: AnyPreset = "cifar10"
+    preset: AnyPreset | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     weight: float | None = None
     warm_start: bool = False
@@ -124,6 +125,10 @@ class _Setting:
                 raise UsageError(f"{name} has nothing real to learn from in a fully synthetic loop")
         if loop.weight is not None and not any(algorithm.guided for algorithm in kinds.values()):
             raise UsageError(f"{', '.join(kinds)}: no guidance to give the weight {loop.weight:g} to")
+        if loop.preset is None:
+            first = loop.read(loop.real, "real", subset="first:1")
+            device = join_processes(loop.device).device
+            loop = self.loop = replace(loop, preset=proposed_preset(first.resolution, first.channels, device))
         self.algorithms = {name: self._made(algorithm) for name, algorithm in kinds.items()}
         processes = join_processes(loop.device)
         if processes.count > 1:
@@ -135,11 +140,13 @@ class _Setting:
         self.synthetic_count = self.real_count if loop.synthetic_count is None else loop.synthetic_count
         self.draws = {seed: self._real_images(seed, fresh) for seed in loop.seeds}
         self.mix = SourceMix(self.real)
+        assert loop.preset is not None
         self.recipe = DM(loop.preset, **_without_seed(loop.changes)).recipe(self.mix)
         self.reference_set  # noqa: B018 - made now: a detector that cannot read these images is an error before the loop
 
     def _made(self, algorithm: type[ImageAlgorithm]) -> ImageAlgorithm:
         loop = self.loop
+        assert loop.preset is not None
         weight = loop.weight if algorithm.guided else None
         return algorithm(loop.preset, weight=weight, device=loop.device, **_without_seed(loop.changes))
 

@@ -1,0 +1,26 @@
+"""``nomadiff presets``."""
+
+from __future__ import annotations
+
+__all__ = ["presets"]
+
+
+def presets() -> None:
+    """List the presets: what each is for, how large its network is, how long and how it is trained.
+
+    An example, and which of them suits your images and machine:
+
+    nomadiff presets
+
+    nomadiff suggest --real photos/
+    """
+    from nomadiff.models.dry_run import millions, three_digits
+    from nomadiff.workflows.presets import preset_table
+
+    for row in preset_table().rows:
+        print(f"{row['preset']}: {row['description']}")
+        print(
+            f"    {millions(row['parameters'])} parameters, {three_digits(row['gflop'])} GFLOP an image; "
+            f"{row['budget']:,} images in batches of {row['batch']:,}, learning rate {row['learning_rate']:g}, "
+            f"{row['precision']}; sampled with NFE {row['nfe']}"
+        )
