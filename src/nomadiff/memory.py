@@ -1,11 +1,13 @@
-"""How this process takes memory from the system: the command line's choice, never an import's."""
+"""How this process takes memory from the system: the command line's choice, never an import's; and its lack."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+from nomadiff.errors import NomadiffError
+
+__all__ = ["explained", "keep_freed_memory"]
 
 
 def keep_freed_memory() -> None:
@@ -19,3 +21,12 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         mallopt(mmap_threshold, 32 << 20)
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def explained(error: RuntimeError, microbatch: int) -> Exception:
+    """Out-of-memory as an error that says what to change; anything else as it is."""
+    text = str(error).lower()
+    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text:
+        smaller = max(1, microbatch // 2)
+        return NomadiffError(f"{microbatch} images at once do not fit into memory: pass --microbatch {smaller}")
+    return error

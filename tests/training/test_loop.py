@@ -525,7 +525,7 @@ def test_a_budget_inside_the_warm_up_is_told_before_training(tmp_path, recwarn):
     assert "pass a larger --budget, or --warmup 300" in inside.inside_warmup
     for budget, warmup in ((10_000, 10_000), (3000, 0)):
         assert not TrainingConfig(budget=budget, warmup=warmup).inside_warmup
-        TrainingConfig(budget=budget, warmup=warmup).warn_inside_warmup()
+        TrainingConfig(budget=budget, warmup=warmup).warn_of_budget()
     assert not recwarn
     with pytest.warns(NomadiffWarning, match="inside the warm-up of 10,000"):
-        inside.warn_inside_warmup()
+        inside.warn_of_budget()

@@ -14,6 +14,7 @@ from cyclopts import Parameter, Token
 
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.models.model import Model
+from nomadiff.monitoring.settings import Monitoring
 from nomadiff.training.config import TrainingConfig
 from nomadiff.workflows.held_out import HeldOut
 
@@ -33,6 +34,8 @@ __all__ = [
     "Level",
     "Mix",
     "MixOptions",
+    "Monitored",
+    "MonitoringOptions",
     "Out",
     "SkipUnreadable",
     "Training",
@@ -161,6 +164,14 @@ class HeldOutOptions(HeldOut):
     detector: str
 
 
+class MonitoringOptions(Monitoring):
+    validation: str | None
+    evaluate_every: Images | None
+    evaluate_count: Images
+    detector: str
+    track: tuple[str, ...]
+
+
 class ArmTraining(TrainingOptions):
     seed: Annotated[int | None, Hidden]  # there are --seeds
 
@@ -168,6 +179,7 @@ class ArmTraining(TrainingOptions):
 Mix = Annotated[MixOptions, Parameter(name="*")]
 Drawing = Annotated[DrawingOptions, Parameter(name="*")]
 Training = Annotated[TrainingOptions, Parameter(name="*")]
+Monitored = Annotated[MonitoringOptions, Parameter(name="*")]
 HeldOutSet = Annotated[HeldOutOptions, Parameter(name="*")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]
 DryRun = Annotated[bool, Parameter(negative="", help="Print the plan, its cost and what is missing; start nothing.")]

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from nomadiff.cli.options import Device, DryRun, Mix, Out, Training, TrainingOptions
+from dataclasses import replace
+from pathlib import Path
+
+from nomadiff.cli.options import (
+    Device,
+    DryRun,
+    Mix,
+    MixOptions,
+    Monitored,
+    MonitoringOptions,
+    Out,
+    Training,
+    TrainingOptions,
+)
+from nomadiff.data.source_mix import SourceMix
+from nomadiff.monitoring.settings import Monitoring
 
 __all__ = ["train"]
 
@@ -15,6 +30,7 @@ def train(
     method: str | None = None,
     preset: str | None = None,
     class_labels: bool = False,
+    monitoring: Monitored = MonitoringOptions(),  # noqa: B008 - frozen
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -27,6 +43,10 @@ def train(
     The same command continues an interrupted run; a larger --budget extends a finished one. Several GPUs:
     torchrun --nproc-per-node 8 -m nomadiff train ...
 
+    While it runs, open report.html in the run folder: losses, samples from fixed noise, speed, time left. With
+    --validation it measures the held-out loss, keeps the best snapshot (best.safetensors), and says when the model
+    begins to copy. Without a terminal it prints a line a minute.
+
     Args:
         mix: sources.
         options: training.
@@ -37,14 +57,17 @@ def train(
         preset: Network and training to start from (see nomadiff presets); one that suits the images and the device
             by default.
         class_labels: Condition on the images' class labels too.
+        monitoring: what to look at on the way.
         device: where to compute.
         dry_run: plan only.
     """
     from nomadiff.files import check_output
     from nomadiff.methods.registry import method_named
     from nomadiff.models.dry_run import plan_training
+    from nomadiff.monitoring.validation import set_apart, told_in_recipe
     from nomadiff.processes import join_processes
     from nomadiff.training.presets import preset_named, proposed_preset
+    from nomadiff.training.run_folder import images_seen_by
 
     if not dry_run:
         check_output(out, "folder")
@@ -53,6 +76,7 @@ def train(
     if preset is not None:
         preset_named(preset)  # a wrong name is told before the images are read
     sources = mix.open()
+    watched: Monitoring = opened(monitoring, mix, sources)
     if chosen != (method or "casd"):
         print("method: dm, as there is no --synthetic source")
     if preset is None:
@@ -60,11 +84,36 @@ def train(
         print(f"preset: {preset}, which suits these images and this device (others: --preset)")
     algorithm = kind(preset, class_labels=class_labels, **options.changes())
     if dry_run:
+        planned, sources = set_apart(watched, sources, algorithm.training.seed)
         recipe = algorithm.recipe(sources)
         print(plan_training(recipe, algorithm.preset.published, sources.sources))
+        if planned and (told := told_in_recipe(planned)):
+            print(f"validation:  {told.count:,} real images that are not trained on")
         if note := algorithm.budget_note(recipe):
             print(f"trainings:   {note}")
         return
-    model = algorithm.fit(sources, out, device=device)
+    before = _written(out)
+    model = algorithm.fit(sources, out, device=device, monitoring=watched)
     if join_processes(device).is_main:
-        print(f"model: {model.path}\nnext:  nomadiff sample {out} --count 1000 --out samples.zip")
+        seen = images_seen_by(out / algorithm.base_folder / "model.safetensors")
+        if before and _written(out) == before:
+            print(f"already finished at {seen:,} images: nothing to do")
+        print(f"model:  {model.path}")
+        for name, file in (("report", "report.html"), ("best", "best.safetensors")):
+            if (found := out / algorithm.base_folder / file).exists():
+                print(f"{name + ':':<8}{found}")
+        print(f"next:   nomadiff sample {out} --count 1000 --out samples.zip")
+
+
+def opened(monitoring: Monitoring, mix: MixOptions, sources: SourceMix) -> Monitoring:
+    """The settings with the validation images read as the training images are, where they are no share of these."""
+    given = monitoring.validation
+    if not isinstance(given, str) or monitoring.share is not None:
+        return monitoring
+    size = None if sources.latents is not None else sources.resolution
+    return replace(monitoring, validation=mix.read(given, "validation", resolution=size))
+
+
+def _written(out: Path) -> list[int]:
+    """When the files were written that make a folder a model."""
+    return [path.stat().st_mtime_ns for name in ("model.safetensors", "guidance.json") if (path := out / name).exists()]

@@ -13,7 +13,7 @@ from nomadiff.improve.settings import Improvement
 from nomadiff.models.own_denoiser import DenoiserFacts
 from nomadiff.models.partial_copy import TRAIN_PARTS, trained_prefixes
 from nomadiff.seeding import mixed_seed
-from nomadiff.training.config import Facts, RunConfig
+from nomadiff.training.config import Facts, RunConfig, warn_of_more
 from nomadiff.training.presets import PRESETS
 
 __all__ = ["AuxiliaryConfig", "auxiliary_config", "budgets", "default_share"]
@@ -55,7 +55,7 @@ def auxiliary_config(base: Facts, improvement: Improvement) -> AuxiliaryConfig:
     what is extrapolated is the difference between real images and the model's own at that label. The labels of the
     synthetic sources stay free: no image carries them, and the copy is never asked for them.
 
-    The budget is rounded up so that all snapshots lie on optimizer steps.
+    The budget is rounded up so that all snapshots lie on optimizer steps; a warning says so where that is much.
 
     Raises:
         UsageError: budget or learning rate is missing.
@@ -68,6 +68,9 @@ def auxiliary_config(base: Facts, improvement: Improvement) -> AuxiliaryConfig:
     apart = -(-budget // improvement.snapshots)
     states = -(-apart // options.snapshot_every)  # a state to resume from at least as often as in the base's training
     every = -(-apart // (states * options.batch)) * options.batch
+    if improvement.budget is not None:
+        parts = f"{improvement.snapshots} snapshots of whole batches of {options.batch}"
+        warn_of_more(budget, every * states * improvement.snapshots, f"{parts}; pass fewer --snapshots")
     training = replace(
         options,
         budget=every * states * improvement.snapshots,

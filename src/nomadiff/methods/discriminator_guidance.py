@@ -17,6 +17,7 @@ from nomadiff.methods.guided import GuidedMethod, joined
 from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
 from nomadiff.models.model import Model
+from nomadiff.monitoring.settings import Monitoring
 from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.training.config import RunConfig
@@ -94,7 +95,13 @@ class DiscriminatorGuided(GuidedMethod):
         return Model.guided(guidance, base, Discriminator.load(path, device=base.device), path=out / GUIDANCE_NAME)
 
     def fit(
-        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+        self,
+        mix: SourceMix,
+        out: str | Path,
+        *,
+        device: str | None = None,
+        description: str | None = None,
+        monitoring: Monitoring | None = None,
     ) -> Model:
         """As for every method that guides a base; in one process.
 
@@ -103,7 +110,7 @@ class DiscriminatorGuided(GuidedMethod):
             NomadiffError, Interrupted: see :func:`~nomadiff.training.loop.train`.
         """
         _one_process(device)
-        return super().fit(mix, out, device=device, description=description)
+        return super().fit(mix, out, device=device, description=description, monitoring=monitoring)
 
 
 def _one_process(device: str | None) -> Processes:

@@ -16,6 +16,8 @@ from nomadiff.methods.dm import DM
 from nomadiff.methods.method import Method
 from nomadiff.methods.sda import SDA
 from nomadiff.models.model import Model
+from nomadiff.monitoring.settings import Monitoring
+from nomadiff.monitoring.validation import set_apart
 from nomadiff.processes import join_processes
 from nomadiff.training.config import RunConfig
 from nomadiff.training.presets import AnyPreset
@@ -100,19 +102,35 @@ class GuidedMethod(Method):
         return max(round(options.steps * share / (1 + share)), 1) * options.batch
 
     def fit(
-        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+        self,
+        mix: SourceMix,
+        out: str | Path,
+        *,
+        device: str | None = None,
+        description: str | None = None,
+        monitoring: Monitoring | None = None,
     ) -> Model:
         """Train the base in ``out/base``, then what guides it; continue what is half done.
 
+        It is the base's training that ``monitoring`` looks at.
+
         Raises:
-            UsageError: ``out`` holds a base of another budget that was already guided, or as for every method.
+            UsageError: ``out`` holds a base of another budget that was already guided, the base is to stop early, or
+                as for every method.
             NomadiffError, Interrupted: see :func:`~nomadiff.training.loop.train`.
         """
         out = Path(out)
+        if monitoring is not None and monitoring.early_stop is not None:
+            raise UsageError(
+                f"{self.name} divides one budget between two trainings: --early-stop is for methods of one"
+            )
+        monitoring, mix = set_apart(monitoring, mix, self.training.seed)
         recipe = self.recipe(mix)
         first, second = self.budgets(recipe)
         self.check_folder(out, recipe, mix)
-        base = self.base_method(first).fit(mix, out / self.base_folder, device=device, description=description)
+        base = self.base_method(first).fit(
+            mix, out / self.base_folder, device=device, description=description, monitoring=monitoring
+        )
         return self.guide(base, self.training_mix(mix), out, budget=second, device=device)
 
     def guide(

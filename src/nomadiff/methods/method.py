@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.models.model import Model
+from nomadiff.monitoring.monitor import Monitor
+from nomadiff.monitoring.settings import Monitoring
+from nomadiff.monitoring.validation import set_apart, told_in_recipe
 from nomadiff.pictures import html_table
 from nomadiff.processes import join_processes
 from nomadiff.training.config import RunConfig, TrainingConfig
@@ -136,7 +139,13 @@ class Method:
         return ""
 
     def fit(
-        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+        self,
+        mix: SourceMix,
+        out: str | Path,
+        *,
+        device: str | None = None,
+        description: str | None = None,
+        monitoring: Monitoring | None = None,
     ) -> Model:
         """Train on ``mix`` until the budget is seen; continue if ``out`` holds the same run half done.
 
@@ -145,6 +154,8 @@ class Method:
             out: the run folder.
             device: "cpu", "cuda", ...; None takes a GPU if there is one.
             description: words for the progress bar.
+            monitoring: what to look at on the way: held-out loss, samples, scores, a report, trackers. A share of the
+                real images that it asks for is set apart and not trained on.
 
         Returns:
             The trained model (EMA weights).
@@ -152,9 +163,14 @@ class Method:
         Raises:
             UsageError, NomadiffError, Interrupted: see :func:`nomadiff.training.loop.train`.
         """
+        monitoring, mix = set_apart(monitoring, mix, self.training.seed)
         config = self.recipe(mix)
-        folder = RunFolder(out)
+        folder, used = RunFolder(out), self.training_mix(mix)
         processes = join_processes(device)
-        train(config, self.training_mix(mix), folder, processes, description=description)
+        monitor = None
+        if monitoring is not None:
+            config = replace(config, validation=told_in_recipe(monitoring))
+            monitor = Monitor(monitoring, config, used, folder, processes)
+        train(config, used, folder, processes, description=description, observer=monitor)
         processes.barrier()
         return Model.load(folder.path, device=processes.device)

@@ -126,6 +126,7 @@ class Report:
         block: what a source is called where its rows begin in the table of means.
         figures: further figures.
         provenance: one mapping a source: its name, role, count, origin.
+        refresh: seconds after which a browser loads the page again, while what it shows goes on; 0 for never.
     """
 
     title: str
@@ -145,6 +146,7 @@ class Report:
     block: str = "synthetic source"
     figures: Sequence[Figure] = ()
     provenance: Sequence[Mapping[str, Any]] = ()
+    refresh: int = 0
 
     def write(self, path: str | Path) -> None:
         """Write the page to ``path`` in one atomic step.

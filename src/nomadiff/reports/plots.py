@@ -164,6 +164,7 @@ def training_curves(
     field: str = "loss",
     label: str = "training loss",
     colours: Mapping[str, Colour] | None = None,
+    legend: bool = False,
 ) -> str:
     """A field of training logs against images seen: one line a run, in the colour of its method.
 
@@ -175,6 +176,7 @@ def training_curves(
         field: which field of the log lines to draw.
         label: what it is called.
         colours: colour of each method.
+        legend: name the methods in the figure, for pages that have no key of them.
 
     Returns:
         An ``<svg>`` element.
@@ -188,12 +190,19 @@ def training_curves(
         whole = [(x, y) for x, y in pairs if x is not None and y is not None]
         if whole:
             drawn.append((curve, *_averaged(whole)))
-    height = 216.0
+    named = [_short(curve.method, 24) for curve, _, _ in drawn] if legend else []
+    top = 12.0 + 17 * -(-len(named) // 2)
+    height = 204.0 + top
     with drawing(height) as figure:
-        axes = figure.add_axes((46 / WIDTH, 38 / height, 1 - 60 / WIDTH, 1 - 50 / height))
+        axes = figure.add_axes((46 / WIDTH, 38 / height, 1 - 60 / WIDTH, 1 - (38 + top) / height))
         quiet_axes(axes, grid="y")
         for curve, seen, values in drawn:
             axes.plot(seen, values, color=colours[curve.method].light, linewidth=1.4, alpha=0.85)
+            if len(seen) == 1:
+                axes.plot(seen, values, "o", color=colours[curve.method].light, ms=4)
+        if named:
+            above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
+            axes.legend(axes.get_lines()[: len(named)], named, **above, ncols=2, handlelength=1.2, labelspacing=0.3)
         everything = [value for _, _, values in drawn for value in values]
         if everything and min(everything) > 0 and max(everything) > 10 * min(everything):
             axes.set_yscale("log")

@@ -17,7 +17,7 @@ from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.phema import exponent_of_std
 from nomadiff.training.precision import PRECISIONS
 
-__all__ = ["Facts", "RunConfig", "TrainingConfig"]
+__all__ = ["Facts", "RunConfig", "TrainingConfig", "ValidationImages", "warn_of_more"]
 
 _MOST_LABELS = 1_000_000
 
@@ -107,12 +107,13 @@ class TrainingConfig:
             f"reaches its value; pass a larger --budget, or --warmup {self.budget // 10}"
         )
 
-    def warn_inside_warmup(self) -> None:
-        """Warn if :attr:`inside_warmup`: once a process, whoever calls.
+    def warn_of_budget(self) -> None:
+        """Warn where the budget is too small for what it is to do: once a process, whoever calls.
 
         Warns:
-            NomadiffWarning: the budget lies inside the warm-up.
+            NomadiffWarning: the budget lies inside the warm-up, or is much less than whole batches.
         """
+        warn_of_more(self.budget, self.steps * self.batch, f"a step takes {self.batch}; pass a smaller --batch")
         if self.inside_warmup:
             warnings.warn(self.inside_warmup, NomadiffWarning, stacklevel=1)
 
@@ -120,6 +121,16 @@ class TrainingConfig:
     def steps(self) -> int:
         """Optimizer steps that see at least ``budget`` images."""
         return -(-self.budget // self.batch)
+
+
+def warn_of_more(asked: int, made: int, why: str) -> None:
+    """Warn where a training sees far more images, by a tenth at least, than it was asked to.
+
+    Warns:
+        NomadiffWarning: it does.
+    """
+    if made > 1.1 * asked:
+        warnings.warn(f"the budget of {asked:,} images becomes {made:,}: {why}", NomadiffWarning, stacklevel=1)
 
 
 class Facts:
@@ -161,6 +172,19 @@ class Facts:
         return None if all(map(is_number, self.vocabulary)) else self.class_names
 
 
+@dataclass(frozen=True)
+class ValidationImages:
+    """The real images that a run's held-out loss is measured on, as its recipe tells them.
+
+    Attributes:
+        count: how many.
+        content_hash: of the images, as :class:`~nomadiff.data.image_source.ImageSource` has it.
+    """
+
+    count: int
+    content_hash: str
+
+
 @dataclass(frozen=True, repr=False)
 class RunConfig(Facts):
     """The whole recipe of a model: what it is, what it was trained on, how it is sampled.
@@ -178,6 +202,7 @@ class RunConfig(Facts):
         class_names: name of every class; empty if there are none, or if only their number is known.
         class_counts: for each source how many of its training images each class has; empty if unknown.
         latents: the space of the latents it draws; None for a model of images.
+        validation: the images of its held-out loss; None where none was measured.
     """
 
     method: str
@@ -192,6 +217,7 @@ class RunConfig(Facts):
     latents: LatentSpace | None = None
     class_names: tuple[str, ...] = ()
     class_counts: tuple[tuple[int, ...], ...] = ()
+    validation: ValidationImages | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_data < 1e6:
@@ -237,6 +263,8 @@ class RunConfig(Facts):
             values.pop("class_names")
         if not self.class_counts:
             values.pop("class_counts")
+        if self.validation is None:
+            values.pop("validation")
         return {**values, "source_names": list(self.source_names), "shares": list(self.shares)}
 
     @classmethod

@@ -8,11 +8,9 @@ one bit for bit.
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,11 @@ from torch import Tensor, nn
 from nomadiff.data.source_mix import Batch, SourceMix
 from nomadiff.denoiser import EDMDenoiser, check_labels
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
+from nomadiff.memory import explained
 from nomadiff.networks.build import misfit
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import Processes, partner_lost
-from nomadiff.progress import progress_bar
+from nomadiff.progress import progress_bar, say
 from nomadiff.seeding import mixed_seed, own_randomness
 from nomadiff.training.agreement import require_agreement
 from nomadiff.training.augment import Augment
@@ -33,11 +32,14 @@ from nomadiff.training.config import RunConfig
 from nomadiff.training.ema import ModuleEMA
 from nomadiff.training.loss import edm_loss, training_levels, with_uncertainty
 from nomadiff.training.matching import require_match
+from nomadiff.training.meter import Meter
+from nomadiff.training.observer import Observer
 from nomadiff.training.phema import PowerEMA
 from nomadiff.training.precision import AUTOCAST, resolved_precision
 from nomadiff.training.probe import check_source_reaches_output, source_effect
 from nomadiff.training.run_folder import RunFolder, images_seen_by, load_tensors, save_tensors
 from nomadiff.training.state import load_state, save_state
+from nomadiff.training.stop_signals import stop_signals
 
 __all__ = ["train"]
 
@@ -50,6 +52,7 @@ def train(
     *,
     start_from: dict[str, Tensor] | None = None,
     description: str | None = None,
+    observer: Observer | None = None,
 ) -> EDMDenoiser:
     """Train a denoiser on a mix of sources until its budget of images is seen.
 
@@ -61,6 +64,7 @@ def train(
         processes: the processes that train together.
         start_from: weights to start from (fine-tuning) instead of fresh ones; the moving average starts from them too.
         description: words for the progress bar.
+        observer: looks on, and may stop the training at a snapshot.
 
     Returns:
         The averaged (EMA) denoiser, in evaluation mode on ``processes.device``.
@@ -82,40 +86,17 @@ def train(
     with own_randomness(processes.device):
         if processes.is_main:
             with folder.lock():
-                folder.begin(config, mix.provenance)
+                folder.begin(config, mix.provenance, observer.stopped_at() if observer else None)
                 if start_from is None:
-                    config.training.warn_inside_warmup()
+                    config.training.warn_of_budget()
                 processes.barrier()
-                trained = _Training(config, mix, folder, processes, start_from)
+                trained = _Training(config, mix, folder, processes, start_from, observer)
                 trained.run(description or f"train {config.method}")
         else:
             processes.barrier()  # until the main process has claimed the folder and repaired it
-            trained = _Training(config, mix, folder, processes, start_from)
+            trained = _Training(config, mix, folder, processes, start_from, observer)
             trained.run("")
     return trained.ema.module
-
-
-@dataclass
-class _Meter:
-    """Running sums between two lines of the log, kept on the device so that no step waits for a number."""
-
-    loss: Tensor
-    count: Tensor
-    nonfinite: Tensor
-    started: float = field(default_factory=time.perf_counter)
-    images: int = 0
-
-    @classmethod
-    def fresh(cls, sources: int, device: torch.device) -> _Meter:
-        return cls(
-            torch.zeros(sources, device=device), torch.zeros(sources, device=device), torch.zeros(1, device=device)
-        )
-
-    def add(self, per_image: Tensor, source: Tensor) -> None:
-        finite = torch.isfinite(per_image)
-        self.loss.index_add_(0, source, torch.where(finite, per_image, 0.0))
-        self.count.index_add_(0, source, finite.to(self.count))
-        self.nonfinite += (~finite).sum()
 
 
 class _Training:
@@ -128,7 +109,9 @@ class _Training:
         folder: RunFolder,
         processes: Processes,
         start_from: dict[str, Tensor] | None,
+        observer: Observer | None = None,
     ) -> None:
+        self.observer = observer
         self.config, self.options = config, config.training
         self.mix = mix.with_class_names(config.vocabulary) if config.classes else mix
         self.folder, self.processes = folder, processes
@@ -188,35 +171,46 @@ class _Training:
         return [parameter for parameter, gradient in zip(self.parameters, gradients) if gradient is None]
 
     def run(self, description: str) -> None:
-        """See images until the budget is reached, logging and saving on the way."""
+        """See images until the budget is reached or the observer stops it, logging and saving on the way."""
+        end = self.options.steps * self.options.batch
+        over = self.observer.begin(self.images_seen) if self.observer else ""
+        try:
+            if self.images_seen >= end or over:
+                self._complete()
+            else:
+                self._go_on(end, description)
+        finally:
+            if self.observer:
+                self.observer.close()
+
+    def _go_on(self, end: int, description: str) -> None:
         options = self.options
-        end = options.steps * options.batch
-        if self.images_seen >= end:
-            self._complete()
-            return
         if self.processes.is_main:
             self.folder.trim_log(self.images_seen)
+            if self.images_seen:
+                say(f"{description}: continuing from {self.images_seen:,} of {end:,} images")
         meter = self._fresh_meter()
         shown = progress_bar(description, total=end, done=self.images_seen, show=self.processes.is_main)
-        with shown as advance, _stop_signals() as stopped:
-            while self.images_seen < end:
+        with shown as advance, stop_signals() as stopped:
+            last = False
+            while not last:
                 before = self.images_seen
                 try:
                     self._step(meter)
                 except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocator's is a plain one
                     if self.processes.count > 1 and (lost := partner_lost(error)):
                         raise lost from error
-                    raise _explained(error, options.microbatch or options.batch // self.processes.count) from error
+                    raise explained(error, options.microbatch or options.batch // self.processes.count) from error
                 self.images_seen += options.batch
                 meter.images += options.batch
-                advance(options.batch)
+                advance(options.batch, lambda told=meter: f"loss {told.mean():.4g}")
                 last = self.images_seen >= end
                 snapshot = _crossed(options.snapshot_every, before, self.images_seen) or last
                 if _crossed(options.log_every, before, self.images_seen) or snapshot:
                     self._log(meter, snapshot)
+                    if snapshot:
+                        last = self._save(last)
                     meter = self._fresh_meter()
-                if snapshot:
-                    self._save(last)
                 if self._any_stopped(stopped) and not last:
                     self._save_state()
                     raise Interrupted(
@@ -225,7 +219,7 @@ class _Training:
                         stopped[0] if stopped else signal.SIGTERM,
                     )
 
-    def _step(self, meter: _Meter) -> None:
+    def _step(self, meter: Meter) -> None:
         options = self.options
         share = options.batch // self.processes.count
         size = min(options.microbatch or share, share)
@@ -254,7 +248,7 @@ class _Training:
             parameter.grad = None
         self.ema.update(self.images_seen, options.batch)
 
-    def _loss(self, batch: Batch, part: slice, meter: _Meter) -> Tensor:
+    def _loss(self, batch: Batch, part: slice, meter: Meter) -> Tensor:
         """Summed loss of a part of a batch; adds it to the meter."""
         device, generator, options = self.processes.device, self.generator, self.options
         images = self.mix.clean(batch.images[part].to(device, non_blocking=True), generator)
@@ -275,7 +269,7 @@ class _Training:
         sigma = training_levels(len(images), options.p_mean, options.p_std, generator)
         noise = torch.randn(images.shape, generator=generator, device=device)
         loss = edm_loss(self.parallel, images, sigma, noise, sigma_data=self.config.sigma_data, **condition)
-        meter.add(loss.detach().flatten(1).mean(1), source)
+        meter.add(loss.detach().flatten(1).mean(1), source, sigma)
         if self.log_variance is not None:
             loss = with_uncertainty(loss, self.log_variance(sigma.log() / 4))
         return loss.sum()
@@ -289,13 +283,14 @@ class _Training:
             with self.parallel.no_sync():
                 yield
 
-    def _fresh_meter(self) -> _Meter:
-        return _Meter.fresh(len(self.mix.names), self.processes.device)
+    def _fresh_meter(self) -> Meter:
+        return Meter.fresh(len(self.mix.names), self.processes.device, self.observer.edges if self.observer else ())
 
-    def _log(self, meter: _Meter, probe: bool) -> None:
-        loss, count, nonfinite = (self.processes.total(value) for value in (meter.loss, meter.count, meter.nonfinite))
+    def _log(self, meter: Meter, probe: bool) -> None:
+        meter = meter.totals(self.processes)
+        nonfinite = int(meter.nonfinite)
         # fp16 overflows now and then and Adam goes on; a loss that is mostly not a number will not come back
-        if float(nonfinite) > float(count.sum()):
+        if nonfinite > float(meter.count.sum()):
             raise NomadiffError(
                 f"the loss is not finite since about {self.images_seen - meter.images:,} images; snapshots before that "
                 f"in {self.folder.path} are good: use a lower --learning-rate or --precision fp32 in a new --out"
@@ -303,16 +298,13 @@ class _Training:
         seconds = time.perf_counter() - meter.started
         record: dict[str, Any] = {
             "images_seen": self.images_seen,
-            "loss": float(loss.sum() / count.sum()),
+            **meter.losses(self.mix.names),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_second": round(meter.images / seconds, 2),
             "precision": self.precision,
         }
-        for name, total, images in zip(self.mix.names, loss.tolist(), count.tolist()):
-            if images and len(self.mix.names) > 1:
-                record[f"loss_{name}"] = total / images
-        if float(nonfinite) > 0:
-            record["nonfinite_losses"] = int(nonfinite)
+        if nonfinite:
+            record["nonfinite_losses"] = nonfinite
         # EDM2's output and label gains start at zero and leave it one after the other, in the second and third step
         if probe and self.config.sources and self.images_seen > 2 * self.options.batch:
             images = self.mix.batch(0, min(16, self.options.batch), self.options.seed).images
@@ -321,21 +313,31 @@ class _Training:
             record["source_effect"] = source_effect(self.ema.module, clean)
         if self.processes.is_main:
             self.folder.log(record)
+            if self.observer:
+                self.observer.log(record)
 
-    def _save(self, last: bool) -> None:
+    def _save(self, last: bool) -> bool:
         """Write snapshots, state and model, in this order: wherever a kill comes, the rest is made again from these.
 
         Snapshots without their state are trained and written again; a state that is at the end still makes the rest.
+
+        Returns:
+            Whether the training ends here: it is the last snapshot, or the observer stops it.
         """
-        if last and not self.folder.state_path.exists():
+        state_first = last and not self.folder.state_path.exists()
+        if state_first:
             self._save_state()  # a last snapshot without any state is a finished run whose state was removed
-            self._save_snapshots()
-        else:
-            self._save_snapshots()
+        self._save_snapshots()
+        if self.observer and (why := self.observer.snapshot(self.ema.module, self.images_seen, last)):
+            last = True
+            if self.processes.is_main:
+                say(why)
+        if not state_first:
             self._save_state()
         if last:
             self._save_average(self.folder.model_path, self.ema.module)
         self.processes.barrier()
+        return last
 
     def _save_snapshots(self, absent: bool = False) -> None:
         """Write the snapshots of this moment; only those that are absent or damaged, if asked."""
@@ -353,9 +355,12 @@ class _Training:
 
     def _complete(self) -> None:
         """Write what a trained run lacks: a kill came between state and model, or a file was deleted or damaged."""
-        if self.processes.is_main and self.continued:
-            self._save_snapshots(absent=True)
-            if images_seen_by(self.folder.model_path) != self.images_seen:
+        if self.continued:
+            if self.processes.is_main:
+                self._save_snapshots(absent=True)
+            if self.observer and not self.observer.seen(self.images_seen):
+                self.observer.snapshot(self.ema.module, self.images_seen, True)
+            if self.processes.is_main and images_seen_by(self.folder.model_path) != self.images_seen:
                 self._save_average(self.folder.model_path, self.ema.module)
         self.processes.barrier()
 
@@ -395,37 +400,3 @@ class _Training:
 
 def _crossed(every: int, before: int, after: int) -> bool:
     return after // every > before // every
-
-
-def _explained(error: RuntimeError, microbatch: int) -> Exception:
-    """Out-of-memory as an error that says what to change; anything else as it is."""
-    text = str(error).lower()
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        smaller = max(1, microbatch // 2)
-        return NomadiffError(f"{microbatch} images at once do not fit into memory: pass --microbatch {smaller}")
-    return error
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM while the block runs, so that a step is never cut in half.
-
-    A second signal of the same kind acts as usual. Outside the main thread signals are left alone.
-    """
-    stopped: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def remember(number: int, frame: Any) -> None:
-        stopped.append(number)
-        signal.signal(number, usual[number])
-
-    for number in usual:
-        signal.signal(number, remember)
-    try:
-        yield stopped
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)

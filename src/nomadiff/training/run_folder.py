@@ -2,7 +2,8 @@
 
 ``config.json`` (recipe and versions), ``sources.json`` (provenance), ``log.jsonl``, ``snapshots/<images>.safetensors``
 (EMA weights; ``<images>-std<width>`` the other averages of a run that keeps several), ``state/training.safetensors``
-(what resume needs), ``model.safetensors`` (EMA weights at the end).
+(what resume needs), ``model.safetensors`` (EMA weights at the end). A run that is monitored has ``validation.jsonl``,
+``best.safetensors``, ``grids/``, ``report.html`` and ``tracking/`` as well (:mod:`nomadiff.monitoring`).
 """
 
 from __future__ import annotations
@@ -142,19 +143,25 @@ class RunFolder:
         self.model_path = self.path / "model.safetensors"
         self.state_path = self.path / "state" / "training.safetensors"
         self.log_path = self.path / "log.jsonl"
+        self.best_path = self.path / "best.safetensors"
 
-    def begin(self, config: RunConfig, provenance: list[dict[str, Any]]) -> None:
+    def begin(self, config: RunConfig, provenance: list[dict[str, Any]], stopped_at: int | None = None) -> None:
         """Claim the folder for this recipe, or make sure that it already holds the same one.
 
         The same recipe continues; a larger budget extends it. Anything else is refused and nothing is overwritten. A
         model that is absent or damaged is made again from the last snapshot where nothing is left to train.
+
+        Args:
+            config: the recipe.
+            provenance: of its sources.
+            stopped_at: images seen where the run was stopped before its budget, if it was.
 
         Raises:
             UsageError: as :meth:`check`; or a finished run is to be prolonged whose state was removed.
         """
         recipe, found = self.check(config, provenance)
         if found is not None:
-            end = config.training.steps * config.training.batch
+            end = stopped_at or config.training.steps * config.training.batch
             self._make_whole(end)
             if _plain(found) == _plain(recipe) and images_seen_by(self.model_path) == end:
                 return  # finished: nothing will be added to what these versions made
@@ -206,6 +213,11 @@ class RunFolder:
         """Images that the furthest of its files has seen."""
         seen = [images_seen_by(path) or 0 for path in (self.state_path, self.model_path)]
         return max(seen + self.snapshots())
+
+    def goes_on_from(self) -> int | None:
+        """Images that the state has seen, or the model where that was removed; None where there is neither."""
+        seen = images_seen_by(self.state_path)
+        return images_seen_by(self.model_path) if seen is None else seen
 
     def _make_whole(self, end: int) -> None:
         """Make a missing model from the last snapshot; warn where a run begins again from zero."""
@@ -303,6 +315,11 @@ class RunFolder:
         """Path of the EMA weights after ``images_seen`` images; ``std`` names an average that is not the model."""
         which = "" if std is None else f"-std{std:g}"
         return self.path / "snapshots" / f"{images_seen:012d}{which}.safetensors"
+
+    def keep_best(self, images_seen: int) -> None:
+        """Make ``best.safetensors`` a copy of a snapshot; nothing is done where that is absent."""
+        if self.snapshot_path(images_seen).exists():
+            _copy(self.snapshot_path(images_seen), self.best_path)
 
     def copy_to(self, path: str | Path) -> None:
         """Copy a finished run, without what only an interrupted one needs.

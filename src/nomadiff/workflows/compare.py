@@ -80,7 +80,7 @@ def check_parts(comparison: Comparison) -> ImageSource:
     load_detector(comparison.detector, weights=comparison.detector_weights)(reference.images[:1])
     if comparison.classifier is not None:
         load_classifier(comparison.classifier, weights=comparison.classifier_weights).classes(reference.images[:1])
-    comparison.arms()[-1].algorithm().recipe(mix).training.warn_inside_warmup()
+    comparison.arms()[-1].algorithm().recipe(mix).training.warn_of_budget()
     return reference
 
 

@@ -15,9 +15,11 @@ from nomadiff.models.dry_run import class_lines, millions, parameters_planned, t
 from nomadiff.models.foreign import foreign
 from nomadiff.models.guided_model import GUIDANCE_NAME
 from nomadiff.models.model import Model
+from nomadiff.monitoring.history import History
+from nomadiff.monitoring.words import findings
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
-from nomadiff.training.run_folder import RunFolder
+from nomadiff.training.run_folder import RunFolder, images_seen_by
 
 __all__ = ["describe"]
 
@@ -61,14 +63,17 @@ def _joined(facts: list[str]) -> str:
 def _describe_run(folder: RunFolder) -> list[str]:
     config = folder.config()
     log = folder.read_log()
-    seen = int(log[-1]["images_seen"]) if log else 0
+    seen = folder.goes_on_from() or (int(log[-1]["images_seen"]) if log else 0)
     end = config.training.steps * config.training.batch
+    history = History(folder.path)
+    finished = folder.model_path.exists()
+    state = " (unfinished)" if not finished or images_seen_by(folder.model_path) != seen else ""
+    if not state and seen < end and history.rows:
+        state = " (stopped early)"
     lines = [
         f"run:         {folder.path}",
         f"method:      {config.method}",
-        f"trained:     {seen:,} of {end:,} images" + ("" if folder.model_path.exists() else " (unfinished)")
-        if log or not folder.model_path.exists()
-        else "trained:     elsewhere",
+        f"trained:     {seen:,} of {end:,} images{state}" if log or not finished else "trained:     elsewhere",
         f"snapshots:   {', '.join(f'{images:,}' for images in folder.snapshots()) or 'none'}",
     ]
     if log:
@@ -76,6 +81,9 @@ def _describe_run(folder: RunFolder) -> list[str]:
         effects = [record["source_effect"] for record in log if type(record.get("source_effect")) is float]
         if effects:
             lines.append(f"source:      its label moves the estimate by {effects[-1]:.2%}")
+    lines += [f"validation:  {finding.text}" for finding in findings(history)]
+    if (best := images_seen_by(folder.best_path)) is not None:
+        lines.append(f"best:        {best:,} images ({folder.best_path})")
     for source in folder.read_sources():
         count = source.get("count")
         known = f"{count:,}" if type(count) is int and count else "unknown number"  # an imported model may not know

@@ -1,0 +1,101 @@
+"""What was measured at the snapshots of a run: ``validation.jsonl``, the same after a kill and a resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nomadiff.errors import DataError
+from nomadiff.files import atomic_path, read_regular
+from nomadiff.metrics.distance_names import distance_in
+from nomadiff.plain import parse_json
+
+__all__ = ["HISTORY_NAME", "History"]
+
+HISTORY_NAME = "validation.jsonl"
+
+_LEAST = 1e-4  # a relative change of the loss below this is none
+_FALLING = 0.01  # part by which the held-out loss of an unfinished training falls over its last quarter
+
+
+class History:
+    """Rows of ``images_seen``, ``held_out_loss`` and what else was measured, ascending.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / HISTORY_NAME
+        self.rows: list[dict[str, Any]] = []
+        self.read()
+
+    def read(self) -> None:
+        """Read the file; lines that are no measurements are left out."""
+        self.rows = []
+        if not self.path.exists():
+            return
+        try:
+            text = read_regular(self.path).decode("utf-8", errors="replace")
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+        for line in text.splitlines():
+            with suppress(DataError):
+                row = parse_json(line, "line", dict)
+                if type(row.get("images_seen")) is int and type(row.get("held_out_loss")) is float:
+                    self.rows.append(row)
+
+    def trim(self, images_seen: int) -> None:
+        """Forget what came after ``images_seen``."""
+        kept = [row for row in self.rows if row["images_seen"] <= images_seen]
+        if len(kept) < len(self.rows):
+            self.rows = kept
+            self.write()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take in a row; one of the same images seen is replaced."""
+        self.rows = [each for each in self.rows if each["images_seen"] < row["images_seen"]] + [dict(row)]
+
+    def write(self) -> None:
+        """Write the file in one atomic step."""
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+
+    def measured(self, best_by: str) -> list[tuple[int, float]]:
+        """Images seen and the figure that decides, lower is better, where it was measured."""
+        found = []
+        for row in self.rows:
+            name = "held_out_loss" if best_by == "loss" else distance_in(row)
+            if name and isinstance(row.get(name), float):
+                found.append((row["images_seen"], row[name]))
+        return found
+
+    def best(self, best_by: str) -> int | None:
+        """Images seen by the best snapshot, the first of equal ones; None if none was measured."""
+        found = self.measured(best_by)
+        return min(found, key=lambda each: each[1])[0] if found else None
+
+    def stopped_at(self, best_by: str, patience: int | None) -> int | None:
+        """Images seen when ``patience`` measurements in a row had brought nothing better; None if that never was."""
+        best, since = float("inf"), 0
+        for images_seen, value in self.measured(best_by):
+            since = 0 if value < best * (1 - _LEAST) else since + 1
+            best = min(best, value)
+            if patience is not None and since >= patience:
+                return images_seen
+        return None
+
+    @property
+    def still_falling(self) -> float:
+        """The part by which the held-out loss fell over the last quarter of the images; 0 where it hardly did."""
+        rows = self.rows
+        early = [row for row in rows if row["images_seen"] <= 0.75 * rows[-1]["images_seen"]]
+        if not early:
+            return 0.0
+        before, now = early[-1]["held_out_loss"], rows[-1]["held_out_loss"]
+        lowest = min(row["held_out_loss"] for row in rows)
+        fell = (before - now) / before
+        return fell if fell > _FALLING and now == lowest else 0.0
