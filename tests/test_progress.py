@@ -1,4 +1,4 @@
-"""A bar on a terminal, nothing elsewhere."""
+"""A bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import textwrap
 
 import pytest
 
-from nomadiff.progress import progress_bar
+from nomadiff import progress
+from nomadiff.jobs import in_processes
+from nomadiff.progress import duration_text, progress_bar
 
 CODE = """
     from nomadiff.progress import progress_bar
@@ -21,12 +23,69 @@ CODE = """
 """
 
 
-def test_silent_when_not_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_short_work_is_silent_when_not_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     with progress_bar("Training", 10) as advance:
         advance(3)
         advance(3, "note")
         advance()
     assert capfd.readouterr() == ("", "")
+
+
+def long_work(number: int) -> int:
+    progress._FIRST = 0.0
+    with progress_bar(f"job {number}", 10) as advance:
+        advance(1)
+    return number
+
+
+def test_a_line_now_and_then_when_not_a_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    asked = []
+
+    def note() -> str:
+        asked.append(now[0])
+        return f"loss {len(asked)}"
+
+    with progress_bar("train casd", 50_000, done=2_000) as advance:
+        for _ in range(100):
+            now[0] += 2.0
+            advance(32, note)
+    said = capfd.readouterr().err.splitlines()
+    assert said == [
+        "train casd: 2,160 of 50,000 images, 16 images/s, 50 min left, loss 1",
+        "train casd: 3,120 of 50,000 images, 16 images/s, 49 min left, loss 2",
+        "train casd: 4,080 of 50,000 images, 16 images/s, 48 min left, loss 3",
+        "train casd: 5,040 of 50,000 images, 16 images/s, 47 min left, loss 4",
+    ]
+    assert len(asked) == 4  # a note may wait for a GPU: it is made when it is shown
+    with progress_bar("train", 32, show=False) as advance:
+        now[0] += 100.0
+        advance(1)
+    with progress_bar("train", 32) as advance:
+        now[0] += 100.0
+        advance(32)  # done: the verb says what it made
+    assert capfd.readouterr().err == ""
+
+
+def test_workers_leave_the_lines_to_their_parent(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    assert dict(in_processes(long_work, [(1,), (2,)], 2)) == {(1,): 1, (2,): 2}
+    assert capfd.readouterr().err == ""
+    long_work(3)
+    assert capfd.readouterr().err.startswith("job 3: 1 of 10 images")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59, "59 s"), (90, "2 min"), (5400, "1.5 h"), (170_000, "47.2 h"), (1e6, "11.6 days")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
 
 
 def test_errors_of_the_block_come_out(capfd: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,8 @@ def test_python_gives_the_models_and_samples_of_the_command(told, capsys):
     by_python, by_command, scope = told
     weights = [load_tensors(folder / "run" / "model.safetensors")[0] for folder in (by_python, by_command)]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    measured = [(folder / "watched" / "validation.jsonl").read_bytes() for folder in (by_python, by_command)]
+    assert measured[0] == measured[1] and measured[0].count(b"\n") == 2
     samples = [read_images(folder / "samples.zip").images for folder in (by_python, by_command)]
     assert samples[0].equal(samples[1])
     assert main(["info", str(by_command / "run")]) == 0

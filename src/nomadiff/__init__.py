@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from nomadiff.metrics.reference import ReferenceSet as ReferenceSet
     from nomadiff.models.guided_model import GuidanceConfig as GuidanceConfig
     from nomadiff.models.model import Model as Model
+    from nomadiff.monitoring.settings import Monitoring as Monitoring
     from nomadiff.networks.autoencoder import Autoencoder as Autoencoder
     from nomadiff.networks.config import NetworkConfig as NetworkConfig
     from nomadiff.sampling.sampler import SamplerConfig as SamplerConfig
@@ -95,6 +96,7 @@ _HOMES = {
     "RunConfig": "nomadiff.training.config:RunConfig",
     "TrainingConfig": "nomadiff.training.config:TrainingConfig",
     "NetworkConfig": "nomadiff.networks.config:NetworkConfig",
+    "Monitoring": "nomadiff.monitoring.settings:Monitoring",
     "Model": "nomadiff.models.model:Model",
     "GuidanceConfig": "nomadiff.models.guided_model:GuidanceConfig",
     "SamplerConfig": "nomadiff.sampling.sampler:SamplerConfig",

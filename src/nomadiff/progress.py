@@ -117,7 +117,7 @@ def _bar(console: object, description: str, total: float, unit: str, done: float
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(printable(description), total=total, completed=done, note="")
+        task = bar.add_task(printable(description), total=total, completed=int(done), note="")
         noted = 0.0
 
         def advance(count: float = 1, note: Note = "") -> None:

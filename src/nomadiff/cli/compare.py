@@ -21,6 +21,7 @@ class ComparisonOptions(Comparison):
     methods: Annotated[tuple[str, ...], Parameter(name="--method")]
     preset: str | None
     changes: Annotated[Mapping[str, Any], Hidden]
+    validation: str | None
     detector: str
     classifier: str | None
     similarity: Annotated[bool, Hidden]

@@ -18,7 +18,7 @@ __all__ = ["HISTORY_NAME", "History"]
 HISTORY_NAME = "validation.jsonl"
 
 _LEAST = 1e-4  # a relative change of the loss below this is none
-_FALLING = 0.01  # part by which the held-out loss of an unfinished training falls over its last quarter
+_FALLING, _FAST = 0.01, 0.05  # of the held-out loss, over the last quarter of a training: it falls, and falls fast
 
 
 class History:
@@ -89,9 +89,16 @@ class History:
         return None
 
     @property
+    def falls_fast(self) -> bool:
+        """Whether the held-out loss falls so much that this is hardly a trained model yet."""
+        return self.still_falling > _FAST
+
+    @property
     def still_falling(self) -> float:
         """The part by which the held-out loss fell over the last quarter of the images; 0 where it hardly did."""
         rows = self.rows
+        if not rows:
+            return 0.0
         early = [row for row in rows if row["images_seen"] <= 0.75 * rows[-1]["images_seen"]]
         if not early:
             return 0.0

@@ -27,11 +27,11 @@ def _on_loss(history: History) -> Finding:
         return Finding(f"{told}.")
     if fell := history.still_falling:
         return Finding(f"{told}, still falling: {fell:.1%} over the last quarter of the training. Train longer.")
-    if best["images_seen"] == seen:
+    if now <= best["held_out_loss"]:
         return Finding(f"{told}, the lowest so far.", "good")
     rise = now / best["held_out_loss"] - 1
-    verdict = "bad" if rise > _LARGE else "neutral"
-    return Finding(f"{told}, {rise:.1%} above its lowest, which was after {best['images_seen']:,} images.", verdict)
+    told += f", {rise:.1%} above its lowest, which was after {best['images_seen']:,} images."
+    return Finding(told, "bad" if rise > _LARGE else "neutral")
 
 
 def _on_gap(held_out: float, gap: float, error: float) -> Finding:

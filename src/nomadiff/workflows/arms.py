@@ -21,6 +21,7 @@ from nomadiff.job_folder import Job
 from nomadiff.methods.method import Method
 from nomadiff.methods.registry import method_named
 from nomadiff.models.model import Model
+from nomadiff.monitoring.settings import Monitoring
 from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder
 
@@ -42,6 +43,7 @@ class Arm:
         changes: training options that differ from the preset's.
         class_labels: condition on class labels.
         device: where to compute.
+        validation: what to measure its held-out loss on, as :class:`~nomadiff.monitoring.settings.Monitoring` has it.
         kind: what :func:`~nomadiff.methods.registry.method_named` finds the method by, where it is another name.
     """
 
@@ -56,6 +58,7 @@ class Arm:
     class_labels: bool = False
     device: str | None = None
     kind: str = ""
+    validation: str | float | None = None
 
     @property
     def samples_path(self) -> Path:
@@ -69,7 +72,8 @@ class Arm:
 
     def run(self) -> None:
         """Train and sample, or whatever of it is not done yet."""
-        model = self.algorithm().fit(self.mix.open(), self.out, device=self.device)
+        watched = None if self.validation is None else Monitoring(validation=self.validation, grid=0)
+        model = self.algorithm().fit(self.mix.open(), self.out, device=self.device, monitoring=watched)
         wanted = model.manifest(self.count, self.seed)
 
         def of_another_model(found: dict[str, Any] | None) -> bool:
@@ -108,6 +112,8 @@ def _run(arm: Arm, device: str | None) -> None:
 def job_of(arm: Arm, study: Path, name: str = "", after: tuple[str, ...] = ()) -> Job:
     """The job of training and sampling an arm, whose folder is below the study's; its name is the folder's if empty."""
     settings = {**vars(arm), "mix": vars(arm.mix), "out": arm.out.name, "device": None}
+    if arm.validation is None:
+        settings.pop("validation")  # as plans of before it could be asked for
     told = re.sub(r" at 0x[0-9a-f]+", "", json.dumps(settings, sort_keys=True, default=repr))
     return Job(
         name or arm.out.name,

@@ -40,6 +40,8 @@ class Comparison:
         changes: Training options that differ from the preset's, the same for every model.
         together: Train on all synthetic sources at once (labels 1..K) instead of one at a time.
         class_labels: Condition on the images' class labels too.
+        validation: Real images to measure every model's held-out loss on while it trains, or a share of the real images
+            to set apart for that: a model whose loss still falls fast at the end is called untrained.
         count: Samples of every model.
         detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
         detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
@@ -63,6 +65,7 @@ class Comparison:
     changes: Mapping[str, Any] = field(default_factory=dict)
     together: bool = False
     class_labels: bool = False
+    validation: str | float | None = None
     count: int = 1000
     detector: str | Detector = "pixels"
     detector_weights: str | None = None
@@ -156,6 +159,7 @@ class Comparison:
                             class_labels=self.class_labels,
                             device=self.device,
                             kind=kind,
+                            validation=self.validation,
                         )
                     )
         return arms

@@ -21,6 +21,7 @@ from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.trained import are_like, why_untrained
 from nomadiff.metrics.verdict import judge as judge_arms
+from nomadiff.monitoring.history import History
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, Report
 from nomadiff.reports.plots import Curve
@@ -156,6 +157,9 @@ def _score(
     why = why_untrained(metrics, floor)
     if why and any(are_like(samples, images, against) for images in (train, *synthetic)):
         why = ""  # far from real images, as what it learnt from is
+    history = History(arm.run_folder().path)
+    if history.falls_fast and not why:
+        why = f"its held-out loss still fell by {history.still_falling:.0%} over the last quarter of the training"
     if warmup or why:
         metrics["untrained"] = warmup or why
     return _Scored(arm, samples, train, metrics, None if shares is None else _named(against, shares))
