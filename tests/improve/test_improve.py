@@ -11,7 +11,7 @@ from factories import noise_source, tiny_preset
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import DataError, Interrupted, UsageError
+from nomadiff.errors import DataError, Interrupted, NomadiffWarning, UsageError
 from nomadiff.guidance.shared_encoder import SharedEncoder
 from nomadiff.improve import own_samples
 from nomadiff.improve.auxiliary import auxiliary_config, budgets
@@ -376,6 +376,19 @@ def test_snapshots_lie_on_steps_and_states_are_saved_as_often_as_before(base):
         every = config.training.snapshot_every
         assert config.training.budget >= asked and every % 16 == 0 and every <= max(64, 50)
         assert all(budget % every == 0 for budget in budgets(config, snapshots))
+
+
+def test_a_budget_that_becomes_many_times_larger_is_told(base, recwarn):
+    """Four snapshots of whole batches of 512 were 2,048 images, whatever smaller budget was asked for."""
+    config = dataclasses.replace(base.config, training=dataclasses.replace(base.config.training, batch=512))
+    with pytest.warns(
+        NomadiffWarning, match=r"256 images becomes 2,048: 4 snapshots of whole batches of 512.*--snapsh"
+    ):
+        assert auxiliary_config(config, Improvement(budget=256)).training.budget == 2048
+    recwarn.clear()
+    for budget in (2000, 2048, None):  # nearly what was asked, exactly that, or nobody asked
+        auxiliary_config(config, Improvement(budget=budget))
+    assert not recwarn
 
 
 def test_the_size_of_the_real_set_is_the_default_count(base, bases, tmp_path):
