@@ -220,6 +220,17 @@ def test_what_cannot_be_asked():
             Monitoring(**given)
 
 
+def test_what_cannot_be_scored_is_found_before_the_folder_is_claimed(tmp_path):
+    few = replace(OTHERS, images=OTHERS.images[:5], labels=None)
+    for asked, said in (
+        ({"validation": few}, "at least 10 samples and validation images, got 5"),
+        ({"validation": OTHERS, "detector": "none-such"}, "none-such"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            fitted(tmp_path / "run", Monitoring(**asked, evaluate_every=10))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_base_is_monitored_and_its_guidance_sees_no_validation_image(tmp_path, quick_reports, monkeypatch):
     real = noise_source("real")
     seen = []

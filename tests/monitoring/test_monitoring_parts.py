@@ -242,7 +242,7 @@ def test_ids_survive_a_resume(tmp_path, monkeypatch):
         return SimpleNamespace(PartialState=lambda **_: None, Image=lambda pixels: pixels)
 
     monkeypatch.setattr(trackers.importlib, "import_module", module)
-    monkeypatch.setattr(trackers, "find_spec", lambda _: True)
+    monkeypatch.setattr(trackers, "find_spec", lambda _: SimpleNamespace(origin="there"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     preset = tiny_preset(budget=96, snapshot_every=48, log_every=32)

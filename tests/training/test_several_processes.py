@@ -73,6 +73,7 @@ def test_every_family_and_every_disagreement(tmp_path: Path) -> None:
         "spare-digits",
         "spare-edm2",
     } <= set(lines)
+    assert "monitored 4 4" in lines
     for name, told in (
         ("fresh", "process 1 does not see the folder of process 0 .it finds no run there.: --out must be a folder"),
         ("behind", "process 1 does not see the folder of process 0 .it finds a run at 0 images, process 0 one at 48"),

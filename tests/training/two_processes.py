@@ -17,6 +17,8 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.registry import METHODS
+from nomadiff.monitoring.history import History
+from nomadiff.monitoring.settings import Monitoring
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.processes import Processes, join_processes
 from nomadiff.sampling.sampler import SamplerConfig
@@ -85,6 +87,21 @@ def families(workdir: Path) -> None:
     RunConfig.build_denoiser = build  # type: ignore[method-assign]
 
 
+def monitored(workdir: Path) -> None:
+    """Held-out loss, samples and scores are shared out; both processes decide alike, one writes."""
+    group = join_processes("cpu")
+    settings = Monitoring(validation=source("others", 3), grid=5, evaluate_every=16, evaluate_count=12, early_stop=3)
+    preset = replace(PRESETS["digits"], sampler=SamplerConfig(steps=2))
+    changes = {"budget": 64, "batch": 16, "warmup": 0, "snapshot_every": 16, "log_every": 16}
+    method = METHODS["dm"](preset, **changes)
+    method.fit(SourceMix(source("real", 0)), workdir / "monitored", device="cpu", monitoring=settings)
+    rows = History(workdir / "monitored").rows
+    losses = group.gather(torch.tensor([[row["held_out_loss"] for row in rows]]))
+    assert torch.equal(losses[0], losses[1])
+    if group.is_main:
+        tell(f"monitored {len(rows)} {len(list((workdir / 'monitored' / 'grids').glob('*.png')))}")
+
+
 def disagreements(workdir: Path) -> None:
     """What one process does alone, told by both: another folder, a folder with less in it, options, images."""
     group = join_processes("cpu")
@@ -127,6 +144,7 @@ if __name__ == "__main__":
     what, *rest = sys.argv[1:]
     if what == "families":
         families(Path(rest[0]))
+        monitored(Path(rest[0]))
         disagreements(Path(rest[0]) / "disagreements")
     elif what == "die":
         owner, name = (loop._Training, "_step") if rest[0] == "train" else (Processes, "gather")

@@ -10,7 +10,8 @@ from torch import Tensor
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.denoiser import EDMDenoiser
-from nomadiff.errors import NomadiffError
+from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.drawable import Drawable
 from nomadiff.monitoring.grids import grid_path, write_grid
@@ -28,6 +29,7 @@ from nomadiff.training.run_folder import RunFolder, images_seen_by
 
 __all__ = ["Monitor"]
 
+_FEWEST = 10  # images that a score can be taken of
 _SEED = 0  # of the samples: those that `nomadiff sample` draws by default
 
 
@@ -47,7 +49,8 @@ class Monitor:
         processes: who trains.
 
     Raises:
-        UsageError: a tracker is not installed, or the validation images have no class that the model needs.
+        UsageError: a tracker is not installed, the validation images lack classes that the model needs, or samples
+            cannot be scored against them.
     """
 
     def __init__(
@@ -68,7 +71,15 @@ class Monitor:
             self._sets["held_out"] = fixed_images(self._validation, 0, config)
             for label, source in enumerate(mix.sources):
                 self._sets[source.name] = fixed_images(source, label, config, len(self._sets["held_out"].images))
+            if monitoring.evaluate_every is not None:
+                self._check_scores(self._validation)
         self._trackers = Trackers(monitoring.track, folder.path) if processes.is_main else None
+
+    def _check_scores(self, validation: ImageSource) -> None:
+        """Find out before the training whether samples can be scored."""
+        if (count := min(len(validation), self.monitoring.evaluate_count)) < _FEWEST:
+            raise UsageError(f"scores need at least {_FEWEST} samples and validation images, got {count}")
+        load_detector(self.monitoring.detector, device=self.processes.device)(validation.pixels[:1])
 
     @property
     def edges(self) -> list[float]:

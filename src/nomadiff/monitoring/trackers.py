@@ -47,7 +47,8 @@ class Trackers:
         self._open: list[Any] = []
         self._bands: list[str] = []
         for name in track:
-            if isinstance(name, str) and find_spec(name) is None:
+            # a folder that a tracker made here is found too, as a package without a file
+            if isinstance(name, str) and ((found := find_spec(name)) is None or found.origin is None):
                 raise UsageError(f"--track {name} needs the package {name}: {install_command(name)}")
 
     def start(self, config: RunConfig, images_seen: int) -> None:

@@ -173,8 +173,8 @@ class _Training:
     def run(self, description: str) -> None:
         """See images until the budget is reached or the observer stops it, logging and saving on the way."""
         end = self.options.steps * self.options.batch
-        over = self.observer.begin(self.images_seen) if self.observer else ""
         try:
+            over = self.observer.begin(self.images_seen) if self.observer else ""
             if self.images_seen >= end or over:
                 self._complete()
             else:
