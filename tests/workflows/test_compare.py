@@ -96,6 +96,20 @@ def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     assert again.rows == rows
 
 
+@pytest.mark.slow
+def test_a_model_whose_held_out_loss_falls_fast_is_called_untrained(tmp_path, monkeypatch):
+    small = {"seeds": (0,), "methods": ("dm", "casd"), "changes": {"budget": 256, "batch": 64, "warmup": 0}}
+    small["changes"] |= {"snapshot_every": 64}
+    paths = MixSpec(real="digits:pool", synthetic=("close=digits:close",), real_subset="first:60")
+    study = comparison(tmp_path / "study", mix=paths, validation=0.5, **small)
+    rows = compare(study).rows
+    assert all("held-out loss still fell by" in row["untrained"] for row in rows)
+    assert compare(study).rows == rows  # the same runs: nothing differs
+    assert Comparison.from_dict(study.to_dict(), study.out).validation == 0.5
+    monkeypatch.setattr(judging.History, "falls_fast", False)
+    assert not any("untrained" in row for row in compare(study).rows)
+
+
 def test_an_arm_killed_while_it_draws_goes_on_or_draws_anew_when_it_was_extended(tmp_path, monkeypatch):
     mix = MixSpec(real="digits:pool", synthetic=(), real_subset="random:30")
     small = {"budget": 128, "batch": 64, "warmup": 64}

@@ -64,7 +64,6 @@ def train(
     from nomadiff.files import check_output
     from nomadiff.methods.registry import method_named
     from nomadiff.models.dry_run import plan_training
-    from nomadiff.monitoring.validation import set_apart, told_in_recipe
     from nomadiff.processes import join_processes
     from nomadiff.training.presets import preset_named, proposed_preset
     from nomadiff.training.run_folder import images_seen_by
@@ -84,11 +83,10 @@ def train(
         print(f"preset: {preset}, which suits these images and this device (others: --preset)")
     algorithm = kind(preset, class_labels=class_labels, **options.changes())
     if dry_run:
-        planned, sources = set_apart(watched, sources, algorithm.training.seed)
-        recipe = algorithm.recipe(sources)
+        recipe, sources, _ = algorithm.monitored(sources, watched)
         print(plan_training(recipe, algorithm.preset.published, sources.sources))
-        if planned and (told := told_in_recipe(planned)):
-            print(f"validation:  {told.count:,} real images that are not trained on")
+        if recipe.validation is not None:
+            print(f"validation:  {recipe.validation.count:,} real images that are not trained on")
         if note := algorithm.budget_note(recipe):
             print(f"trainings:   {note}")
         return

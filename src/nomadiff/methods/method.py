@@ -126,6 +126,19 @@ class Method:
             class_counts=used.class_counts if self.class_labels else (),
         )
 
+    def monitored(
+        self, mix: SourceMix, monitoring: Monitoring | None
+    ) -> tuple[RunConfig, SourceMix, Monitoring | None]:
+        """The recipe of a training that is monitored, what of ``mix`` it learns from, and the settings with the images
+        that are set apart for them.
+
+        Raises:
+            UsageError, DataError: as :meth:`recipe` and :func:`~nomadiff.monitoring.validation.set_apart`.
+        """
+        watched, mix = set_apart(monitoring, mix, self.training.seed)
+        config = self.recipe(mix)
+        return config if watched is None else replace(config, validation=told_in_recipe(watched)), mix, watched
+
     def check_folder(self, out: Path, recipe: RunConfig, mix: SourceMix) -> None:
         """Refuse a folder that holds what this method cannot continue; before anything is trained.
 
@@ -163,14 +176,10 @@ class Method:
         Raises:
             UsageError, NomadiffError, Interrupted: see :func:`nomadiff.training.loop.train`.
         """
-        monitoring, mix = set_apart(monitoring, mix, self.training.seed)
-        config = self.recipe(mix)
+        config, mix, monitoring = self.monitored(mix, monitoring)
         folder, used = RunFolder(out), self.training_mix(mix)
         processes = join_processes(device)
-        monitor = None
-        if monitoring is not None:
-            config = replace(config, validation=told_in_recipe(monitoring))
-            monitor = Monitor(monitoring, config, used, folder, processes)
+        monitor = None if monitoring is None else Monitor(monitoring, config, used, folder, processes)
         train(config, used, folder, processes, description=description, observer=monitor)
         processes.barrier()
         return Model.load(folder.path, device=processes.device)

@@ -72,8 +72,7 @@ class Arm:
 
     def run(self) -> None:
         """Train and sample, or whatever of it is not done yet."""
-        watched = None if self.validation is None else Monitoring(validation=self.validation, grid=0)
-        model = self.algorithm().fit(self.mix.open(), self.out, device=self.device, monitoring=watched)
+        model = self.algorithm().fit(self.mix.open(), self.out, device=self.device, monitoring=self.monitoring)
         wanted = model.manifest(self.count, self.seed)
 
         def of_another_model(found: dict[str, Any] | None) -> bool:
@@ -87,6 +86,11 @@ class Arm:
             model.write_samples(self.samples_path, self.count, self.seed)
         else:
             discard(self.samples_path)
+
+    @property
+    def monitoring(self) -> Monitoring | None:
+        """What is measured while it trains."""
+        return None if self.validation is None else Monitoring(validation=self.validation, grid=0)
 
     @property
     def images_to_see(self) -> int:

@@ -219,7 +219,8 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         for arm in arms:
             if arm.mix == spec:
                 algorithm = arm.algorithm()
-                algorithm.check_folder(arm.out, algorithm.recipe(mix), mix)
+                recipe, learned, _ = algorithm.monitored(mix, arm.monitoring)
+                algorithm.check_folder(arm.out, recipe, learned)
                 last = mix if arm is arms[-1] else last
     assert last is not None
     return reference, last
