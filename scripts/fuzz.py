@@ -29,7 +29,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TARGETS = ("pickles", "statistics", "safetensors", "zips", "npz", "configs")
 # what a configuration is when it lies in a file of this name; the first byte of an input chooses
-CONFIGS = ("config.json", "guidance.json", "dataset.json", "manifest.json", "latents.json", "sources.json", "log.jsonl")
+CONFIGS = (
+    *("config.json", "guidance.json", "dataset.json", "manifest.json", "latents.json", "sources.json", "log.jsonl"),
+    "validation.jsonl",
+)
 ODD: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 2, 10**9, 1 << 62, 1 << 64, 10**400, 1e308, float("nan"), float("inf"), 0.5, "", "x"),
     *("\x1b[2J", "\ud800", "a\nb", "a\0b", "..", "/dev/zero", [], {}, [1], [[1]], ["x"], {"": None}, [0] * 1000),
@@ -61,6 +64,8 @@ def reader(target: str, folder: Path) -> Callable[[bytes], object]:
     from nomadiff.metrics.statistics_files import read_statistics
     from nomadiff.models.guided_model import GuidanceConfig
     from nomadiff.models.model import Model
+    from nomadiff.monitoring.history import History
+    from nomadiff.monitoring.words import findings
     from nomadiff.training.run_folder import RunFolder
     from tests import hostile_corpus as corpus
 
@@ -87,6 +92,8 @@ def reader(target: str, folder: Path) -> Callable[[bytes], object]:
         name, data = CONFIGS[data[0] % len(CONFIGS)] if data else CONFIGS[0], data[1:]
         if name == "guidance.json":
             return GuidanceConfig.read(write(name, data).parent)
+        if name == "validation.jsonl":
+            return findings(History(write(f"run/{name}", data).parent))
         if name in ("config.json", "sources.json", "log.jsonl"):
             write(f"run/{name}", data)
             run = RunFolder(folder / "run")

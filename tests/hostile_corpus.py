@@ -585,17 +585,21 @@ def _safetensors(config: RunConfig) -> dict[str, bytes]:
 
 
 def _run_folders(folder: Path, good: Path) -> Iterator[Path]:
+    row = '{"images_seen": 10, "held_out_loss": %s, "gap": %s, "gap_error": 0.1}'
+    lines = [row % values for values in (("NaN", "0.1"), ("0.0", "0.1"), ("1e308", "1e308"), ("0.1", '"x"'))]
     edits = [
         (name, text) for name in ("config.json", "sources.json", "log.jsonl") for text in [*_JSON, '[{"name": 5}]']
-    ]
+    ] + [("validation.jsonl", text) for text in [*_JSON, *lines]]
     for number, (name, text) in enumerate(edits):
         run = shutil.copytree(good, folder / f"r{number}")
         (run / name).write_text(text)
         yield run
-    for number, name in enumerate(("config.json", "sources.json", "log.jsonl", "model.safetensors")):
+    for number, name in enumerate(
+        ("config.json", "sources.json", "log.jsonl", "model.safetensors", "validation.jsonl", "best.safetensors")
+    ):
         for kind in ("fifo", "zero"):
             run = shutil.copytree(good, folder / f"{kind}{number}")
-            (run / name).unlink()
+            (run / name).unlink(missing_ok=True)
             if kind == "fifo":
                 os.mkfifo(run / name)
             else:

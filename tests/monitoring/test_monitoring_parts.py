@@ -121,12 +121,18 @@ def test_words(tmp_path, rows, verdicts, said):
 
 def test_history_survives_a_torn_line_and_strangers(tmp_path):
     found = History(tmp_path)
-    found.add({"images_seen": 10, "held_out_loss": 0.5, "fd_pixels": 3.0})
-    found.add({"images_seen": 20, "held_out_loss": 0.4, "fd_pixels": 4.0})
-    found.add({"images_seen": 20, "held_out_loss": 0.3, "fd_pixels": 4.0})
+    others = {"gap": 0.0, "gap_error": 0.1}
+    for images_seen, loss, distance in ((10, 0.5, 3.0), (20, 0.4, 4.0), (20, 0.3, 4.0)):
+        found.add({"images_seen": images_seen, "held_out_loss": loss, "fd_pixels": distance, **others})
     found.write()
     with open(found.path, "a") as handle:
-        handle.write('{"images_seen": "many", "held_out_loss": 1.0}\n{"images_seen": 30, "held_o')
+        for line in (
+            *('{"images_seen": "many", "held_out_loss": 1.0}', '{"images_seen": 30, "held_out_loss": 1.0}', "[]", "{}"),
+            '{"images_seen": 30, "held_out_loss": NaN, "gap": 0.0, "gap_error": 0.1}',
+            '{"images_seen": 30, "held_out_loss": 0.0, "gap": 0.0, "gap_error": 0.1}',
+            '{"images_seen": 30, "held_o',
+        ):
+            handle.write(f"{line}\n")
     again = History(tmp_path)
     assert again.rows == found.rows and len(again.rows) == 2
     assert again.best("loss") == 20 and again.best("score") == 10

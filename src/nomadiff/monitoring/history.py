@@ -21,6 +21,12 @@ _LEAST = 1e-4  # a relative change of the loss below this is none
 _FALLING, _FAST = 0.01, 0.05  # of the held-out loss, over the last quarter of a training: it falls, and falls fast
 
 
+def _is_measurement(row: Mapping[str, Any]) -> bool:
+    numbers = [row.get(name) for name in ("held_out_loss", "gap", "gap_error")]
+    whole = type(row.get("images_seen")) is int and 0 < row["images_seen"] < 1 << 63
+    return whole and all(type(each) is float and abs(each) < 1e30 for each in numbers) and row["held_out_loss"] > 0
+
+
 class History:
     """Rows of ``images_seen``, ``held_out_loss`` and what else was measured, ascending.
 
@@ -45,7 +51,7 @@ class History:
         for line in text.splitlines():
             with suppress(DataError):
                 row = parse_json(line, "line", dict)
-                if type(row.get("images_seen")) is int and type(row.get("held_out_loss")) is float:
+                if _is_measurement(row):
                     self.rows.append(row)
 
     def trim(self, images_seen: int) -> None:
