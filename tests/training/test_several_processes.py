@@ -94,7 +94,7 @@ def test_a_process_dies_and_the_same_command_continues(tmp_path: Path) -> None:
         command += ["--device", "cpu", "--out", str(tmp_path / name)]
         left, dead = pair("die", *command)
         assert dead.returncode == -signal.SIGKILL and left.returncode == 1
-        said = left.stderr.splitlines()
+        said = [line for line in left.stderr.splitlines() if not line.startswith(("train casd:", "sample casd:"))]
         assert len(said) == 1 and "another process of this run has ended" in said[0], said
         assert "run the same command again to go on" in said[0]
         part = tmp_path / f"{name}.part"

@@ -196,13 +196,13 @@ def training_curves(
     with drawing(height) as figure:
         axes = figure.add_axes((46 / WIDTH, 38 / height, 1 - 60 / WIDTH, 1 - (38 + top) / height))
         quiet_axes(axes, grid="y")
+        lines = []
         for curve, seen, values in drawn:
-            axes.plot(seen, values, color=colours[curve.method].light, linewidth=1.4, alpha=0.85)
-            if len(seen) == 1:
-                axes.plot(seen, values, "o", color=colours[curve.method].light, ms=4)
+            style: dict[str, Any] = {"color": colours[curve.method].light, "linewidth": 1.4, "alpha": 0.85}
+            lines += axes.plot(seen, values, "o-" if len(seen) == 1 else "-", ms=4, **style)
         if named:
             above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
-            axes.legend(axes.get_lines()[: len(named)], named, **above, ncols=2, handlelength=1.2, labelspacing=0.3)
+            axes.legend(lines, named, **above, ncols=2, handlelength=1.2, labelspacing=0.3)
         everything = [value for _, _, values in drawn for value in values]
         if everything and min(everything) > 0 and max(everything) > 10 * min(everything):
             axes.set_yscale("log")
