@@ -14,6 +14,16 @@ def double(number: int) -> tuple[int, int, str]:
     return 2 * number, torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
 
 
+def long_work(number: int) -> int:
+    """A job that takes longer than a minute, as far as its progress can tell."""
+    from nomadiff import progress
+
+    progress._FIRST = 0.0
+    with progress.progress_bar(f"job {number}", 10) as advance:
+        advance(1)
+    return number
+
+
 def waits_for_a_signal(number: int, folder: Path) -> None:
     """Job 0 fails once job 1 has begun, job 9 ends at once; the others write down how often they are told to stop."""
     if number == 9:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 import pytest
+from jobs_of_a_pool import long_work
 
 from nomadiff import progress
 from nomadiff.jobs import in_processes
@@ -29,13 +30,6 @@ def test_short_work_is_silent_when_not_a_terminal(capfd: pytest.CaptureFixture[s
         advance(3, "note")
         advance()
     assert capfd.readouterr() == ("", "")
-
-
-def long_work(number: int) -> int:
-    progress._FIRST = 0.0
-    with progress_bar(f"job {number}", 10) as advance:
-        advance(1)
-    return number
 
 
 def test_a_line_now_and_then_when_not_a_terminal(
@@ -73,7 +67,7 @@ def test_a_line_now_and_then_when_not_a_terminal(
 def test_workers_leave_the_lines_to_their_parent(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    monkeypatch.setattr(progress, "_FIRST", 0.0)  # long_work does so where it runs
     assert dict(in_processes(long_work, [(1,), (2,)], 2)) == {(1,): 1, (2,): 2}
     assert capfd.readouterr().err == ""
     long_work(3)

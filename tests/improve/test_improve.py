@@ -380,7 +380,8 @@ def test_snapshots_lie_on_steps_and_states_are_saved_as_often_as_before(base):
 
 def test_a_budget_that_becomes_many_times_larger_is_told(base, recwarn):
     """Four snapshots of whole batches of 512 were 2,048 images, whatever smaller budget was asked for."""
-    config = dataclasses.replace(base.config, training=dataclasses.replace(base.config.training, batch=512))
+    large = dataclasses.replace(base.config.training, batch=512, snapshot_every=100_000)
+    config = dataclasses.replace(base.config, training=large)
     with pytest.warns(NomadiffWarning, match=r"256 images becomes 2,048: 4 snapshots of whole batches of 512; pass f"):
         assert auxiliary_config(config, Improvement(budget=256)).training.budget == 2048
     recwarn.clear()

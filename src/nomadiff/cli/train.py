@@ -112,6 +112,10 @@ def opened(monitoring: Monitoring, mix: MixOptions, sources: SourceMix) -> Monit
     return replace(monitoring, validation=mix.read(given, "validation", resolution=size))
 
 
-def _written(out: Path) -> list[int]:
-    """When the files were written that make a folder a model."""
-    return [path.stat().st_mtime_ns for name in ("model.safetensors", "guidance.json") if (path := out / name).exists()]
+def _written(out: Path) -> dict[str, int | bytes]:
+    """What makes a folder a model and when its weights were written; empty where it is none yet."""
+    guidance = out / "guidance.json"
+    if not guidance.exists() and not (out / "model.safetensors").exists():
+        return {}
+    weights: dict[str, int | bytes] = {str(path): path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    return weights | ({str(guidance): guidance.read_bytes()} if guidance.exists() else {})
