@@ -327,3 +327,18 @@ def test_a_reader_that_ends_early_is_no_error(arguments, folders):
     command = [sys.executable, "-m", "nomadiff", *words]
     done = subprocess.run(["bash", "-c", '"$@" | true; echo ${PIPESTATUS[0]}', "-", *command], capture_output=True)
     assert done.stdout.decode().strip() in ("0", "1", "141") and done.stderr.decode() == ""
+
+
+def test_the_list_of_verbs_needs_no_torch():
+    code = "import sys; from nomadiff.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for verb in VERBS:
+        assert f"│ {verb} " in done.stdout
+
+
+def test_completion_is_installed_for_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["--install-completion", "--shell", "bash"]) == 0
+    script = (tmp_path / ".local/share/bash-completion/completions/nomadiff").read_text()
+    assert all(verb in script for verb in VERBS) and "--real-fraction" in script

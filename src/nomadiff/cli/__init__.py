@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from inspect import BoundArguments
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nomadiff.version import __version__
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     plugins, words = _without_plugins([word for word in words if word != "--debug"])
-    # a verb's module is imported when the verb is called; the list of verbs needs the first sentence of every one
+    # a verb's module is imported when the verb is called
     app = build_app(listed=not words or words[0] in ("--help", "-h"))
     try:
         words, config = split_config(words)
@@ -112,7 +113,7 @@ def build_app(*, listed: bool = False) -> App:
     """The parser of all verbs.
 
     Args:
-        listed: import the module of every verb, which the list of verbs shows the first sentence of.
+        listed: with the first sentence of every verb, which the list of verbs shows.
     """
     from cyclopts import App, Group, Parameter
     from rich.console import Console
@@ -130,9 +131,10 @@ def build_app(*, listed: bool = False) -> App:
         group = Group(title, sort_key=number)
         for verb in verbs:
             name = "import_" if verb == "import" else verb  # a keyword cannot name a module
-            module = f"nomadiff.cli.{name}"
-            command = getattr(import_module(module), name) if listed else f"{module}:{name}"
-            app.command(command, name=verb, group=group, help_epilogue=None if verb in _WITHOUT_PARTS else _PLUGIN)
+            epilogue = None if verb in _WITHOUT_PARTS else _PLUGIN
+            text = _first_sentence(name) if listed else None
+            app.command(f"nomadiff.cli.{name}:{name}", name=verb, group=group, help=text, help_epilogue=epilogue)
+    app.register_install_completion_command(help="Complete verbs and options in this shell.")
     return app
 
 
@@ -147,6 +149,13 @@ def _parsed(app: App, words: Sequence[str]) -> tuple[Callable[..., Any], BoundAr
         with suppress(CycloptsError):
             return app.parse_args(words, exit_on_error=False, print_error=False)[:2]
         raise
+
+
+def _first_sentence(name: str) -> str:
+    """The first line of a verb's docstring, read without its imports: torch alone takes longer than the whole list."""
+    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    verb = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return (ast.get_docstring(verb) or "").partition("\n")[0]
 
 
 def _without_plugins(words: Sequence[str]) -> tuple[list[str], list[str]]:
