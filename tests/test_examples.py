@@ -35,6 +35,11 @@ def run(arguments, cwd):
     ("name", "arguments", "says"),
     [
         ("five_lines.py", ["photos", "generated", "run"], "16 images of (1, 8, 8), torch.uint8"),
+        (
+            "own_loop.py",
+            ["loops"],
+            ("fully synthetic: MADness ratio 5.11", "over 5 runs): MAD.", "augmentation: MADness ratio"),
+        ),
         ("own_denoiser.py", [], ("100% of the samples replicate", "guided: NFE 70", "this denoiser is a function")),
     ],
 )
@@ -46,7 +51,7 @@ def test_example(name, arguments, says, folders):
 
 def test_every_example_is_tested():
     shown = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert shown == {"five_lines.py", "own_denoiser.py", "own_parts.py", "my_parts.py"}  # the last is of the one before
+    assert shown == {"five_lines.py", "own_denoiser.py", "own_loop.py", "own_parts.py", "my_parts.py"}
 
 
 @pytest.mark.slow

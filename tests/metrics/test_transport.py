@@ -71,3 +71,8 @@ def test_bad_input_is_told() -> None:
         sliced_wasserstein(np.zeros((3, 2)), np.zeros((3, 3)))
     with pytest.raises(UsageError, match="not finite"):
         sliced_wasserstein(np.full((3, 2), np.nan), np.zeros((3, 2)))
+
+
+def test_a_mean_without_dimension_is_told() -> None:
+    with pytest.raises(UsageError, match="do not belong together"):
+        bures_wasserstein(np.array(0.0), np.eye(1), np.array(0.0), np.eye(1))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
+from nomadiff.errors import UsageError
 from nomadiff.plane.distances import bures_wasserstein, exact_transport_floor, exact_wasserstein, sliced_wasserstein
 from nomadiff.plane.worlds import world
 
@@ -77,3 +78,13 @@ def test_exact_transport() -> None:
     assert exact_wasserstein(samples[::-1], samples) == 0
     assert exact_wasserstein(samples + np.float32(0.5), samples) == pytest.approx(0.5 * np.sqrt(2), rel=1e-5)
     assert exact_transport_floor(target, 500, 1) == pytest.approx(0.346, rel=0.25)
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 1), (50, 3), (0, 2)])
+def test_what_are_no_points_in_the_plane_is_refused(shape: tuple[int, ...]) -> None:
+    samples, target = np.zeros(shape), world("gaussian")
+    for distance in (bures_wasserstein, sliced_wasserstein):
+        with pytest.raises(UsageError, match=r"points in the plane are an array \(\.\.\., n, 2\)"):
+            distance(samples, target)
+    with pytest.raises(UsageError, match="points in the plane"):
+        exact_wasserstein(samples, samples)

@@ -14,6 +14,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import atomic_path, read_json, sha256_of_file, write_json
 from nomadiff.loops.algorithm import Algorithm, LoopData, LoopModel
 from nomadiff.loops.seeds import derived
+from nomadiff.progress import progress_bar
 from nomadiff.safe_pickle import printable
 
 __all__ = ["KINDS", "AutophagousLoop"]
@@ -90,7 +91,9 @@ class AutophagousLoop:
         self.keep = keep
         self.description = dict(description or {})
 
-    def run(self, generations: int, seed: Any, out: str | Path | None = None) -> list[dict[str, Any]]:
+    def run(
+        self, generations: int, seed: Any, out: str | Path | None = None, *, description: str = ""
+    ) -> list[dict[str, Any]]:
         """Run the loop; with ``out``, continue it where it was interrupted, or with more generations than before.
 
         ``out`` holds ``loop.json`` and a folder a generation with its synthetic training data, its model and, written
@@ -100,6 +103,8 @@ class AutophagousLoop:
             generations: how many, the first (on real data alone) included.
             seed: an int, or a tuple of ints for several loops at once.
             out: folder to keep the loop in; None keeps only what the next generation needs, in memory.
+            description: words for a progress bar over the generations; without any there is none, for algorithms that
+                show their own.
 
         Returns:
             One row a generation: ``generation`` (from 1), ``real`` and ``synthetic`` (counts in its training set) and
@@ -114,6 +119,12 @@ class AutophagousLoop:
         folder = None if out is None else Path(out)
         if folder is not None:
             self._check_folder(folder, seed)
+        with progress_bar(description, generations, "generations", show=bool(description)) as advance:
+            return self._run(generations, seed, folder, advance)
+
+    def _run(
+        self, generations: int, seed: Any, folder: Path | None, advance: Callable[..., None]
+    ) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         real: np.ndarray | None = None
         synthetic: tuple[np.ndarray, ...] = ()
@@ -128,6 +139,7 @@ class AutophagousLoop:
                     synthetic = (*synthetic, _load_array(place / "synthetic.npy"))
                 model = None
                 rows.append(row)
+                advance()
                 continue
             if real is None or self.kind == "fresh data":
                 real = self.real(self.real_count, derived(seed, generation if self.kind == "fresh data" else 1, _REAL))
@@ -150,6 +162,7 @@ class AutophagousLoop:
             if place is not None:
                 self._finish(place, row, seed, data)
             rows.append(row)
+            advance()
         return rows
 
     def _synthetic(self, model: LoopModel, seed: Any, place: Path | None) -> np.ndarray:

@@ -31,8 +31,10 @@ def bures_wasserstein(
         UsageError: shapes do not belong together, or a value is not finite.
     """
     m1, s1, m2, s2 = (np.asarray(value, np.float64) for value in (mean1, covariance1, mean2, covariance2))
-    dimension = m1.shape[-1]
-    if {m2.shape[-1:], s1.shape[-1:], s2.shape[-1:], s1.shape[-2:-1], s2.shape[-2:-1]} != {(dimension,)}:
+    dimension = m1.shape[-1] if m1.ndim else 0
+    if not dimension or {m2.shape[-1:], s1.shape[-1:], s2.shape[-1:], s1.shape[-2:-1], s2.shape[-2:-1]} != {
+        (dimension,)
+    }:
         shapes = ", ".join(str(value.shape) for value in (m1, s1, m2, s2))
         raise UsageError(f"means (..., D) and covariances (..., D, D) do not belong together: {shapes}")
     if not all(np.isfinite(value).all() for value in (m1, s1, m2, s2)):

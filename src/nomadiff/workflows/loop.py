@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +19,15 @@ from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.loops.images import ImageAlgorithm, image_algorithm
 from nomadiff.loops.loop import KINDS, AutophagousLoop
-from nomadiff.loops.madness import RUNS, Madness, madness
 from nomadiff.loops.real_images import RealImages
+from nomadiff.loops.report import report_loops
 from nomadiff.methods.dm import DM
 from nomadiff.metrics.detectors import Detector, load_detector
 from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.dry_run import plan_training
 from nomadiff.processes import join_processes
-from nomadiff.reports.numbers import cell_text
-from nomadiff.reports.page import Figure, Finding, GridPanel, Report
-from nomadiff.reports.plots import metric_lines
+from nomadiff.reports.page import GridPanel
 from nomadiff.tables import Table
 from nomadiff.training.presets import AnyPreset, proposed_preset
 from nomadiff.training.run_folder import RunFolder, versions
@@ -39,7 +37,6 @@ __all__ = ["ImageLoop", "plan_image_loop", "run_image_loop"]
 
 _METRICS = ("precision", "recall", "density", "coverage")
 _SHOWN = 64
-_VERDICTS: dict[str, Literal["good", "bad", "neutral"]] = {"prevented": "good", "mitigated": "neutral", "MAD": "bad"}
 _SENTENCES = {
     "standard": "Standard training: everything is taken for real.",
     "sims": "SIMS: steered away from a copy fine-tuned on the model's own samples.",
@@ -239,26 +236,31 @@ def run_image_loop(loop: ImageLoop) -> Table:
     for seed in loop.seeds:  # seed by seed: an interrupted study has all algorithms of the seeds it has
         for name in curves:
             curves[name].append(setting.run(name, seed))
-    distance = setting.distance
+    floor = setting.reference_set.floor() if len(setting.held_out) >= 4 * setting.reference_set.k else {}
     meta = {"command": loop.command, "versions": versions(), "kind": setting.kind}
     meta["evaluation"] = {"count": loop.count, **setting.reference_set.meta}
-    table, verdicts = Table(meta=meta), Table(meta=meta)
-    sentences = {}
-    for name, runs in curves.items():
-        values = np.array([[row[distance] for row in run] for run in runs])
-        judged = madness(values)
-        sentences[name] = _sentence(judged, distance, values)
-        verdicts.rows.append({"method": name, "runs": len(runs), "generations": values.shape[1], **asdict(judged)})
-        if len(runs) == 1:  # one run has no spread to take an interval from
-            verdicts.rows[-1] |= {"ratio_low": None, "ratio_high": None, "certain": False}
-        for seed, run in zip(loop.seeds, runs):
-            keys = {"method": name, "kind": setting.kind, "source": "", "seed": seed}
-            table.rows += [{**keys, **row, "ratio": row[distance] / judged.g1_mean} for row in run]
-    table.meta = {**meta, "madness": sentences}
-    verdicts.write(loop.out / "madness.json")
-    table.write(loop.out / "metrics.json")
-    _report(setting, table, verdicts).write(loop.out / "report.html")
-    return table
+    return report_loops(
+        curves,
+        loop.out,
+        distance=setting.distance,
+        kind=setting.kind,
+        seeds=loop.seeds,
+        floor=floor,
+        shown=("recall",),
+        meta=meta,
+        subtitle=f"{setting.kind}: {setting.real_count:,} real images, {setting.synthetic_count:,} of each generation; "
+        f"{loop.count:,} samples judged by {len(setting.held_out):,} held-out images",
+        metrics=metric_infos(setting.distance, floor),
+        grids=_grids(setting),
+        arms={name: _SENTENCES[name] for name in setting.algorithms},
+        command=loop.command,
+        versions=versions(),
+        notes=[f"Each generation starts {'from its predecessor' if loop.warm_start else 'from scratch'}."],
+        provenance=[
+            {"name": source.name, **{name: _flat(value) for name, value in source.provenance.items()}}
+            for source in (setting.real, setting.held_out)
+        ],
+    )
 
 
 def plan_image_loop(loop: ImageLoop) -> str:
@@ -295,80 +297,15 @@ def _measures(reference: ReferenceSet) -> dict[str, Callable[[np.ndarray], float
     return {name: lambda samples, name=name: scores(samples)[name] for name in names}  # type: ignore[misc]
 
 
-def _sentence(judged: Madness, distance: str, values: np.ndarray) -> str:
-    """The verdict on a curve in words, ratio and absolute distances side by side."""
-    runs = len(values)
-    if runs == 1:
-        spread = "1 run, so no interval"
-    else:
-        spread = f"5-95 % {judged.ratio_low:.3g} to {judged.ratio_high:.3g} over {runs} runs"
-    verdict = judged.verdict
-    if verdict == "undecided":
-        verdict += f" (it takes {RUNS} runs)" if runs < RUNS else " (the curve still moves, or is too short to tell)"
-    elif not judged.certain:
-        verdict += ", uncertain"
-    return (
-        f"MADness ratio {judged.ratio:.3g} ({spread}): {verdict}. {distance} {cell_text(judged.g1_mean)} at generation "
-        f"1, {cell_text(judged.g_inf_mean)} in the end (medians {cell_text(judged.g1_median)} and "
-        f"{cell_text(judged.g_inf_median)})"
-    )
-
-
-def _report(setting: _Setting, table: Table, verdicts: Table) -> Report:
-    loop, distance = setting.loop, setting.distance
-    floor = setting.reference_set.floor() if len(setting.held_out) >= 4 * setting.reference_set.k else {}
-    axis: dict[str, Any] = {"x": "generation", "by": "method", "x_label": "generation"}
-    figures = [
-        Figure(
-            f"{distance} over generations",
-            metric_lines(table.rows, metric=distance, label=distance, floor=floor.get(distance), **axis),
-            "Mean over seeds, band of one standard deviation. The line is fresh real data.",
-        ),
-        Figure(
-            "MADness ratio",
-            metric_lines(table.rows, metric="ratio", label="E[dist(Gt)] / E[dist(G1)]", floor=None, **axis),
-            "The same distances, each divided by its algorithm's own first: a method that is bad from the start has a "
-            "good ratio.",
-        ),
-        Figure("recall over generations", metric_lines(table.rows, metric="recall", label="recall", **axis), ""),
-    ]
+def _grids(setting: _Setting) -> list[GridPanel]:
+    loop = setting.loop
     seed, last = loop.seeds[0], loop.generations
     grids = [GridPanel("real", "held out", setting.held_out.images[:_SHOWN], 8, method="real")]
     for name in setting.algorithms:
         for generation in dict.fromkeys((1, last)):
             images = _samples(setting, name, seed, generation)
             grids.append(GridPanel(name, f"generation {generation}, seed {seed}", images, 8, method=name))
-    notes = [f"Each generation starts {'from its predecessor' if loop.warm_start else 'from scratch'}."]
-    if last < 8:
-        notes.append(f"{last} generations cannot tell a curve that still rises from one at rest (8 are needed).")
-    if len(loop.seeds) < 5:
-        notes.append(f"{len(loop.seeds)} seed(s): intervals from so few runs are narrower than the truth.")
-    return Report(
-        title="Does this loop go MAD?",
-        subtitle=f"{setting.kind}: {setting.real_count:,} real images, {setting.synthetic_count:,} of each generation; "
-        f"{loop.count:,} samples judged by {len(setting.held_out):,} held-out images",
-        table=table,
-        metrics=metric_infos(distance, floor),
-        by=("method", "generation"),
-        grids=grids,
-        figures=figures,
-        findings=[
-            Finding(
-                f"{row['method']}: {table.meta['madness'][row['method']]}",
-                _VERDICTS[row["verdict"]] if row["certain"] else "neutral",
-            )
-            for row in verdicts.rows
-        ],
-        arms={name: _SENTENCES[name] for name in setting.algorithms},
-        command=loop.command,
-        versions=versions(),
-        notes=notes,
-        provenance=[{"name": s.name, **{k: _flat(v) for k, v in s.provenance.items()}} for s in _shown(setting)],
-    )
-
-
-def _shown(setting: _Setting) -> Sequence[ImageSource]:
-    return setting.real, setting.held_out
+    return grids
 
 
 def _samples(setting: _Setting, name: str, seed: int, generation: int) -> Tensor:
