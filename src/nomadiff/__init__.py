@@ -42,13 +42,16 @@ if TYPE_CHECKING:
     from nomadiff.interop.lora import neon_lora as neon_lora
     from nomadiff.interop.lora import train_lora as train_lora
     from nomadiff.interop.synthesis import synthesize as synthesize
+    from nomadiff.methods.ambient import Ambient as Ambient
     from nomadiff.methods.casd import CASD as CASD
     from nomadiff.methods.dm import DM as DM
+    from nomadiff.methods.filtered import Filtered as Filtered
     from nomadiff.methods.method import Method as Method
     from nomadiff.methods.sda import SDA as SDA
     from nomadiff.methods.sims import SIMS as SIMS
     from nomadiff.methods.sims import Neon as Neon
     from nomadiff.methods.source_guidance import SourceGuided as SourceGuided
+    from nomadiff.methods.weighted import Weighted as Weighted
     from nomadiff.metrics.arrays import metrics_of_arrays as metrics_of_arrays
     from nomadiff.metrics.evaluate import evaluate as evaluate
     from nomadiff.metrics.reference import ReferenceSet as ReferenceSet
@@ -88,6 +91,9 @@ _HOMES = {
     "DM": "nomadiff.methods.dm:DM",
     "SDA": "nomadiff.methods.sda:SDA",
     "CASD": "nomadiff.methods.casd:CASD",
+    "Ambient": "nomadiff.methods.ambient:Ambient",
+    "Weighted": "nomadiff.methods.weighted:Weighted",
+    "Filtered": "nomadiff.methods.filtered:Filtered",
     "SIMS": "nomadiff.methods.sims:SIMS",
     "Neon": "nomadiff.methods.sims:Neon",
     "SourceGuided": "nomadiff.methods.source_guidance:SourceGuided",

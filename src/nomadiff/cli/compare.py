@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import ArmTraining, Device, DryRun, Hidden, Mix, Out, command_line
+from nomadiff.cli.options import ArmTraining, Device, DryRun, Floor, Hidden, Mix, Out, command_line
 from nomadiff.workflows.comparison import Comparison
 
 __all__ = ["compare"]
@@ -20,6 +20,7 @@ class ComparisonOptions(Comparison):
     out: Out
     methods: Annotated[tuple[str, ...], Parameter(name="--method")]
     preset: str | None
+    floor: Floor | None
     changes: Annotated[Mapping[str, Any], Hidden]
     validation: str | None
     detector: str
@@ -45,6 +46,9 @@ def compare(
 
     Each synthetic source is compared by itself; --together trains on all of them at once. In --real-subset and
     --synthetic-subset, {seed} is replaced by each seed, so that every seed draws its own images.
+
+    Methods that first find out how to use the synthetic images (ambient, weighted, filtered) count what that takes in
+    the budget.
 
     Methods that guide a base (sims, neon, source-guidance, autoguidance, discriminator-guidance; on another base than
     dm casd+sims and the like) divide the budget between two trainings, at weight 1, and bring their control: the

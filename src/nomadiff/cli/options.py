@@ -26,6 +26,7 @@ __all__ = [
     "DrawingOptions",
     "DryRun",
     "Duration",
+    "Floor",
     "HeldOutOptions",
     "HeldOutSet",
     "Hidden",
@@ -83,7 +84,13 @@ def _convert_duration(hint: Any, tokens: Sequence[Token]) -> float:
     return parse_duration(tokens[0].value)
 
 
+def _convert_floor(hint: Any, tokens: Sequence[Token]) -> float | str:
+    text = tokens[0].value
+    return text if text == "auto" else float(text)
+
+
 Duration = Annotated[float, Parameter(converter=_convert_duration)]
+Floor = Annotated[float | str, Parameter(converter=_convert_floor)]
 Images = Annotated[int, Parameter(converter=_convert_images)]
 LearningRate = Annotated[float, Parameter(name=["--learning-rate", "--lr"])]
 Convention = Literal["prdc", "kynkaanniemi"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from nomadiff.cli.options import (
     Device,
     DryRun,
+    Floor,
     Mix,
     MixOptions,
     Monitored,
@@ -28,6 +29,7 @@ def train(
     *,
     out: Out,
     method: str | None = None,
+    floor: Floor | None = None,
     preset: str | None = None,
     class_labels: bool = False,
     monitoring: Monitored = MonitoringOptions(),  # noqa: B008 - frozen
@@ -51,9 +53,13 @@ def train(
         mix: sources.
         options: training.
         out: The run folder.
-        method: dm (real only), sda (union without labels), casd (source-conditional), or one that trains a base and
+        method: dm (real only), sda (union without labels), casd (source-conditional); one that first finds out how to
+            use the synthetic images: ambient (above a noise floor only), weighted (union, real share searched),
+            filtered (those a discriminator takes for real); or one that trains a base and
             then what guides it: sims, neon, source-guidance, autoguidance, discriminator-guidance, on another base
             casd+sims and the like. casd by default, and dm where there is no synthetic source.
+        floor: Of ambient: the noise level sigma below which no synthetic image teaches; auto, the default, finds one
+            for each image.
         preset: Network and training to start from (see nomadiff presets); one that suits the images and the device
             by default.
         class_labels: Condition on the images' class labels too.
@@ -81,7 +87,8 @@ def train(
     if preset is None:
         preset = proposed_preset(sources.resolution, sources.channels, join_processes(device).device)
         print(f"preset: {preset}, which suits these images and this device (others: --preset)")
-    algorithm = kind(preset, class_labels=class_labels, **options.changes())
+    changes = options.changes() | ({} if floor is None else {"floor": floor})
+    algorithm = kind(preset, class_labels=class_labels, **changes)
     if dry_run:
         recipe, sources, _ = algorithm.monitored(sources, watched)
         print(plan_training(recipe, algorithm.preset.published, sources.sources))
@@ -96,6 +103,8 @@ def train(
         seen = images_seen_by(out / algorithm.base_folder / "model.safetensors")
         if before and _written(out) == before:
             print(f"already finished at {seen:,} images: nothing to do")
+        if told := algorithm.found(out):
+            print(told)
         print(f"model:  {model.path}")
         for name, file in (("report", "report.html"), ("best", "best.safetensors")):
             if (found := out / algorithm.base_folder / file).exists():

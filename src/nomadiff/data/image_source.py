@@ -228,7 +228,7 @@ class ImageSource:
             source = source.with_classes(classes)
         if subset is not None:
             labels = None if source.labels is None else source.labels.numpy()
-            source = source._selected(parse_subset(subset)(len(source), labels), subset)
+            source = source.chosen(parse_subset(subset)(len(source), labels), subset)
         kind = "synthetic" if synthetic else "real"
         if (source.name, source.provenance.get("kind")) == (name, kind):
             return source
@@ -315,7 +315,7 @@ class ImageSource:
         Raises:
             UsageError: there are fewer, or ``count`` is below 1.
         """
-        return self._selected(parse_subset(f"first:{count}")(len(self), None), f"first:{count}")
+        return self.chosen(parse_subset(f"first:{count}")(len(self), None), f"first:{count}")
 
     def random(self, count: int, seed: int = 0) -> ImageSource:
         """``count`` images drawn without replacement, in their old order; a function of (size of the set, seed).
@@ -324,7 +324,7 @@ class ImageSource:
             UsageError: there are fewer, ``count`` is below 1, or ``seed`` negative.
         """
         step = f"random:{count}:{seed}"
-        return self._selected(parse_subset(step)(len(self), None), step)
+        return self.chosen(parse_subset(step)(len(self), None), step)
 
     def with_classes(self, classes: str) -> ImageSource:
         """The images of these classes (``0-7``, ``0,2,5-7``, ``cat,dog``). Labels keep their numbers.
@@ -333,9 +333,10 @@ class ImageSource:
             UsageError: no labels, a malformed range, or no such image.
         """
         indices = indices_of_classes(self, parse_classes(classes), self.name)
-        return self._selected(indices, f"classes:{classes}")
+        return self.chosen(indices, f"classes:{classes}")
 
-    def _selected(self, indices: np.ndarray, step: str) -> ImageSource:
+    def chosen(self, indices: np.ndarray, step: str) -> ImageSource:
+        """The images at these indices (int64, ascending); ``step`` says in the provenance how they were chosen."""
         images, labels, names = taken(self, indices)
         provenance = {**self.provenance, "subset": [*self.provenance.get("subset", []), step]}
         return replace(self, images=images, labels=labels, names=names, provenance=provenance)

@@ -9,6 +9,7 @@ from nomadiff.data.choice import parse_choice, parse_named
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.reading import Reading
 from nomadiff.data.source_mix import SourceMix
+from nomadiff.errors import UsageError
 
 __all__ = ["MixSpec"]
 
@@ -45,7 +46,13 @@ class MixSpec(Reading):
 
     @classmethod
     def of(cls, mix: SourceMix) -> MixSpec:
-        """The spec of a mix whose images are read already."""
+        """The spec of a mix whose images are read already.
+
+        Raises:
+            UsageError: the mix has floors, which belong to one training and not to a spec.
+        """
+        if mix.floors:
+            raise UsageError("a mix with noise floors cannot be a spec: give it without them, to the method Ambient")
         real, *synthetic = mix.sources
         return cls(real=real, synthetic=tuple(synthetic), real_fraction=mix.real_fraction, source_weights=mix.weights)
 

@@ -6,6 +6,7 @@ What is said of images holds for latents (:mod:`nomadiff.data.latents`) too.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -33,11 +34,14 @@ class Batch(NamedTuple):
             both what networks are trained on.
         source: int64 ``(count,)``: 0 is real, 1..K the synthetic sources in order.
         labels: int64 ``(count,)``, indices into the mix's ``class_names``; None if it has no classes.
+        floors: float32 ``(count,)``: the noise level sigma below which each image does not teach, 0 for one that always
+            does; None if all do.
     """
 
     images: Tensor
     source: Tensor
     labels: Tensor | None
+    floors: Tensor | None = None
 
 
 class SourceMix:
@@ -50,10 +54,13 @@ class SourceMix:
         synthetic: the synthetic ones; names must differ.
         real_fraction: share of real images, strictly between 0 and 1. The synthetic sources divide the rest.
         weights: relative shares of the synthetic sources, positive, one each; their sizes unless given.
+        floors: for each synthetic source the noise level sigma below which each of its images does not teach (the
+            ambient method): float32 ``(N,)``, not negative. None if all images teach at every level.
 
     Attributes:
         sources: all sources, the real one first.
         real_fraction, weights: as given.
+        floors: float32 ``(N,)`` for every source, the real one's 0; empty if none were given.
         names: their names.
         shares: float64 ``(K + 1,)``, summing to 1.
         resolution: side of the images in pixels, or of the latents.
@@ -64,7 +71,8 @@ class SourceMix:
             source whose images all lie in one folder is of that class, if the real source has it.
         classes: how many.
         class_counts: for each source how many images each class has.
-        provenance: one mapping a source: its ``label``, ``name`` and ``share``, and its own provenance.
+        provenance: one mapping a source: its ``label``, ``name`` and ``share``, and its own provenance; with floors
+            their ``floors_hash`` and ``floor_median``.
 
     Raises:
         UsageError: sources that do not fit together, or shares that make no sense.
@@ -77,6 +85,7 @@ class SourceMix:
         *,
         real_fraction: float | None = None,
         weights: Sequence[float] | None = None,
+        floors: Sequence[Tensor] | None = None,
     ) -> None:
         self.sources = (real, *(_of_one_class(source, real) for source in synthetic))
         self.real_fraction, self.weights = real_fraction, None if weights is None else tuple(weights)
@@ -89,6 +98,12 @@ class SourceMix:
         self.resolution = real.resolution
         self.channels = real.channels
         self.latents = real.latents
+        self.floors = () if floors is None else (torch.zeros(len(real)), *floors)
+        for source, floor in zip(self.sources, self.floors):
+            if floor.shape != (len(source),) or not bool((floor >= 0).all() and floor.isfinite().all()):
+                raise UsageError(f"{source.name}: floors must be {len(source):,} noise levels, none negative")
+        if self.floors and len(self.floors) != len(self.sources):
+            raise UsageError(f"{len(self.floors) - 1} tensors of floors for {len(synthetic)} synthetic sources")
         self._use_classes(vocabulary([source.class_counts for source in self.sources]))
         self._interleave = Interleave(shares)
         self._orders = [ShuffledEpochs(len(source), stream) for stream, source in enumerate(self.sources)]
@@ -111,10 +126,14 @@ class SourceMix:
     @property
     def provenance(self) -> list[dict[str, Any]]:
         """Origin of the images of every source, plain values fit for JSON."""
-        return [
+        found = [
             {"label": label, "name": source.name, "share": float(self.shares[label]), **source.provenance}
             for label, source in enumerate(self.sources)
         ]
+        for entry, floor in zip(found, self.floors):
+            digest = hashlib.sha256(floor.contiguous().numpy().data).hexdigest()
+            entry |= {"floors_hash": digest, "floor_median": float(floor.median())}
+        return found
 
     def _use_classes(self, class_names: tuple[str, ...]) -> None:
         self.class_names = () if self.without_classes else class_names
@@ -177,10 +196,12 @@ class SourceMix:
         back = torch.from_numpy(np.argsort(np.concatenate(places)))
         images = [origin.images.index_select(0, which) for origin, which in zip(self.sources, chosen)]
         labels = [of_source.index_select(0, which) for of_source, which in zip(self._labels, chosen)]
+        floors = [of_source.index_select(0, which) for of_source, which in zip(self.floors, chosen)]
         return Batch(
             torch.cat(alike(images)).index_select(0, back),
             torch.from_numpy(source),
             torch.cat(labels).index_select(0, back) if self.classes else None,
+            torch.cat(floors).index_select(0, back) if floors else None,
         )
 
     def clean(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -96,11 +96,6 @@ class GuidedMethod(Method):
         """Images that the second training sees."""
         raise NotImplementedError
 
-    def part_of_budget(self, share: float) -> int:
-        """Images of a second training that is ``share`` of the base's, in whole batches."""
-        options = self.training
-        return max(round(options.steps * share / (1 + share)), 1) * options.batch
-
     def fit(
         self,
         mix: SourceMix,

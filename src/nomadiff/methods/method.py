@@ -65,6 +65,8 @@ class Method:
         self.preset = preset_named(preset)
         self.class_labels = class_labels
         known = [field.name for field in fields(TrainingConfig)]
+        if "floor" in training:
+            raise UsageError(f"method {self.name} has no floor: --floor belongs to --method ambient")
         if unknown := sorted(training.keys() - set(known)):
             raise UsageError(f"unknown training option {', '.join(unknown)}: choose among {', '.join(known)}")
         self.training = replace(self.preset.training, **training)
@@ -96,7 +98,10 @@ class Method:
             UsageError: the network cannot take these images, class labels are asked for and some source has none, or
                 the method tells sources apart and there is one.
         """
-        used = self.training_mix(mix)
+        return self.recipe_of(self.training_mix(mix))
+
+    def recipe_of(self, used: SourceMix) -> RunConfig:
+        """As :meth:`recipe`, of what :meth:`training_mix` gave."""
         if self.labels_sources and len(used.names) < 2:
             raise UsageError(f"{self.name} tells real images from synthetic ones: add --synthetic, or use --method dm")
         if self.class_labels and used.without_classes is not None:
@@ -139,6 +144,11 @@ class Method:
         config = self.recipe(mix)
         return config if watched is None else replace(config, validation=told_in_recipe(watched)), mix, watched
 
+    def part_of_budget(self, share: float) -> int:
+        """Images of a training beside the main one that is ``share`` of that one's, in whole batches."""
+        options = self.training
+        return max(round(options.steps * share / (1 + share)), 1) * options.batch
+
     def check_folder(self, out: Path, recipe: RunConfig, mix: SourceMix) -> None:
         """Refuse a folder that holds what this method cannot continue; before anything is trained.
 
@@ -149,6 +159,10 @@ class Method:
 
     def budget_note(self, recipe: RunConfig) -> str:
         """How the budget is divided, for reports; empty for a single training."""
+        return ""
+
+    def found(self, out: Path) -> str:
+        """What it found out about the images in ``out`` before it trained, in a sentence; empty if nothing."""
         return ""
 
     def fit(

@@ -8,18 +8,22 @@ from functools import partial
 from typing import Any
 
 from nomadiff.errors import UsageError
+from nomadiff.methods.ambient import Ambient
 from nomadiff.methods.autoguidance import Autoguidance
 from nomadiff.methods.discriminator_guidance import DiscriminatorGuided
+from nomadiff.methods.filtered import Filtered
 from nomadiff.methods.guided import BASES, GuidedMethod
 from nomadiff.methods.method import Method
 from nomadiff.methods.sims import SIMS, Neon
 from nomadiff.methods.source_guidance import SourceGuided
+from nomadiff.methods.weighted import Weighted
 from nomadiff.registry import Registry, meant
 
 __all__ = ["METHODS", "method_named"]
 
 _OWN = {
     **BASES,
+    **{method.name: method for method in (Ambient, Weighted, Filtered)},
     **{method.name: method for method in (SIMS, Neon, SourceGuided, Autoguidance, DiscriminatorGuided)},
 }
 

@@ -34,7 +34,8 @@ def require_agreement(
     Raises:
         UsageError: one was started with other options or data, or does not see the folder of the main process.
     """
-    data = [(source.get("content_hash"), source.get("labels_hash")) for source in mix.provenance]
+    names = ("content_hash", "labels_hash", "floors_hash")
+    data = [[source.get(name) for name in names] for source in mix.provenance]
     recipe = [config.to_dict(), data]
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).digest()[:7]  # fits an int64
     facts = [int.from_bytes(digest), int(_is_claimed(folder)), images_seen]

@@ -1,7 +1,7 @@
 """A small training loop for what is not a denoiser of data: discriminators, and students of another denoiser.
 
 Like the large one (:mod:`nomadiff.training.loop`) it can be killed at any moment: everything random in a step is a
-function of (seed, images seen), so its state is weights, averages and Adam's moments. One process.
+function of (seed, rank, images seen), so its state is weights, averages and Adam's moments.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
 from nomadiff.seeding import mixed_seed, own_randomness
 from nomadiff.training.ema import ModuleEMA
@@ -58,17 +59,20 @@ def fit(
     *,
     device: torch.device,
     description: str,
+    processes: Processes | None = None,
 ) -> M:
     """Minimise a loss.
 
     Args:
         module: what to train; it is trained in place.
         loss: mean loss of the batch at a position of the data, ``loss(images_seen, generator)``; the generator is on
-            ``device`` and is seeded for the step.
+            ``device`` and is seeded for the step. Of several processes each computes that of its share of the batch,
+            which is as large as the others'.
         options: how.
         state: file that an interrupted training continues from; the caller deletes it once the result is stored.
         device: the module's device.
         description: words for the progress bar.
+        processes: who trains it together; None for this one alone.
 
     Returns:
         The averaged module, in evaluation mode.
@@ -77,30 +81,39 @@ def fit(
         NomadiffError: the loss is not finite any more.
         DataError: the state is damaged.
     """
+    group = processes or Processes(0, 1, device)
     average = ModuleEMA(module, options.ema_half_life, 0.05)
     optimizer = torch.optim.Adam(module.parameters(), lr=options.learning_rate, fused=device.type != "mps")
     generator = torch.Generator(device)
     seen = 0
-    if state.exists():
+    continued = state.exists()
+    group.barrier()  # every process has looked before the main one writes
+    if continued:
         try:
             seen = load_state(state, module, {"ema": average.module}, optimizer)
         except DataError as error:
             raise DataError(f"{error}: delete it to begin again") from error
     end = -(-options.budget // options.batch) * options.batch
     module.train()
-    with own_randomness(device), progress_bar(description, total=end, done=seen) as advance:
+    shown = progress_bar(description, total=end, done=seen, show=group.is_main)
+    with own_randomness(device), shown as advance:
         while seen < end:
-            generator.manual_seed(mixed_seed(options.seed, 1, seen))
-            torch.manual_seed(mixed_seed(options.seed, 2, seen))  # dropout's: the global generator, a stream of its own
+            place = (seen, group.rank) if group.rank else (seen,)
+            generator.manual_seed(mixed_seed(options.seed, 1, *place))
+            torch.manual_seed(mixed_seed(options.seed, 2, *place))  # dropout's: the global generator, its own stream
             value = loss(seen, generator)
-            if not bool(torch.isfinite(value)):
+            if not bool(torch.isfinite(group.total(value.detach()))):
                 raise NomadiffError(f"{description}: the loss is not finite after {seen:,} images; use a lower rate")
             value.backward()
+            if group.count > 1:
+                for parameter in module.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad = group.total(parameter.grad) / group.count
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             average.update(seen, options.batch)
             before, seen = seen, seen + options.batch
             advance(options.batch)
-            if seen // options.save_every > before // options.save_every and seen < end:
+            if group.is_main and seen // options.save_every > before // options.save_every and seen < end:
                 save_state(state, module, {"ema": average.module}, optimizer, seen)
     return average.module

@@ -30,6 +30,7 @@ from nomadiff.training.agreement import require_agreement
 from nomadiff.training.augment import Augment
 from nomadiff.training.config import RunConfig
 from nomadiff.training.ema import ModuleEMA
+from nomadiff.training.floors import NoiseFloors
 from nomadiff.training.loss import edm_loss, training_levels, with_uncertainty
 from nomadiff.training.matching import require_match
 from nomadiff.training.meter import Meter
@@ -138,6 +139,7 @@ class _Training:
         self.parameters = list(self.denoiser.parameters())  # listed once: small networks take a step in milliseconds
         betas = (0.9, self.options.adam_beta2)
         self.optimizer = torch.optim.Adam(self.parameters, betas=betas, fused=device.type != "mps")
+        self.floors = NoiseFloors(self.mix, self.options, device) if self.mix.floors else None
         self.augment = Augment(self.options.augment) if self.options.augment > 0 else None
         self.generator = torch.Generator(device)
         self.motions = torch.Generator()
@@ -266,12 +268,17 @@ class _Training:
         if self.augment is not None:
             # motions are drawn on the CPU: the same on every device, and nothing waits for a GPU
             images, condition["augment"] = self.augment(images, self.motions)
-        sigma = training_levels(len(images), options.p_mean, options.p_std, generator)
+        floors = None if batch.floors is None else batch.floors[part].to(device)
+        sigma = training_levels(len(images), options.p_mean, options.p_std, generator, floors)
         noise = torch.randn(images.shape, generator=generator, device=device)
         loss = edm_loss(self.parallel, images, sigma, noise, sigma_data=self.config.sigma_data, **condition)
         meter.add(loss.detach().flatten(1).mean(1), source, sigma)
         if self.log_variance is not None:
             loss = with_uncertainty(loss, self.log_variance(sigma.log() / 4))
+        if floors is not None:
+            assert self.floors is not None
+            weight = self.floors.weights(floors, source, sigma)
+            loss = loss * weight.reshape(-1, 1, 1, 1)
         return loss.sum()
 
     @contextmanager

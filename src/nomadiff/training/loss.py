@@ -9,13 +9,36 @@ from torch import Tensor
 
 from nomadiff.denoiser import Denoiser
 
-__all__ = ["edm_loss", "training_levels", "with_uncertainty"]
+__all__ = ["edm_loss", "share_above", "training_levels", "with_uncertainty"]
 
 
-def training_levels(count: int, p_mean: float, p_std: float, generator: torch.Generator) -> Tensor:
-    """Noise levels for training, ``ln sigma ~ N(p_mean, p_std^2)`` (EDM, Table 1): float32 ``(count,)``."""
+def training_levels(
+    count: int, p_mean: float, p_std: float, generator: torch.Generator, floors: Tensor | None = None
+) -> Tensor:
+    """Noise levels for training, ``ln sigma ~ N(p_mean, p_std^2)`` (EDM, Table 1).
+
+    Args:
+        count: how many.
+        p_mean, p_std: mean and standard deviation of ln(sigma).
+        generator: where they are drawn, and on which device.
+        floors: a lower bound for each, 0 for none, float32 ``(count,)``: the distribution is restricted to what lies
+            above it. Draws without a bound are the same as without floors.
+
+    Returns:
+        float32 ``(count,)``.
+    """
     draws = torch.randn(count, generator=generator, device=generator.device)
-    return (draws * p_std + p_mean).exp()
+    if floors is None:
+        return (draws * p_std + p_mean).exp()
+    # by the inverse of the survival function, which is exact in the upper tail too
+    tail = share_above(floors, p_mean, p_std) * torch.special.ndtr(-draws)
+    restricted = torch.where(floors > 0, -torch.special.ndtri(tail), draws)
+    return torch.maximum((restricted * p_std + p_mean).exp(), floors)
+
+
+def share_above(floors: Tensor, p_mean: float, p_std: float) -> Tensor:
+    """Share of the training's noise levels above each floor: float32 in 0..1, the shape of ``floors``."""
+    return torch.special.ndtr((p_mean - floors.log()) / p_std)
 
 
 def edm_loss(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import (
+    COMMAND_NAME,
     atomic_path,
     one_line_errors,
     read_json,
@@ -39,6 +40,7 @@ from nomadiff.training.config import RunConfig
 from nomadiff.version import __version__
 
 __all__ = [
+    "PREPARATION",
     "RunFolder",
     "images_seen_by",
     "is_whole",
@@ -48,6 +50,9 @@ __all__ = [
     "save_tensors",
     "versions",
 ]
+
+PREPARATION = "preparation"  # folder in a run's for what a method finds out before it trains
+_OF_DATA = ("data", "labels", "floors")  # parts of a stored recipe that say what it was trained on
 
 
 def versions() -> dict[str, str]:
@@ -183,10 +188,12 @@ class RunFolder:
         recipe = {**config.to_dict(), "data": [source.get("content_hash") for source in provenance]}
         if config.classes:
             recipe["labels"] = [source.get("labels_hash") for source in provenance]
+        if any("floors_hash" in source for source in provenance):
+            recipe["floors"] = [source.get("floors_hash") for source in provenance]
         file = self.path / "config.json"
         if file.exists():
             stored = read_json(file)["recipe"]
-            found = {**self.config().to_dict(), **{name: stored[name] for name in ("data", "labels") if name in stored}}
+            found = {**self.config().to_dict(), **{name: stored[name] for name in _OF_DATA if name in stored}}
             if "labels" not in stored and _numbered_as_before(config, provenance):  # of before labels had names
                 found |= {name: recipe[name] for name in ("labels", "class_names", "class_counts") if name in recipe}
             different = _differences(_comparable(found), _comparable(recipe))
@@ -205,7 +212,10 @@ class RunFolder:
             return recipe, found
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; choose another --out")
-        if self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+        before = (PREPARATION, COMMAND_NAME)
+        if self.path.exists() and any(
+            not entry.name.startswith(".") and entry.name not in before for entry in self.path.iterdir()
+        ):
             raise UsageError(f"{self.path} is not empty and not a nomadiff run; choose another --out")
         return recipe, None
 
@@ -247,7 +257,7 @@ class RunFolder:
         if type(recipe) is not dict:
             raise DataError(f"{path}: not a recipe of nomadiff")
         try:
-            return RunConfig.from_dict({name: recipe[name] for name in recipe if name not in ("data", "labels")})
+            return RunConfig.from_dict({name: recipe[name] for name in recipe if name not in _OF_DATA})
         except NomadiffError as error:
             raise DataError(f"{path}: {error}") from error
 

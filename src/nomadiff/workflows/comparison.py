@@ -12,6 +12,7 @@ from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
+from nomadiff.methods.ambient import Ambient
 from nomadiff.methods.method import Method
 from nomadiff.methods.registry import METHODS, method_named
 from nomadiff.metrics.detectors import Detector
@@ -38,6 +39,8 @@ class Comparison:
             default.
         seeds: Seeds. One set of models is trained for each.
         changes: Training options that differ from the preset's, the same for every model.
+        floor: Of ambient: the noise level sigma below which no synthetic image teaches; auto, the default, finds one
+            for each image.
         together: Train on all synthetic sources at once (labels 1..K) instead of one at a time.
         class_labels: Condition on the images' class labels too.
         validation: Real images to measure every model's held-out loss on while it trains, or a share of the real images
@@ -63,6 +66,7 @@ class Comparison:
     preset: AnyPreset | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     changes: Mapping[str, Any] = field(default_factory=dict)
+    floor: float | str | None = None
     together: bool = False
     class_labels: bool = False
     validation: str | float | None = None
@@ -137,9 +141,13 @@ class Comparison:
             groups = {"+".join(name for name, _ in named): spec.synthetic}
         else:
             groups = {name: (argument,) for (name, _), argument in zip(named, spec.synthetic)}
+        methods = self._with_controls()
+        if self.floor is not None and Ambient.name not in methods:
+            raise UsageError("--floor belongs to --method ambient, which is not compared")
+        floor = {} if self.floor is None else {"floor": self.floor}
         arms = []
         for seed in self.seeds:
-            for method, (kind, uses_synthetic) in self._with_controls().items():
+            for method, (kind, uses_synthetic) in methods.items():
                 for source, synthetic in (groups if uses_synthetic else {"": ()}).items():
                     mix = replace(with_seed(spec, seed), synthetic=synthetic)
                     if not uses_synthetic:
@@ -155,7 +163,7 @@ class Comparison:
                             out=self.out / "runs" / f"{name}-seed{seed}",
                             preset=self.preset,
                             count=self.count,
-                            changes=self.changes,
+                            changes={**self.changes, **(floor if method == Ambient.name else {})},
                             class_labels=self.class_labels,
                             device=self.device,
                             kind=kind,

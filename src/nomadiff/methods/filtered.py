@@ -1,0 +1,105 @@
+"""Filtered union: only synthetic images that a discriminator takes for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomadiff.data.source_mix import SourceMix
+from nomadiff.methods.prepared import PreparedMethod
+from nomadiff.methods.telling_apart import Judged, judge_sources, judges, require_judge
+from nomadiff.processes import Processes
+from nomadiff.tables import Table, read_table
+from nomadiff.training.config import RunConfig
+
+__all__ = ["Filtered"]
+
+PASSES = 0.95
+"""Share of held-out real images that pass the threshold."""
+
+
+class Filtered(PreparedMethod):
+    """The union of real images and those synthetic ones that a discriminator takes for real; not told apart.
+
+    A discriminator learns to tell real from synthetic images under the noise levels of training
+    (:func:`~nomadiff.methods.telling_apart.judge_sources`); every image is judged by one that has not seen it. Its
+    score is the mean log-odds over the noise levels. The threshold is the score that 95 % of the held-out real images
+    reach: a synthetic image is kept if it looks no less real than they do. A source of which nothing is kept is left
+    out. ``out/preparation/kept.csv`` says what was kept, ``kept.json`` the thresholds too.
+
+    Args:
+        preset, class_labels, training: as for every method. ``budget`` counts the discriminators' images too.
+        share: the discriminators' budget as a share of the training's.
+
+    Raises:
+        UsageError: no such preset or training field, or a value out of range.
+    """
+
+    name = "filtered"
+    description = "Trained on real images and those synthetic ones that a discriminator takes for real."
+    finds = "the discriminators that chose"
+
+    def parts(self, recipe: RunConfig) -> int:
+        """Two judges for each synthetic source."""
+        return judges(recipe)
+
+    def recipe(self, mix: SourceMix) -> RunConfig:
+        """As for every method that prepares.
+
+        Raises:
+            UsageError: as there, or the network has no encoder that could judge images.
+        """
+        config = super().recipe(mix)
+        require_judge(config, self.name)
+        return config
+
+    def prepared(self, mix: SourceMix, recipe: RunConfig, folder: Path, budget: int, processes: Processes) -> SourceMix:
+        """Choose the synthetic images to keep."""
+        path = folder / "kept.json"
+        if not self.is_found(path, processes):
+            judged = judge_sources(mix, recipe, folder, budget, processes)
+            if processes.is_main:
+                _table(mix, judged).write(path)
+            processes.barrier()
+        rows = read_table(path).rows
+        real, *synthetic = mix.sources
+        kept, weights = [], []
+        for source, share in zip(synthetic, mix.shares[1:]):
+            chosen = np.array([row["index"] for row in rows if row["source"] == source.name and row["kept"]], np.int64)
+            if len(chosen):
+                kept.append(source.chosen(chosen, f"taken for real:{len(chosen)}"))
+                weights.append(float(share))
+        if not kept:
+            return SourceMix(real)
+        given = None if mix.weights is None else [weight / max(weights) for weight in weights]
+        return SourceMix(real, kept, real_fraction=mix.real_fraction, weights=given)
+
+    def found(self, out: Path) -> str:
+        """How many images of each source were kept."""
+        path = out / "preparation" / "kept.json"
+        told = [
+            f"{each['kept']:,} of {each['count']:,} of {name}"
+            for name, each in read_table(path).meta["sources"].items()
+        ]
+        return f"kept: {', '.join(told)}; which ones: {path.with_suffix('.csv')}"
+
+
+def _table(mix: SourceMix, judged: list[Judged]) -> Table:
+    """One row a synthetic image; per source the threshold in the table's meta."""
+    rows: list[dict[str, Any]] = []
+    sources: dict[str, Any] = {}
+    for name, each in zip(mix.names[1:], judged):
+        real, score = each.real.mean(1).double(), each.synthetic.mean(1).double()
+        threshold = float(real.quantile(1 - PASSES))
+        kept = score >= threshold
+        sources[name] = {
+            "threshold": threshold,
+            "kept": int(kept.sum()),
+            "count": len(score),
+            "accuracy": float(Judged(each.levels[:1], real[:, None], score[:, None]).accuracy()),
+        }
+        told = zip(score.tolist(), kept.tolist())
+        rows += [{"source": name, "index": i, "score": value, "kept": keep} for i, (value, keep) in enumerate(told)]
+    return Table(rows, {"passes": PASSES, "sources": sources})

@@ -1,0 +1,156 @@
+"""Weighted union: the share of real images is searched, as practitioners do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.selection import shuffled
+from nomadiff.data.source_mix import SourceMix
+from nomadiff.denoiser import EDMDenoiser
+from nomadiff.errors import UsageError
+from nomadiff.methods.prepared import PreparedMethod
+from nomadiff.methods.telling_apart import judge_levels
+from nomadiff.processes import Processes
+from nomadiff.seeding import mixed_seed
+from nomadiff.tables import Table, read_table
+from nomadiff.training.config import RunConfig
+from nomadiff.training.loop import train
+from nomadiff.training.loss import edm_loss
+from nomadiff.training.run_folder import RunFolder
+
+__all__ = ["Weighted"]
+
+_HELD_OUT = 5  # one in so many real images
+_MOST, _CHUNK = 2_000, 250  # held-out images to score by, and so many at once
+_SPLIT, _NOISE = 21, 22  # keep these streams apart from those of training
+
+
+class Weighted(PreparedMethod):
+    """The union of all images with the share of real ones that teaches best; not told apart.
+
+    For every candidate a pilot, the same network on four fifths of the real images and all synthetic ones, sees an
+    equal part of the search's budget. The share with the least denoising loss (EDM's, over the noise levels of
+    training) on the other real images wins, and the rest of the budget trains on all images. Candidates are the mix's
+    own share (the one given, or every image once) and those below. Pilots are short, so what shows late (copying of
+    few real images) is hardly seen. ``out/preparation/shares.csv`` has the losses.
+
+    Args:
+        preset, class_labels, training: as for every method. ``budget`` counts the pilots' images too.
+        candidates: shares of real images to try beside the mix's own.
+        share: the search's budget as a share of the training's.
+
+    Raises:
+        UsageError: no such preset or training field, or a value out of range.
+    """
+
+    name = "weighted"
+    description = "Trained on all images; the share of real ones was searched by the loss on held-out real images."
+    finds = "pilots with several shares of real images"
+
+    def __init__(self, *args: Any, candidates: Sequence[float] = (0.25, 0.5, 0.75), **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not candidates or not all(0 < share < 1 for share in candidates):
+            raise UsageError(f"candidates must be shares in 0..1 (both excluded), got {tuple(candidates)}")
+        self.candidates = tuple(sorted(set(candidates)))
+
+    def parts(self, recipe: RunConfig) -> int:
+        """One pilot for each share."""
+        return len(self._shares(recipe))
+
+    def _shares(self, recipe: RunConfig) -> list[float]:
+        return sorted({round(recipe.shares[0], 6), *self.candidates})
+
+    def own_settings(self) -> dict[str, Any]:
+        """The candidates too."""
+        return {**super().own_settings(), "candidates": self.candidates}
+
+    def recipe(self, mix: SourceMix) -> RunConfig:
+        """As for every method that prepares.
+
+        Raises:
+            UsageError: as there, or there are fewer than five real images.
+        """
+        if len(mix.sources[0]) < _HELD_OUT:
+            raise UsageError(f"{self.name} holds a fifth of the real images out: it needs at least {_HELD_OUT}")
+        return super().recipe(mix)
+
+    def prepared(self, mix: SourceMix, recipe: RunConfig, folder: Path, budget: int, processes: Processes) -> SourceMix:
+        """Search the share."""
+        path = folder / "shares.json"
+        if not self.is_found(path, processes):
+            table = self._searched(mix, recipe, folder, budget, processes)
+            if processes.is_main:
+                for part in folder.glob("share-*/s*/"):  # states and snapshots, of no use any more
+                    shutil.rmtree(part)
+                table.write(path)
+            processes.barrier()
+        best = min(read_table(path).rows, key=lambda row: row["loss"])
+        return _shared(mix, mix.sources[0], best["real_share"])
+
+    def _searched(self, mix: SourceMix, recipe: RunConfig, folder: Path, budget: int, processes: Processes) -> Table:
+        """One row a candidate."""
+        real, options = mix.sources[0], recipe.training
+        order = shuffled(len(real), _SPLIT, options.seed)
+        count = len(real) // _HELD_OUT
+        held_out, learnt = (real.chosen(np.sort(part), "held out") for part in (order[:count], order[count:]))
+        shares = self._shares(recipe)
+        pilot = budget // len(shares)
+        training = replace(options, budget=pilot, warmup=min(options.warmup, pilot // 10))
+        rows = []
+        for share in shares:
+            used = _shared(mix, learnt, share)
+            config = replace(self.recipe_of(used), training=training)
+            if recipe.classes:  # a class may have no image among those learnt from
+                config = replace(config, classes=recipe.classes, class_names=recipe.class_names, class_counts=())
+            run = RunFolder(folder / f"share-{share:g}")
+            trained = train(config, used, run, processes, description=f"pilot: {share:.0%} real")
+            loss, spread = _loss(trained, held_out, recipe, processes)
+            rows.append({"real_share": share, "loss": loss, "standard_error": spread, "images_seen": pilot})
+        return Table(rows, {"held_out": count, "learnt": len(real) - count})
+
+    def found(self, out: Path) -> str:
+        """The share that was chosen."""
+        path = out / "preparation" / "shares.json"
+        rows = read_table(path).rows
+        best = min(rows, key=lambda row: row["loss"])
+        told = ", ".join(f"{row['real_share']:.0%} {row['loss']:.4g}" for row in rows)
+        return f"share of real images: {best['real_share']:.0%} (loss on held-out real images: {told}); {path}"
+
+
+def _shared(mix: SourceMix, real: ImageSource, share: float) -> SourceMix:
+    """The mix with another real source and another share of it; the synthetic ones keep their proportions."""
+    weights = [float(each) for each in mix.shares[1:] / mix.shares[1:].max()]
+    return SourceMix(real, mix.sources[1:], real_fraction=share, weights=weights)
+
+
+@torch.no_grad()
+def _loss(denoiser: EDMDenoiser, real: ImageSource, recipe: RunConfig, processes: Processes) -> tuple[float, float]:
+    """EDM's loss of held-out images, mean over noise levels, and its standard error; every candidate gets one noise."""
+    device, options = processes.device, recipe.training
+    images = real.images[:_MOST]
+    labels = real.labels_among(recipe.vocabulary)[:_MOST] if recipe.classes else None
+    mix = SourceMix(real)
+    losses = torch.zeros(len(images), device=device)
+    levels = judge_levels(options, tail=False).tolist()
+    for number, start in enumerate(range(0, len(images), _CHUNK)):
+        if number % processes.count != processes.rank:
+            continue
+        part = slice(start, start + _CHUNK)
+        generator = torch.Generator(device).manual_seed(mixed_seed(options.seed, _NOISE, number))
+        condition: dict[str, Any] = {} if labels is None else {"class_label": labels[part].to(device)}
+        for level in levels:
+            clean = mix.clean(images[part].to(device), generator)
+            noise = torch.randn(clean.shape, generator=generator, device=device)
+            sigma = torch.full((len(clean),), level, device=device)
+            loss = edm_loss(denoiser, clean, sigma, noise, sigma_data=recipe.sigma_data, **condition)
+            losses[part] += loss.flatten(1).mean(1) / len(levels)
+    losses = processes.total(losses)
+    return float(losses.mean()), float(losses.std() / len(losses) ** 0.5) if len(losses) > 1 else 0.0
