@@ -9,6 +9,7 @@ import torch
 
 from nomadiff.cli import main
 from nomadiff.data.images import read_images
+from nomadiff.tables import read_table
 from nomadiff.training.run_folder import RunFolder
 
 SMALL = ["--preset", "digits", "--budget", "512", "--batch", "64", "--warmup", "64", "--snapshot-every", "256"]
@@ -54,3 +55,32 @@ def test_two_processes_draw_what_one_draws(run, tmp_path):
     two, one = (read_images(tmp_path / f"{name}.zip").images.to(torch.int16) for name in ("two", "one"))
     assert two.shape == one.shape == (37, 1, 8, 8)
     assert (two - one).abs().max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ambient", "weighted", "filtered"])
+def test_two_processes_find_out_together_how_to_use_synthetic_images(method, tmp_path):
+    """Both judge, or train the pilots, and come to one result; the classifiers see no more images than of one."""
+    sources = ["--real", "digits:pool", "--real-subset", "first:40", "--synthetic", "style=digits:style"]
+    small = ["--synthetic-subset", "first:60", "--preset", "digits", "--budget", "768", "--batch", "64"]
+    command = ["train", *sources, *small, "--warmup", "64", "--method", method, "--out"]
+    said = two_processes(*command, str(tmp_path / "two"))
+    assert said.count("model: ") == 1
+    assert main([*command, str(tmp_path / "one"), "--device", "cpu"]) == 0
+    name = {"ambient": "floors", "weighted": "shares", "filtered": "kept"}[method]
+    tables = [read_table(tmp_path / each / "preparation" / f"{name}.json") for each in ("two", "one")]
+    assert [len(table.rows) for table in tables] == [4 if method == "weighted" else 60] * 2
+    ends = [RunFolder(tmp_path / each).read_log()[-1]["images_seen"] for each in ("two", "one")]
+    assert ends[0] == ends[1] < 768
+    before = (tmp_path / "two" / "model.safetensors").stat().st_mtime_ns
+    two_processes(*command, str(tmp_path / "two"))
+    assert (tmp_path / "two" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_two_processes_distil_together(run, tmp_path):
+    command = ["improve", str(run), "--weight", "1", "--budget", "256", "--snapshots", "1", "--synthetic-count", "64"]
+    two_processes(*command, "--distil", "--out", str(tmp_path / "two"))
+    assert main([*command, "--distil", "--device", "cpu", "--out", str(tmp_path / "one")]) == 0
+    files = [sorted(path.name for path in (tmp_path / each / "distilled").iterdir()) for each in ("two", "one")]
+    assert files[0] == files[1] == ["model.safetensors", "sources.json"]

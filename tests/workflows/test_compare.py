@@ -279,3 +279,37 @@ def test_a_reference_that_is_trained_on_is_found_before_training(tmp_path, monke
         with pytest.raises(UsageError, match="in the training set too"):
             call(wrong)
     assert "models:" in plan_comparison(replace(wrong, allow_train_as_reference=True))
+
+
+@pytest.mark.slow
+def test_six_uses_of_synthetic_data_in_one_report(tmp_path):
+    methods = ("dm", "sda", "casd", "ambient", "weighted", "filtered")
+    mix = MixSpec(
+        real="digits:pool", synthetic=("style=digits:style",), real_subset="first:40", synthetic_subset="first:80"
+    )
+    small = {"budget": 1024, "batch": 64, "warmup": 64}
+    study = comparison(tmp_path, mix=mix, seeds=(0,), methods=methods, changes=small)
+    rows = compare(study).rows
+    assert [row["method"] for row in rows] == list(methods)
+    assert {row["images_seen"] for row in rows} == {1024}  # what was found out first is counted
+    page = (tmp_path / "report.html").read_text()
+    assert all(METHODS[name].description in page for name in methods)
+    for words in ("the classifiers that set the floors", "pilots with several shares", "the discriminators that chose"):
+        assert f"images went to {words}" in page
+    answers = {(row["principle"], row["method"]) for row in read_json(tmp_path / "verdict.json")["rows"]}
+    assert {("utility", name) for name in methods[1:]} <= answers
+    runs = {arm.method: arm for arm in study.arms()}
+    trained = {name: read_json(runs[name].out / "config.json")["recipe"]["training"]["budget"] for name in methods}
+    assert trained["ambient"] == trained["filtered"] < trained["dm"] == trained["casd"] == 1024
+
+
+def test_a_floor_is_ambients_alone(tmp_path):
+    arms = comparison(tmp_path, seeds=(0,), methods=("dm", "ambient", "casd"), floor=0.5).arms()
+    assert {arm.method: "floor" in arm.changes for arm in arms} == {"dm": False, "ambient": True, "casd": False}
+    assert {arm.algorithm().floor for arm in arms if arm.method == "ambient"} == {0.5}
+    assert (
+        Comparison.from_dict(comparison(tmp_path, methods=("ambient",), floor="auto").to_dict(), tmp_path).floor
+        == "auto"
+    )
+    with pytest.raises(UsageError, match="--floor belongs to --method ambient, which is not compared"):
+        comparison(tmp_path, floor=0.5).arms()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from nomadiff.errors import UsageError
 from nomadiff.improve.auxiliary import budgets
 from nomadiff.improve.candidates import Candidates
 from nomadiff.improve.confirmation import Gain, repeated_gain
+from nomadiff.improve.distillation import distil, teacher_of
 from nomadiff.improve.fine_tuned_copy import FineTunedCopy
 from nomadiff.improve.own_samples import OwnSamples, own_count
 from nomadiff.improve.settings import Improvement
@@ -26,6 +28,7 @@ from nomadiff.models.provenance import refuse_training_set
 from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
+from nomadiff.training.fitting import Fitting
 from nomadiff.training.matching import require_match
 
 __all__ = ["Improved", "improve"]
@@ -33,6 +36,7 @@ __all__ = ["Improved", "improve"]
 _BESIDE = ("precision", "recall", "coverage")
 _OWN_SAMPLES = 2  # keeps the noise of the internal set apart from that of training and scoring
 _REPEATS = 6
+_STUDENT = 7
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,15 @@ class Improved:
     Attributes:
         model: the model to use: the guided one, or the base (weight 0) where no gain was found.
         candidate: the guided model of the best weight and budget, whether it is used or not.
-        table: every score: ``space``, ``weight`` (0 is the base), ``budget`` (images of fine-tuning), ``seed``,
+        table: every score: ``space`` (distilled: the student), ``weight`` (0 is the base), ``budget`` (images of
+            fine-tuning), ``seed``,
             ``noise`` ("search" or "fresh"), one field a metric, ``nfe``, ``gflop`` and ``seconds_per_image``.
         sentence: the answer in words.
         gain: gain of the best candidate over the base on fresh noise; None when nothing was scored.
         candidates: the other models it could have become.
+        distilled: one network that was taught what the model computes; None where that was not asked, or the base is
+            what is used.
+        distilled_gain: its gain over the base on fresh noise; None with it, or when nothing was scored.
     """
 
     model: Model
@@ -55,6 +63,8 @@ class Improved:
     sentence: str
     gain: Gain | None
     candidates: Candidates
+    distilled: Model | None = None
+    distilled_gain: Gain | None = None
 
 
 def improve(
@@ -74,7 +84,7 @@ def improve(
     the auxiliary is trained, another ``space``, ``weight``, ``interval`` or metric costs only its scores: call again.
 
     ``out`` becomes a model (``guidance.json``) with a copy of the base, the run folder ``auxiliary/`` and
-    ``improve.json``, the table of all scores.
+    ``improve.json``, the table of all scores. With ``distil`` the student lies in ``distilled/``, a model of its own.
 
     Args:
         model: the base: a single network (for a CASD model its real source is improved), or where it is stored.
@@ -103,6 +113,8 @@ def improve(
     processes = join_processes(device)
     model, out = as_model(model, "improve", processes.device), Path(out)
     model.network_for("improve")
+    if improvement.distil:
+        _ = model.config  # its UsageError: a student is built by the base's recipe
     if reference is not None:
         refuse_training_set(model, reference)
     count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
@@ -119,7 +131,7 @@ def improve(
     def another(number: int) -> Gain:
         """The gain of another copy of the same base."""
         seed = mixed_seed(improvement.seed, _REPEATS, number) % (1 << 31)
-        settings = replace(improvement, repeats=1, seed=seed, keep_synthetic=False)
+        settings = replace(improvement, repeats=1, seed=seed, distil=False, keep_synthetic=False)
         path = out / f"repeat-{number}"
         gain = improve(model, path, settings, reference=reference, synthetic=synthetic, device=device).gain
         assert gain is not None
@@ -158,10 +170,69 @@ class _Task:
             self.own.draw(self.processes)
         if not finished:
             self.copy.train(self.own.open() if self.synthetic is None else self.synthetic)
+        if not self.improvement.distil:
+            self._drop(keep)
+        done = self._choose()
+        if self.improvement.distil:
+            done = self._distilled(done)
+            self._drop(keep)
+        return done
+
+    def _drop(self, keep: bool) -> None:
         if self.processes.is_main:
             self.own.drop(keep=keep)
         self.processes.barrier()
-        return self._choose()
+
+    def _distilled(self, done: Improved) -> Improved:
+        """Teach a student what the model that is used computes, and compare it with the base."""
+        folder, teacher = self.copy.out / "distilled", done.model
+        assert teacher.guidance is not None
+        used = teacher.guidance.weight != 0
+        found = teacher_of(folder)
+        self.processes.barrier()  # every process has looked before the main one writes
+        if self.processes.is_main and folder.exists() and (not used or found not in (None, teacher.sha256)):
+            shutil.rmtree(folder)  # the student of another weight, budget or interval
+        self.processes.barrier()
+        if not used:
+            return self._told(done, "nothing is distilled, as the base is what is used")
+        if found == teacher.sha256:
+            student = Model.load(folder, device=self.processes.device)
+        else:
+            if self.synthetic is None:
+                self.own.draw(self.processes)  # those that are not there
+            images = self.own.open() if self.synthetic is None else self.synthetic
+            student = distil(teacher, images, folder, self._fitting(), processes=self.processes)
+        if self.reference is None:
+            return replace(self._told(done, "one network in distilled/"), distilled=student)
+        best = self.table.meta["best"]
+        gain = self.chooser.of("distilled", student).confirm(best["budget"], best["weight"])
+        self.table.meta["distilled"] = asdict(gain)
+        sure = "" if gain.is_sure else ", which is not sure"
+        told = f"{gain.mean:+.1%} (95 % interval {gain.low:+.1%} to {gain.high:+.1%}){sure}"
+        done = self._told(done, f"distilled into one network, at the base's cost: {told}")
+        return replace(done, distilled=student, distilled_gain=gain)
+
+    def _told(self, done: Improved, more: str) -> Improved:
+        sentence = f"{done.sentence}; {more}"
+        self.copy.finish(done.model, sentence)
+        return replace(done, sentence=sentence)
+
+    def _fitting(self) -> Fitting:
+        """The distillation takes the fine-tuning's options."""
+        options = self.copy.config.training
+        return Fitting(
+            budget=options.budget,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            ema_half_life=options.ema_half_life,
+            save_every=options.snapshot_every,
+            seed=mixed_seed(self.improvement.seed, _STUDENT) % (1 << 31),
+        )
+
+    @cached_property
+    def chooser(self) -> Chooser:
+        assert self.reference is not None
+        return Chooser(self.improvement, self.reference, self._candidate, self.table, self.copy.save, self.processes)
 
     def _choose(self) -> Improved:
         if self.reference is None:
@@ -169,7 +240,7 @@ class _Task:
             final = budgets(self.copy.config, self.improvement.snapshots)[-1]
             sentence = f"weight {self.improvement.weight:g} as asked; nothing was scored (no --reference)"
             return self._finish(final, self.improvement.weight, sentence)
-        chooser = Chooser(self.improvement, self.reference, self._candidate, self.table, self.copy.save, self.processes)
+        chooser = self.chooser
         budget, weight = chooser.search(budgets(self.copy.config, self.improvement.snapshots))
         gain = chooser.confirm(budget, weight)
         gains = [gain, *(self.another(number) for number in range(2, self.improvement.repeats + 1))]

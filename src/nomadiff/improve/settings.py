@@ -42,6 +42,8 @@ class Improvement:
         confirmations: Sets of fresh noise on which the chosen model is compared with the base.
         repeats: Copies to try, each with own samples, fine-tuning and choice (in repeat-2, repeat-3, ...), so that
             the interval knows how one copy differs from another. The model that comes out has the first.
+        distil: Teach one network what the improved model computes, on its own samples, for as many images as the
+            fine-tuning saw: the gain, or some of it, at the base's cost. It lies in distilled/ and is scored too.
         keep_synthetic: Keep the own samples as own.zip; they are dropped after the fine-tuning otherwise.
         seed: Seed of own samples, fine-tuning and scoring.
     """
@@ -63,6 +65,7 @@ class Improvement:
     count: int = 1000
     confirmations: int = 8
     repeats: int = 1
+    distil: bool = False
     keep_synthetic: bool = False
     seed: int = 0
 
@@ -78,6 +81,8 @@ class Improvement:
                 raise UsageError(f"unknown {name} '{value}': choose one of {', '.join(known)}")
         if self.space == "parameters" and self.interval is not None:
             raise UsageError("merged weights act at every noise level: an interval needs --space function")
+        if self.space == "parameters" and self.distil:
+            raise UsageError("merged weights are one network already: --distil needs --space function")
         check_guidance(1.0 if self.weight is None else self.weight, self.interval)
         if self.weight == 0:
             raise UsageError("weight must be another number than 0, which is the base")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,12 +64,23 @@ class Chooser:
     ) -> None:
         self.improvement, self.reference, self.make = improvement, reference, make
         self.table, self.save, self.processes = table, save, processes
+        self.space = improvement.space
         self.metric = improvement.metric or distance_name(reference.detector)
         self.higher = higher_is_better(self.metric)
         self.halves = dict(zip(("search", "fresh"), halves(reference)))
         self._confirmation: Confirmation | None = None
         self._read: dict[tuple[int, float, int], Read] = {}  # what was read of the sets of fresh noise
         self.table.meta["evaluation"] = {"count": improvement.count, **reference.meta}
+
+    def of(self, space: str, model: Model) -> Chooser:
+        """The same comparison with the base for another model in the candidates' place, named ``space`` in the table.
+
+        What is known of the base is used again.
+        """
+        other, make = copy.copy(self), self.make
+        other.space = space
+        other.make = lambda budget, weight: model if weight else make(0, 0.0)
+        return other
 
     def search(self, budgets: Sequence[int]) -> tuple[int, float]:
         """The best budget and weight above 0 on the search noise.
@@ -120,7 +132,7 @@ class Chooser:
         """What is known of one pair of sets beside its scores: computed or remembered."""
         known = self.table.meta.setdefault("confirmation", [])
         key = {
-            "space": self.improvement.space,
+            "space": self.space,
             "weight": weight,
             "budget": budget,
             "metric": self.metric,
@@ -148,7 +160,8 @@ class Chooser:
 
     def score(self, budget: int, weight: float, seed: int, noise: str) -> dict[str, Any]:
         """One row of the table: drawn and scored, or remembered."""
-        key = {"space": self.improvement.space, "weight": weight, "budget": budget, "seed": seed, "noise": noise}
+        space = self.space if weight else self.improvement.space  # the base is the same for all
+        key = {"space": space, "weight": weight, "budget": budget, "seed": seed, "noise": noise}
         for row in self.table.rows:
             if all(row[name] == value for name, value in key.items()):
                 return row

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.data.source_mix import SourceMix
+from nomadiff.errors import UsageError
 from nomadiff.improve.auxiliary import auxiliary_config, default_share
 from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
@@ -47,6 +48,8 @@ class SIMS(GuidedMethod):
     ) -> None:
         super().__init__(preset, **options)
         self.improvement = improvement or Improvement(weight=1.0, snapshots=1, seed=self.training.seed)
+        if self.improvement.distil:
+            raise UsageError(f"{self.name} has no budget for a distillation: improve its base with distil instead")
         self.reference = reference
 
     def second_budget(self, recipe: RunConfig) -> int:

@@ -99,18 +99,28 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
         for row in rows
         if row["noise"] == "fresh" and (row["budget"], row["weight"]) in compared
     ]
+    if done.distilled is not None:
+        student = [row for row in done.table.rows if row["space"] == "distilled"]
+        fresh += [
+            {**row, "method": "distilled", "source": "", "images_seen": row["budget"]}
+            for row in student
+            if (row["budget"], row["weight"]) == compared[1]
+        ]
     assert done.gain is not None
+    sets = sum(row["method"] == "base" for row in fresh)
     count = done.table.meta["evaluation"]["count"]
     distance = distance_in(done.table.fields)
     grids = [
         GridPanel("base", "", base.sample(_SHOWN), 8, method="base"),
         GridPanel(name, f"weight {done.table.meta['best']['weight']:g}", done.candidate.sample(_SHOWN), method=name),
     ]
+    if done.distilled is not None:
+        grids.append(GridPanel("distilled", "one network", done.distilled.sample(_SHOWN), method="distilled"))
     if reference.images is not None:
         grids.insert(0, GridPanel("real", "held out", reference.images[:_SHOWN], 8, method="real"))
     return Report(
         title="Did the model improve itself?",
-        subtitle=f"{name} on {base.name}; {len(fresh) // 2} sets of {count:,} samples of each model, fresh noise",
+        subtitle=f"{name} on {base.name}; {sets} sets of {count:,} samples of each model, fresh noise",
         table=Table(fresh, done.table.meta),
         metrics=[*metric_infos(distance, {}), *COST_METRICS],
         grids=grids,
@@ -119,6 +129,7 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
         arms={
             "base": f"The model as it was; {_cost_text(base)}.",
             name: f"{_WHAT[name]}; {_cost_text(done.candidate)}.",
+            **({"distilled": f"{_STUDENT}; {_cost_text(done.distilled)}."} if done.distilled else {}),
         },
         command=command,
         versions=versions(),
@@ -136,6 +147,9 @@ _WHAT = {
     "sims": "SIMS: extrapolated away from a copy fine-tuned on own samples",
     "neon": "Neon: the parameters extrapolated away from a copy fine-tuned on own samples",
 }
+
+
+_STUDENT = "One network that was taught what the improved model computes"
 
 
 def _cost_text(model: Model) -> str:
@@ -164,17 +178,24 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
     sets = tried * guided + 1 + improvement.confirmations * (1 + guided) if scored else 0
     training = 3 * forward * options.budget * improvement.repeats
     drawing = own * nfe * forward * improvement.repeats
+    distilling = (3 + guided) * forward * options.budget if improvement.distil else 0
+    sets += improvement.confirmations if scored and improvement.distil else 0
     scoring = sets * improvement.count * nfe * forward * improvement.repeats
     share = "" if improvement.budget else f" ({default_share(base.config):.0%} of the base's, SIMS' for its kind)"
     operations = {
         "own samples": f"{own:,}, {three_digits(drawing / 1e15)} PFLOP",
         "fine-tuning": f"{options.budget / 1e6:g} Mi{share} at learning rate {options.learning_rate:g}, "
         f"{three_digits(training / 1e15)} PFLOP; {improvement.train_part} of the network",
+        **(
+            {"distilling": f"{options.budget / 1e6:g} Mi, {three_digits(distilling / 1e15)} PFLOP"}
+            if improvement.distil
+            else {}
+        ),
         "scoring": f"{three_digits(scoring / 1e15)} PFLOP: {tried} candidates, then "
         f"{improvement.confirmations} sets of fresh noise, {improvement.count:,} samples each"
         if scored
         else "none (no --reference)",
-        "GPU hours": gpu_hours(by_precision(training, options.precision, drawing + scoring)),
+        "GPU hours": gpu_hours(by_precision(training + distilling, options.precision, drawing + scoring)),
         **({"repeats": f"{improvement.repeats}, all of them counted above"} if improvement.repeats > 1 else {}),
         "result": f"NFE {base.nfe() * guided:g} without an interval",
     }

@@ -12,7 +12,7 @@ import torch
 from nomadiff.errors import NomadiffError
 from nomadiff.job_folder import Job, work
 from nomadiff.processes import join_processes
-from nomadiff.training.run_folder import RunFolder
+from nomadiff.training.run_folder import PREPARATION, RunFolder
 
 __all__ = ["progress_of", "work_on"]
 
@@ -59,7 +59,7 @@ def work_on(
 def progress_of(run: Path) -> tuple[int, float | None]:
     """Training images that the networks of a run have seen, and how many a second the last one sees."""
     seen, speed = 0, None
-    for path in (*run.glob("log.jsonl"), *run.glob("*/log.jsonl")):
+    for path in (*run.glob("log.jsonl"), *run.glob("*/log.jsonl"), *run.glob(f"{PREPARATION}/*/log.jsonl")):
         with suppress(NomadiffError):
             if log := RunFolder(path.parent).read_log():
                 seen += int(log[-1]["images_seen"])
