@@ -282,6 +282,14 @@ def test_shares_that_were_given_hold_for_what_is_kept(mix, tmp_path, monkeypatch
     assert Filtered(PRESET).fit(mix, tmp_path / "b", device="cpu").config.shares == pytest.approx((0.5, 0.25, 0.25))
 
 
+def test_tables_name_the_files_of_images(mix, tmp_path):
+    made = dataclasses.replace(mix.sources[1], names=tuple(f"{n:03d}.png" for n in range(40)))
+    for method, what in ((Ambient, "floors"), (Filtered, "kept")):
+        method(PRESET).fit(SourceMix(mix.sources[0], [made]), tmp_path / what, device="cpu")
+        rows = read_table(tmp_path / what / "preparation" / f"{what}.json").rows
+        assert [row["file"] for row in rows] == list(made.names)
+
+
 # classes
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.prepared import PreparedMethod
-from nomadiff.methods.telling_apart import Judged, judge_sources, judges, require_judge
+from nomadiff.methods.telling_apart import Judged, image_rows, judge_sources, judges, require_judge
 from nomadiff.processes import Processes
 from nomadiff.tables import Table, read_table
 from nomadiff.training.config import RunConfig
@@ -104,10 +104,10 @@ class Ambient(PreparedMethod):
         """One row an image; per source the summary in the table's meta."""
         rows: list[dict[str, Any]] = []
         sources: dict[str, Any] = {}
-        for name, each in zip(mix.names[1:], judged):
+        for source, each in zip(mix.sources[1:], judged):
             floors, of_source = noise_floors(each)
             above = share_above(floors, self.training.p_mean, self.training.p_std)
-            sources[name] = {
+            sources[source.name] = {
                 "median": float(floors.median()),
                 "of_source": of_source,
                 "always": float((floors == 0).double().mean()),
@@ -115,7 +115,7 @@ class Ambient(PreparedMethod):
                 "levels": each.levels.tolist(),
                 "accuracy": each.accuracy().tolist(),
             }
-            rows += [{"source": name, "index": index, "floor": floor} for index, floor in enumerate(floors.tolist())]
+            rows += image_rows(source, floor=floors)
         return Table(rows, {"tolerance": TOLERANCE, "sources": sources})
 
     def found(self, out: Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.methods.prepared import PreparedMethod
-from nomadiff.methods.telling_apart import Judged, judge_sources, judges, require_judge
+from nomadiff.methods.telling_apart import Judged, image_rows, judge_sources, judges, require_judge
 from nomadiff.processes import Processes
 from nomadiff.tables import Table, read_table
 from nomadiff.training.config import RunConfig
@@ -90,16 +90,15 @@ def _table(mix: SourceMix, judged: list[Judged]) -> Table:
     """One row a synthetic image; per source the threshold in the table's meta."""
     rows: list[dict[str, Any]] = []
     sources: dict[str, Any] = {}
-    for name, each in zip(mix.names[1:], judged):
+    for source, each in zip(mix.sources[1:], judged):
         real, score = each.real.mean(1).double(), each.synthetic.mean(1).double()
         threshold = float(real.quantile(1 - PASSES))
         kept = score >= threshold
-        sources[name] = {
+        sources[source.name] = {
             "threshold": threshold,
             "kept": int(kept.sum()),
             "count": len(score),
             "accuracy": float(Judged(each.levels[:1], real[:, None], score[:, None]).accuracy()),
         }
-        told = zip(score.tolist(), kept.tolist())
-        rows += [{"source": name, "index": i, "score": value, "kept": keep} for i, (value, keep) in enumerate(told)]
+        rows += image_rows(source, score=score, kept=kept)
     return Table(rows, {"passes": PASSES, "sources": sources})

@@ -24,7 +24,7 @@ from nomadiff.training.fitting import Fitting, fit
 from nomadiff.training.loss import training_levels
 from nomadiff.training.run_folder import load_tensors, save_tensors
 
-__all__ = ["Judged", "judge_levels", "judge_sources", "judges", "require_judge"]
+__all__ = ["Judged", "image_rows", "judge_levels", "judge_sources", "judges", "require_judge"]
 
 _LEVELS, _DRAWS = 16, 2  # noise levels of equal probability, and noises at each
 _TAIL = (0.99, 0.997, 0.999)  # places of rarer levels above them
@@ -102,6 +102,16 @@ def require_judge(config: RunConfig, method: str) -> None:
             f"{method} judges images by the network's encoder, and a {config.network.architecture} network has none "
             "that nomadiff knows: choose another preset or method"
         )
+
+
+def image_rows(source: ImageSource, **columns: Tensor) -> list[dict[str, Any]]:
+    """A row for each image of a source: ``source``, ``index``, ``file`` if it has names, and a field a column."""
+    files: dict[str, Any] = {} if source.names is None else {"file": source.names}
+    found = {**files, **{name: column.tolist() for name, column in columns.items()}}
+    return [
+        {"source": source.name, "index": index, **{name: column[index] for name, column in found.items()}}
+        for index in range(len(source))
+    ]
 
 
 def judges(recipe: RunConfig) -> int:
