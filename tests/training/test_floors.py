@@ -122,6 +122,15 @@ def test_floors_that_do_not_fit_are_refused(floors):
         with_floors(mix(), floors, OPTIONS)
 
 
+def test_floors_of_another_type_are_the_same():
+    floors = [torch.rand(20, generator=torch.Generator().manual_seed(0)), torch.zeros(60)]
+    plain, double = (
+        with_floors(mix(), [f.to(kind) for f in floors], OPTIONS) for kind in (torch.float32, torch.float64)
+    )
+    assert torch.equal(plain.batch(0, 64, 1).floors, double.batch(0, 64, 1).floors)
+    assert plain.provenance == double.provenance
+
+
 def test_a_floor_above_all_training_is_refused():
     with pytest.raises(UsageError, match="less than 1e-04 .* choose a lower one, or --method dm"):
         Ambient(tiny_preset(), floor=100).recipe(mix())

@@ -98,7 +98,7 @@ class SourceMix:
         self.resolution = real.resolution
         self.channels = real.channels
         self.latents = real.latents
-        self.floors = () if floors is None else (torch.zeros(len(real)), *floors)
+        self.floors = () if floors is None else (torch.zeros(len(real)), *(floor.float() for floor in floors))
         for source, floor in zip(self.sources, self.floors):
             if floor.shape != (len(source),) or not bool((floor >= 0).all() and floor.isfinite().all()):
                 raise UsageError(f"{source.name}: floors must be {len(source):,} noise levels, none negative")
