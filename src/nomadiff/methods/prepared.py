@@ -12,6 +12,8 @@ from nomadiff.errors import UsageError
 from nomadiff.files import read_json, write_json
 from nomadiff.methods.method import Method
 from nomadiff.models.model import Model
+from nomadiff.monitoring.monitor import Monitor
+from nomadiff.monitoring.settings import Monitoring
 from nomadiff.processes import Processes, join_processes
 from nomadiff.training.config import RunConfig
 from nomadiff.training.loop import train
@@ -132,17 +134,25 @@ class PreparedMethod(Method):
             raise UsageError(f"{out} holds another run (differs in {', '.join(told)}); choose another --out")
 
     def fit(
-        self, mix: SourceMix, out: str | Path, *, device: str | None = None, description: str | None = None
+        self,
+        mix: SourceMix,
+        out: str | Path,
+        *,
+        device: str | None = None,
+        description: str | None = None,
+        monitoring: Monitoring | None = None,
     ) -> Model:
         """Find out what is needed, then train in ``out``; continue what is half done.
+
+        It is the second training that ``monitoring`` looks at.
 
         Raises:
             UsageError, NomadiffError, Interrupted: as for every method.
         """
         if not self.prepares:
-            return super().fit(mix, out, device=device, description=description)
+            return super().fit(mix, out, device=device, description=description, monitoring=monitoring)
         out, processes = Path(out), join_processes(device)
-        recipe = self.recipe(mix)
+        recipe, mix, monitoring = self.monitored(mix, monitoring)
         first, second = self.budgets(recipe)
         self.check_folder(out, recipe, mix)
         processes.barrier()  # every process has looked before the main one writes
@@ -156,8 +166,10 @@ class PreparedMethod(Method):
         else:
             used = self.prepared(mix, recipe, settings.parent, first, processes)
         config = self.recipe_of(used)
-        config = replace(config, training=replace(config.training, budget=second))
-        train(config, used, folder, processes, description=description)
+        training = replace(config.training, budget=second)
+        config = replace(config, training=training, validation=recipe.validation)
+        monitor = None if monitoring is None else Monitor(monitoring, config, used, folder, processes)
+        train(config, used, folder, processes, description=description, observer=monitor)
         processes.barrier()
         return Model.load(folder.path, device=processes.device)
 

@@ -76,16 +76,10 @@ class Judged:
         return (synthetic + (low + high) / 2).sigmoid()
 
 
-def judge_levels(options: TrainingConfig, tail: bool = True) -> Tensor:
-    """Noise levels of equal probability in a training, and some rarer ones above them: ascending, float32 ``(L,)``.
-
-    Args:
-        options: the training.
-        tail: whether the rarer ones are wanted.
-    """
+def judge_levels(options: TrainingConfig) -> Tensor:
+    """Noise levels of equal probability in a training, and some rarer ones above them: ascending, float32 ``(L,)``."""
     places = (torch.arange(_LEVELS, dtype=torch.float64) + 0.5) / _LEVELS
-    if tail:
-        places = torch.cat([places, torch.tensor(_TAIL, dtype=torch.float64)])
+    places = torch.cat([places, torch.tensor(_TAIL, dtype=torch.float64)])
     return (torch.special.ndtri(places) * options.p_std + options.p_mean).exp().float()
 
 

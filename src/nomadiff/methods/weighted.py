@@ -9,28 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.selection import shuffled
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
 from nomadiff.methods.prepared import PreparedMethod
-from nomadiff.methods.telling_apart import judge_levels
 from nomadiff.processes import Processes
-from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table, read_table
 from nomadiff.training.config import RunConfig
+from nomadiff.training.held_out_loss import FixedImages, fixed_noise_losses
 from nomadiff.training.loop import train
-from nomadiff.training.loss import edm_loss
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["Weighted"]
 
 _HELD_OUT = 5  # one in so many real images
-_MOST, _CHUNK = 2_000, 250  # held-out images to score by, and so many at once
-_SPLIT, _NOISE = 21, 22  # keep these streams apart from those of training
+_MOST = 1024  # of those, to score by
+_SPLIT = 21  # keeps this stream apart from those of training
 
 
 class Weighted(PreparedMethod):
@@ -104,6 +100,8 @@ class Weighted(PreparedMethod):
         shares = self._shares(recipe)
         pilot = budget // len(shares)
         training = replace(options, budget=pilot, warmup=min(options.warmup, pilot // 10))
+        labels = held_out.labels_among(recipe.vocabulary)[:_MOST] if recipe.classes else None
+        judged_by = FixedImages(held_out.images[:_MOST], 0, labels)
         rows = []
         for share in shares:
             used = _shared(mix, learnt, share)
@@ -112,8 +110,9 @@ class Weighted(PreparedMethod):
                 config = replace(config, classes=recipe.classes, class_names=recipe.class_names, class_counts=())
             run = RunFolder(folder / f"share-{share:g}")
             trained = train(config, used, run, processes, description=f"pilot: {share:.0%} real")
-            loss, spread = _loss(trained, held_out, recipe, processes)
-            rows.append({"real_share": share, "loss": loss, "standard_error": spread, "images_seen": pilot})
+            losses = fixed_noise_losses(trained, judged_by, SourceMix(held_out), config, processes).mean(1)
+            row = {"real_share": share, "loss": float(losses.mean()), "images_seen": pilot}
+            rows.append({**row, "standard_error": float(losses.std() / len(losses) ** 0.5) if count > 1 else None})
         return Table(rows, {"held_out": count, "learnt": len(real) - count})
 
     def found(self, out: Path) -> str:
@@ -129,28 +128,3 @@ def _shared(mix: SourceMix, real: ImageSource, share: float) -> SourceMix:
     """The mix with another real source and another share of it; the synthetic ones keep their proportions."""
     weights = [float(each) for each in mix.shares[1:] / mix.shares[1:].max()]
     return SourceMix(real, mix.sources[1:], real_fraction=share, weights=weights)
-
-
-@torch.no_grad()
-def _loss(denoiser: EDMDenoiser, real: ImageSource, recipe: RunConfig, processes: Processes) -> tuple[float, float]:
-    """EDM's loss of held-out images, mean over noise levels, and its standard error; every candidate gets one noise."""
-    device, options = processes.device, recipe.training
-    images = real.images[:_MOST]
-    labels = real.labels_among(recipe.vocabulary)[:_MOST] if recipe.classes else None
-    mix = SourceMix(real)
-    losses = torch.zeros(len(images), device=device)
-    levels = judge_levels(options, tail=False).tolist()
-    for number, start in enumerate(range(0, len(images), _CHUNK)):
-        if number % processes.count != processes.rank:
-            continue
-        part = slice(start, start + _CHUNK)
-        generator = torch.Generator(device).manual_seed(mixed_seed(options.seed, _NOISE, number))
-        condition: dict[str, Any] = {} if labels is None else {"class_label": labels[part].to(device)}
-        for level in levels:
-            clean = mix.clean(images[part].to(device), generator)
-            noise = torch.randn(clean.shape, generator=generator, device=device)
-            sigma = torch.full((len(clean),), level, device=device)
-            loss = edm_loss(denoiser, clean, sigma, noise, sigma_data=recipe.sigma_data, **condition)
-            losses[part] += loss.flatten(1).mean(1) / len(levels)
-    losses = processes.total(losses)
-    return float(losses.mean()), float(losses.std() / len(losses) ** 0.5) if len(losses) > 1 else 0.0
