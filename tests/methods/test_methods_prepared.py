@@ -18,6 +18,7 @@ from nomadiff.methods.registry import METHODS
 from nomadiff.methods.telling_apart import Judged, judge_levels
 from nomadiff.methods.weighted import Weighted
 from nomadiff.models.model import Model
+from nomadiff.monitoring.settings import Monitoring
 from nomadiff.tables import read_table
 from nomadiff.training.run_folder import RunFolder
 
@@ -288,6 +289,18 @@ def test_tables_name_the_files_of_images(mix, tmp_path):
         method(PRESET).fit(SourceMix(mix.sources[0], [made]), tmp_path / what, device="cpu")
         rows = read_table(tmp_path / what / "preparation" / f"{what}.json").rows
         assert [row["file"] for row in rows] == list(made.names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_training_can_be_monitored(name, mix, tmp_path):
+    """Validation images are set apart before anything is found out about the others."""
+    watched = Monitoring(validation=0.25, grid=0)
+    METHODS[name](PRESET).fit(mix, tmp_path / "run", device="cpu", monitoring=watched)
+    config = RunFolder(tmp_path / "run").config()
+    assert config.validation.count == 10 and RunFolder(tmp_path / "run").read_sources()[0]["count"] == 30
+    METHODS[name](PRESET).fit(mix, tmp_path / "run", device="cpu", monitoring=watched)
+    with pytest.raises(UsageError, match="another run .*data"):
+        METHODS[name](PRESET).fit(mix, tmp_path / "run", device="cpu")
 
 
 # classes
