@@ -71,6 +71,7 @@ def with_floors(mix: SourceMix, floors: list[Tensor], options: TrainingConfig) -
     Raises:
         UsageError: floors of another number, negative or not finite, or a source that next to never teaches.
     """
+    floors = [floor.float() for floor in floors]
     SourceMix(mix.sources[0], mix.sources[1:], floors=floors)  # for its UsageError
     drawn = [float(mix.shares[0])]
     for source, share, floor in zip(mix.sources[1:], mix.shares[1:], floors):
