@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -16,7 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from nomadiff.errors import DataError, NomadiffError
 from nomadiff.safe_pickle import printable
 
-__all__ = ["from_plain", "parse_json"]
+__all__ = ["from_plain", "parse_json", "plain_settings", "with_tuples"]
 
 LONGEST_JSON = 256 << 20  # bytes; a journal of a large run has a few million
 _LARGEST_INTEGER = 1 << 63
@@ -127,3 +128,16 @@ def _checked_list(value: Any, origin: Any, arguments: tuple[Any, ...], where: st
             raise DataError(f"{where} must be a list of {len(arguments)}, got {len(value)}")
         return tuple(_checked(item, kind, where) for item, kind in zip(value, arguments))
     return origin(_checked(item, arguments[0], where) for item in value)
+
+
+def plain_settings(study: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Settings of a ``study`` as they are written for other processes; None where some are objects in memory."""
+    try:
+        return {"study": study, **json.loads(json.dumps(dict(values)))}
+    except TypeError:
+        return None
+
+
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they were before they were written: lists become tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -20,10 +20,11 @@ from nomadiff.loops.loop import AutophagousLoop
 from nomadiff.loops.real_images import RealImages
 from nomadiff.models.model import Model
 from nomadiff.sampling.sampler import SamplerConfig
+from nomadiff.studies.work import study_status, work_study
 from nomadiff.tables import read_table
 from nomadiff.training.presets import preset_named
 from nomadiff.training.run_folder import RunFolder
-from nomadiff.workflows.loop import ImageLoop, plan_image_loop, run_image_loop
+from nomadiff.workflows.loop import ImageLoop, begin_image_loop, plan_image_loop, run_image_loop
 
 TINY = {"budget": 32, "batch": 16, "warmup": 16, "snapshot_every": 16, "log_every": 16}
 DIGITS = replace(preset_named("digits"), sampler=SamplerConfig(steps=2))
@@ -253,6 +254,23 @@ def test_one_run_is_never_certain_and_more_generations_extend_it(tmp_path: Path)
     assert "1 run, so no interval" in table.meta["madness"]["standard"]
     with pytest.raises(UsageError, match="another loop"):
         run_image_loop(setting(tmp_path, synthetic_count=11))
+
+
+@pytest.mark.slow
+def test_a_plan_is_worked_on_by_any_process_to_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"algorithms": ("standard", "sims"), "seeds": (0, 1)}
+    whole = run_image_loop(setting(tmp_path / "whole", workers=1, **options))
+    begin_image_loop(setting(tmp_path / "planned", **options))
+    assert not (tmp_path / "planned" / "loops").exists()
+    states = {row["job"]: row["state"] for row in study_status(tmp_path / "planned")}
+    names = {f"{name}-seed{seed}" for name in ("standard", "sims") for seed in (0, 1)}
+    assert states == dict.fromkeys([*names, "standard-seed0-first", "standard-seed1-first", "report"], "waiting")
+    monkeypatch.chdir(tmp_path)
+    work_study(tmp_path / "planned", processes=2)
+    assert {row["state"] for row in study_status(tmp_path / "planned")} == {"done"}
+    assert read_table(tmp_path / "planned" / "metrics.json").rows == whole.rows
+    assert weights(tmp_path / "planned" / "loops") == weights(tmp_path / "whole" / "loops")
+    assert (tmp_path / "planned" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ def test_settings_make_the_same_jobs_and_damaged_ones_are_named(tmp_path):
     changes = {"budget": 512, "ema_stds": (0.05, 0.1)}
     study = Comparison(mix=mix, reference="digits:reference", out=tmp_path, preset="edm2-tiny", changes=changes)
     settings = json.loads(json.dumps(study.to_dict()))
-    settings.pop("kind")
+    settings.pop("study")
     told = [(job.name, job.about, job.after, job.products) for job in comparison_jobs(study)]
     assert told == [(job.name, job.about, job.after, job.products) for job in jobs_from(settings, tmp_path)]
     for wrong in ({}, {**settings, "nothing": 1}, {**settings, "mix": 3}, {**settings, "seeds": 4}):
@@ -111,7 +111,7 @@ def test_settings_make_the_same_jobs_and_damaged_ones_are_named(tmp_path):
             jobs_from(wrong, tmp_path)
     begin = tmp_path / "jobs" / "study.json"
     begin.parent.mkdir()
-    begin.write_text(json.dumps({"kind": "os.system", "folder": "/"}))
+    begin.write_text(json.dumps({"study": "os.system", "folder": "/"}))
     with pytest.raises(DataError, match="this version knows"):
         work_study(tmp_path)
 

@@ -51,13 +51,17 @@ def loop(
         dry_run: plan only.
     """
     from nomadiff.files import check_output
-    from nomadiff.workflows.loop import plan_image_loop, run_image_loop
+    from nomadiff.workflows.loop import begin_image_loop, plan_image_loop, run_image_loop
 
     settings = replace(settings, changes=training.changes(), command=command_line())
     if dry_run:
         print(plan_image_loop(settings))
         return
     check_output(settings.out, "folder")
+    if settings.workers == 0:
+        begin_image_loop(settings)
+        print(f"planned: {settings.out}\nnext:    nomadiff work {settings.out}, on every machine")
+        return
     table = run_image_loop(settings)
     for name, sentence in table.meta["madness"].items():
         print(f"{name}: {sentence}")

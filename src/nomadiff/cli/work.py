@@ -21,7 +21,7 @@ def work(
     workers: int = 1,
     launch_option: tuple[str, ...] = (),
 ) -> None:
-    """Work on a study that compare or reproduce has begun; any number of workers, on any machines that see its folder.
+    """Work on a study that compare, loop or reproduce has begun, from any machine that sees its folder.
 
     An example, on every machine:
 
@@ -36,7 +36,7 @@ def work(
     folder where the study was begun, if its paths are relative.
 
     Args:
-        study: The --out of compare, or of a CASD recipe of reproduce.
+        study: The --out of compare, loop or a CASD recipe of reproduce.
         devices: Where to compute (cuda:0, cuda:1, cpu). By default every GPU, or the CPU.
         jobs: Jobs side by side; by default one a GPU, or one a CPU core.
         stop_after: Save and stop after so long: 90m, 3h, 2d.

@@ -118,7 +118,9 @@ class AutophagousLoop:
             raise UsageError(f"a loop has at least one generation, got {generations}")
         folder = None if out is None else Path(out)
         if folder is not None:
-            self._check_folder(folder, seed)
+            self.check_folder(folder, seed)
+            if not (folder / "loop.json").exists():
+                write_json(folder / "loop.json", self._about(seed))
         with progress_bar(description, generations, "generations", show=bool(description)) as advance:
             return self._run(generations, seed, folder, advance)
 
@@ -225,7 +227,19 @@ class AutophagousLoop:
         }
         write_json(place / "manifest.json", manifest)
 
-    def _check_folder(self, folder: Path, seed: Any) -> None:
+    def check_folder(self, folder: Path, seed: Any) -> None:
+        """Refuse a folder that holds another loop than this one with that seed.
+
+        Raises:
+            UsageError: it does; the message names the settings that differ.
+        """
+        path = folder / "loop.json"
+        about = self._about(seed)
+        if path.exists() and (before := read_json(path)) != about:
+            changed = sorted(name for name in before.keys() | about.keys() if before.get(name) != about.get(name))
+            raise UsageError(f"{folder} holds another loop ({', '.join(changed)} differ): choose another folder")
+
+    def _about(self, seed: Any) -> dict[str, Any]:
         about: dict[str, Any] = {
             "kind": self.kind,
             "real_count": self.real_count,
@@ -237,13 +251,7 @@ class AutophagousLoop:
             "seed": seed,
             **self.description,
         }
-        about = json.loads(json.dumps(about))  # as it will be read back: lists for tuples
-        path = folder / "loop.json"
-        if not path.exists():
-            write_json(path, about)
-        elif (before := read_json(path)) != about:
-            changed = sorted(name for name in before.keys() | about.keys() if before.get(name) != about.get(name))
-            raise UsageError(f"{folder} holds another loop ({', '.join(changed)} differ): choose another folder")
+        return json.loads(json.dumps(about))  # as it is read back: lists for tuples
 
     def _all_done(self, folder: Path | None, generations: int) -> bool:
         return folder is not None and (folder / f"generation-{generations:04d}" / "manifest.json").exists()

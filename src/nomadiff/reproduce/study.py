@@ -129,7 +129,7 @@ def run_study(name: str, study: Study, request: Request) -> Result:
     folder = JobFolder(request.out)
     values = {"scale": request.scale, "command": request.command, "seeds": request.seeds, "device": request.device}
     data = None if request.data is None else str(request.data)
-    folder.write_plan(jobs, {"kind": "reproduce", "name": name, "request": {**values, "data": data}})
+    folder.write_plan(jobs, {"study": "reproduce", "name": name, "request": {**values, "data": data}})
     folder.forget_failures()
     workers = {cell.comparison.workers for cell in study.cells}
     work_on(request.out, jobs[:-1], device=request.device, processes=workers.pop() if len(workers) == 1 else None)

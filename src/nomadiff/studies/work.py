@@ -11,7 +11,7 @@ from typing import Any
 from nomadiff.errors import DataError
 from nomadiff.job_folder import JobFolder, JobState
 from nomadiff.reproduce import study as recipes
-from nomadiff.workflows import compare
+from nomadiff.workflows import compare, loop
 from nomadiff.workflows.workers import progress_of, work_on
 
 __all__ = ["study_status", "work_study"]
@@ -25,7 +25,7 @@ def work_study(
     stop_after: float | None = None,
     retry_failed: bool = False,
 ) -> None:
-    """Work on a study that ``compare`` or ``reproduce`` has begun, here or on another machine that sees its folder.
+    """Work on a study that ``compare``, ``loop`` or ``reproduce`` has begun, from any machine that sees its folder.
 
     Args:
         study: the folder that was its ``out``.
@@ -43,8 +43,8 @@ def work_study(
     study = Path(study).absolute()
     folder = JobFolder(study)
     settings = folder.settings()
-    makers = {"compare": compare.jobs_from, "reproduce": recipes.jobs_from}
-    maker = makers.get(str(settings.pop("kind", "")))
+    makers = {"compare": compare.jobs_from, "loop": loop.jobs_from, "reproduce": recipes.jobs_from}
+    maker = makers.get(str(settings.pop("study", "")))
     if maker is None:
         raise DataError(f"{folder.path / 'study.json'}: not the settings of a study that this version knows")
     with suppress(OSError):  # its relative paths are those of the folder it was begun in

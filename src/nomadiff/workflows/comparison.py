@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from nomadiff.methods.registry import METHODS, method_named
 from nomadiff.metrics.detectors import Detector
 from nomadiff.metrics.replication import calibrate
 from nomadiff.models.dry_run import plan_training
+from nomadiff.plain import plain_settings, with_tuples
 from nomadiff.processes import join_processes
 from nomadiff.training.presets import AnyPreset, proposed_preset
 from nomadiff.workflows.arms import Arm, with_seed
@@ -106,11 +106,7 @@ class Comparison:
         values = {name: value for name, value in vars(self).items() if name != "out"}
         if not isinstance(self.mix, MixSpec):
             return None
-        values |= {"mix": dict(vars(self.mix)), "changes": dict(self.changes)}
-        try:
-            return {"kind": "compare", **json.loads(json.dumps(values))}
-        except TypeError:
-            return None
+        return plain_settings("compare", {**values, "mix": dict(vars(self.mix)), "changes": dict(self.changes)})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], out: Path) -> Comparison:
@@ -120,8 +116,8 @@ class Comparison:
             DataError: the values are no settings of a comparison.
         """
         try:
-            settings = _with_tuples(values)
-            comparison = cls(**settings | {"mix": MixSpec(**_with_tuples(settings["mix"])), "out": out})
+            settings = with_tuples(values)
+            comparison = cls(**settings | {"mix": MixSpec(**with_tuples(settings["mix"])), "out": out})
             comparison.arms()
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise DataError(f"{out}: not the settings of a comparison ({error})") from error
@@ -190,10 +186,6 @@ class Comparison:
             if found.setdefault(method.name, (kind, method.uses_synthetic))[0] != kind:
                 raise UsageError(f"two methods are called '{method.name}': give one of them another name")
         return found
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:

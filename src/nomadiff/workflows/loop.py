@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.data.image_source import ImageSource, spec_text
-from nomadiff.data.reading import Reading
-from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import UsageError
-from nomadiff.loops.images import ImageAlgorithm, image_algorithm
-from nomadiff.loops.loop import KINDS, AutophagousLoop
-from nomadiff.loops.real_images import RealImages
+from nomadiff.errors import NomadiffWarning
+from nomadiff.job_folder import Job, JobFolder
 from nomadiff.loops.report import report_loops
-from nomadiff.methods.dm import DM
-from nomadiff.metrics.detectors import Detector, load_detector
-from nomadiff.metrics.distance_names import distance_name
-from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.dry_run import plan_training
-from nomadiff.processes import join_processes
 from nomadiff.reports.page import GridPanel
 from nomadiff.tables import Table
-from nomadiff.training.presets import AnyPreset, proposed_preset
-from nomadiff.training.run_folder import RunFolder, versions
+from nomadiff.training.run_folder import versions
+from nomadiff.workflows.image_loop import ImageLoop, OpenLoop
 from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.workers import work_on
 
-__all__ = ["ImageLoop", "plan_image_loop", "run_image_loop"]
+__all__ = ["ImageLoop", "begin_image_loop", "jobs_from", "loop_jobs", "plan_image_loop", "run_image_loop"]
 
-_METRICS = ("precision", "recall", "density", "coverage")
 _SHOWN = 64
+_UNRELATED = ("algorithms", "seeds", "generations", "out", "workers", "device", "command")  # to what a loop's files are
 _SENTENCES = {
     "standard": "Standard training: everything is taken for real.",
     "sims": "SIMS: steered away from a copy fine-tuned on the model's own samples.",
@@ -46,174 +38,6 @@ _SENTENCES = {
     "casd-provenance": "CASD told which images earlier generations made, sampled as real.",
     "real-only": "Trained on the real images alone: knows what is synthetic and leaves it out.",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageLoop(Reading):
-    """Loops to run: every algorithm once for every seed, all on the same real images of that seed.
-
-    Attributes:
-        real: Real images: a folder, zip, npz or npy file, hf:NAME of a hub data set, or digits:pool.
-        reference: Held-out real images that no model sees.
-        out: Folder for loops, metrics.json, madness.json and report.html.
-        algorithms: standard, sims, neon, source-guidance, casd (own samples as source 1), casd-provenance (told what is
-            synthetic) or real-only.
-        kind: synthetic-augmentation, fully-synthetic, fresh-data (new real images in every generation) or accumulation
-            (all earlier generations are kept).
-        generations: How many, at least 2; the first learns from real images alone.
-        real_count: Real images in a training set, drawn anew for every seed; by default all of them (fresh-data: an
-            equal part for every generation).
-        synthetic_count: Images each generation makes for its successors; by default as many as real ones.
-        preset: Network and training to start from (see nomadiff presets); one that suits the images and the device by
-            default.
-        changes: Training options that differ from the preset's.
-        weight: Guidance weight of sims, neon and source-guidance; 1 by default.
-        warm_start: Train every generation from its predecessor's weights instead of from scratch.
-        seeds: Seeds. One loop of every algorithm is run for each.
-        count: Samples every generation is judged by.
-        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
-        detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
-        device: Where to compute.
-        command: The command line, printed in the report.
-    """
-
-    real: str | ImageSource
-    reference: str | ImageSource
-    out: Path
-    algorithms: tuple[str, ...] = ("standard", "sims")
-    kind: str = "synthetic-augmentation"
-    generations: int = 8
-    real_count: int | None = None
-    synthetic_count: int | None = None
-    preset: AnyPreset | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    weight: float | None = None
-    warm_start: bool = False
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    count: int = 1000
-    detector: str | Detector = "pixels"
-    detector_weights: str | None = None
-    resolution: int | None = None
-    allow_synthetic_as_real: bool = False
-    skip_unreadable: bool = False
-    device: str | None = None
-    command: str = ""
-
-
-class _Setting:
-    """An :class:`ImageLoop` with its images open and everything about it checked.
-
-    Raises:
-        UsageError, DataError: whatever is wrong with it, before anything is trained.
-    """
-
-    def __init__(self, loop: ImageLoop) -> None:
-        self.loop = loop
-        self.kind = loop.kind.replace("-", " ")
-        if self.kind not in KINDS:
-            raise UsageError(f"no loop is called '{loop.kind}': choose one of {', '.join(map(_hyphened, KINDS))}")
-        if loop.generations < 2:
-            raise UsageError(f"a loop that can go MAD needs at least two generations, got {loop.generations}")
-        if not loop.algorithms or not loop.seeds or len(set(loop.seeds)) < len(loop.seeds):
-            raise UsageError("a loop needs an algorithm and seeds that differ")
-        kinds = {name: image_algorithm(name) for name in dict.fromkeys(loop.algorithms)}
-        for name, algorithm in kinds.items():
-            if algorithm.needs_real and self.kind == "fully synthetic":
-                raise UsageError(f"{name} has nothing real to learn from in a fully synthetic loop")
-        if loop.weight is not None and not any(algorithm.guided for algorithm in kinds.values()):
-            raise UsageError(f"{', '.join(kinds)}: no guidance to give the weight {loop.weight:g} to")
-        if loop.preset is None:
-            first = loop.read(loop.real, "real", subset="first:1")
-            device = join_processes(loop.device).device
-            loop = self.loop = replace(loop, preset=proposed_preset(first.resolution, first.channels, device))
-        self.algorithms = {name: self._made(algorithm) for name, algorithm in kinds.items()}
-        processes = join_processes(loop.device)
-        if processes.count > 1:
-            raise UsageError("a loop runs in one process; for several GPUs start one loop for each, with its own --out")
-        self.real = loop.read(loop.real, "real")
-        self.held_out = loop.read(loop.reference, "reference")
-        fresh = self.kind == "fresh data"
-        self.real_count = loop.real_count or max(1, len(self.real) // (loop.generations if fresh else 1))
-        self.synthetic_count = self.real_count if loop.synthetic_count is None else loop.synthetic_count
-        self.draws = {seed: self._real_images(seed, fresh) for seed in loop.seeds}
-        self.mix = SourceMix(self.real)
-        assert loop.preset is not None
-        self.recipe = DM(loop.preset, **_without_seed(loop.changes)).recipe(self.mix)
-        self.reference_set  # noqa: B018 - made now: a detector that cannot read these images is an error before the loop
-
-    def _made(self, algorithm: type[ImageAlgorithm]) -> ImageAlgorithm:
-        loop = self.loop
-        assert loop.preset is not None
-        weight = loop.weight if algorithm.guided else None
-        return algorithm(loop.preset, weight=weight, device=loop.device, **_without_seed(loop.changes))
-
-    def _real_images(self, seed: int, fresh: bool) -> RealImages:
-        loop = self.loop
-        return RealImages(
-            self.real.pixels,
-            seed=seed,
-            count=self.real_count,
-            generations=loop.generations,
-            fresh=fresh,
-            name=spec_text(loop.real),
-        )
-
-    @cached_property
-    def reference_set(self) -> ReferenceSet:
-        """The reference that generations are compared with."""
-        loop = self.loop
-        detector = load_detector(
-            loop.detector, weights=loop.detector_weights, device=join_processes(loop.device).device
-        )
-        if self.held_out.images.shape[1:] != self.real.images.shape[1:]:
-            raise UsageError(
-                f"reference {spec_text(loop.reference)} has images of {tuple(self.held_out.images.shape[1:])}, "
-                f"the real set of {tuple(self.real.images.shape[1:])} (channels, height, width); pass --resolution"
-            )
-        return ReferenceSet(self.held_out.pixels, detector=detector)
-
-    @property
-    def distance(self) -> str:
-        """Name of the distance to the real distribution."""
-        return distance_name(self.reference_set.detector)
-
-    def folder_of(self, algorithm: str, seed: int) -> Path:
-        """Folder of one loop."""
-        return self.loop.out / "loops" / f"{algorithm}-seed{seed}"
-
-    def _first_base(self, name: str, seed: int) -> RunFolder:
-        """The network that an algorithm's first generation begins with."""
-        return RunFolder(self.folder_of(name, seed) / "generation-0001" / "model" / self.algorithms[name].base_folder)
-
-    def _share_first_base(self, name: str, seed: int) -> None:
-        """Take the first generation's base from the first algorithm: same images and same seed, the same network."""
-        mine = self._first_base(name, seed)
-        first = self._first_base(next(iter(self.algorithms)), seed)
-        if first.model_path.exists() and not mine.model_path.exists():
-            first.copy_to(mine.path)
-
-    def run(self, name: str, seed: int) -> list[dict[str, Any]]:
-        """One loop, or what is not done of it."""
-        loop, algorithm = self.loop, self.algorithms[name]
-        self._share_first_base(name, seed)
-        return AutophagousLoop(
-            algorithm,
-            self.kind,
-            real=self.draws[seed],
-            real_count=self.real_count,
-            synthetic_count=self.synthetic_count,
-            distances=_measures(self.reference_set),
-            evaluation_count=loop.count,
-            warm_start=loop.warm_start,
-            description={
-                "algorithm": name,
-                "weight": algorithm.improvement.weight,
-                "preset": loop.preset if isinstance(loop.preset, str) else self.recipe.network.architecture,
-                "changes": _without_seed(loop.changes),
-                "real_sha256": self.real.content_hash,
-                "reference": self.reference_set.meta,
-            },
-        ).run(loop.generations, seed, self.folder_of(name, seed))
 
 
 def run_image_loop(loop: ImageLoop) -> Table:
@@ -231,11 +55,84 @@ def run_image_loop(loop: ImageLoop) -> Table:
         UsageError, DataError: something is wrong with the images or options; found before training starts.
         NomadiffError, Interrupted: as training does.
     """
-    setting = _Setting(loop)
-    curves: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in setting.algorithms}
+    setting = begin_image_loop(loop)
+    *loops, report = loop_jobs(setting)
+    work_on(loop.out, loops, device=loop.device, processes=loop.workers)
+    table = _report(setting)
+    JobFolder(loop.out).mark_done(report)
+    return table
+
+
+def begin_image_loop(loop: ImageLoop) -> OpenLoop:
+    """Check everything and write the plan, from which any process can work.
+
+    Raises:
+        UsageError, DataError: something is wrong with the images or options, or the folder holds other loops.
+    """
+    setting = OpenLoop(loop)
+    for name in setting.algorithms:
+        for seed in loop.seeds:
+            setting.loop_of(name, seed).check_folder(setting.folder_of(name, seed), seed)
+    folder = JobFolder(loop.out)
+    folder.write_plan(loop_jobs(setting), setting.loop.to_dict())
+    folder.forget_failures()
+    return setting
+
+
+def loop_jobs(setting: OpenLoop) -> list[Job]:
+    """A job for each loop, and the last one for the report.
+
+    The loops of one seed begin with the same network: the first algorithm's first generation is a job that the other
+    algorithms wait for, and copy from.
+    """
+    loop = setting.loop
+    plain = {name: value for name, value in vars(loop).items() if name not in _UNRELATED}
+    about = hashlib.sha256(json.dumps(plain, sort_keys=True, default=repr).encode()).hexdigest()
+    first, *others = setting.algorithms
+    jobs: list[Job] = []
+
+    budget = setting.recipe.training.steps * setting.recipe.training.batch
+
+    def job(name: str, seed: int, generations: int, title: str, after: tuple[str, ...] = (), **told: Any) -> Job:
+        made = setting.folder_of(name, seed) / f"generation-{generations:04d}" / "manifest.json"
+        return Job(title, partial(_run, loop, name, seed, generations), after, (made,), about, **told)
+
     for seed in loop.seeds:  # seed by seed: an interrupted study has all algorithms of the seeds it has
-        for name in curves:
-            curves[name].append(setting.run(name, seed))
+        after = (f"{first}-seed{seed}-first",) if others else ()
+        jobs += [job(first, seed, 1, title) for title in after]
+        for name in setting.algorithms:
+            where = str(setting.folder_of(name, seed).relative_to(loop.out))
+            images = loop.generations * budget
+            title = f"{name}-seed{seed}"
+            jobs.append(job(name, seed, loop.generations, title, after, images=images, run_folder=where))
+    products = (loop.out / "metrics.json", loop.out / "report.html")
+    told = hashlib.sha256(json.dumps([about, sorted(job.name for job in jobs), loop.generations]).encode()).hexdigest()
+    return [*jobs, Job("report", partial(_report_of, loop), tuple(job.name for job in jobs), products, told)]
+
+
+def jobs_from(settings: Mapping[str, Any], out: Path) -> list[Job]:
+    """The jobs of the loops in a folder, by the settings that :meth:`ImageLoop.to_dict` gave.
+
+    Raises:
+        DataError: they are no such settings.
+    """
+    return loop_jobs(OpenLoop(ImageLoop.from_dict(settings, out)))
+
+
+def _run(loop: ImageLoop, name: str, seed: int, generations: int, device: str | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NomadiffWarning)  # of images and recipe: the caller has told it once
+        OpenLoop(replace(loop, device=device or loop.device)).run(name, seed, generations)
+
+
+def _report_of(loop: ImageLoop, device: str | None) -> None:
+    _report(OpenLoop(replace(loop, device=device or loop.device)))
+
+
+def _report(setting: OpenLoop) -> Table:
+    """Judge finished loops."""
+    loop = setting.loop
+    curves = {name: [setting.run(name, seed, loop.generations) for seed in loop.seeds] for name in setting.algorithms}
     floor = setting.reference_set.floor() if len(setting.held_out) >= 4 * setting.reference_set.k else {}
     meta = {"command": loop.command, "versions": versions(), "kind": setting.kind}
     meta["evaluation"] = {"count": loop.count, **setting.reference_set.meta}
@@ -269,7 +166,7 @@ def plan_image_loop(loop: ImageLoop) -> str:
     Raises:
         UsageError, DataError: as the loops themselves would.
     """
-    setting = _Setting(loop)
+    setting = OpenLoop(loop)
     generations, each = loop.generations, len(loop.seeds)
     trainings = {"standard": "1 network", "real-only": "1 network", "casd-provenance": "1 network"}
     trainings |= {"casd": "2 networks and its own samples"}
@@ -284,20 +181,7 @@ def plan_image_loop(loop: ImageLoop) -> str:
     return "\n".join(lines)
 
 
-def _measures(reference: ReferenceSet) -> dict[str, Callable[[np.ndarray], float]]:
-    """The metrics as the loop asks for them, one by one; features are extracted once for all of them."""
-    last: list[tuple[np.ndarray, dict[str, Any]]] = []
-
-    def scores(samples: np.ndarray) -> dict[str, Any]:
-        if not last or last[0][0] is not samples:
-            last[:] = [(samples, reference.evaluate(torch.from_numpy(samples)))]
-        return last[0][1]
-
-    names = (distance_name(reference.detector), *_METRICS)
-    return {name: lambda samples, name=name: scores(samples)[name] for name in names}  # type: ignore[misc]
-
-
-def _grids(setting: _Setting) -> list[GridPanel]:
+def _grids(setting: OpenLoop) -> list[GridPanel]:
     loop = setting.loop
     seed, last = loop.seeds[0], loop.generations
     grids = [GridPanel("real", "held out", setting.held_out.images[:_SHOWN], 8, method="real")]
@@ -308,7 +192,7 @@ def _grids(setting: _Setting) -> list[GridPanel]:
     return grids
 
 
-def _samples(setting: _Setting, name: str, seed: int, generation: int) -> Tensor:
+def _samples(setting: OpenLoop, name: str, seed: int, generation: int) -> Tensor:
     """Images of one generation, from the same noise for all of them."""
     model = setting.algorithms[name].load(setting.folder_of(name, seed) / f"generation-{generation:04d}" / "model")
     return torch.from_numpy(model.sample(_SHOWN, 0))
@@ -316,11 +200,3 @@ def _samples(setting: _Setting, name: str, seed: int, generation: int) -> Tensor
 
 def _flat(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) or value is None else json.dumps(value)
-
-
-def _without_seed(changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in changes.items() if name != "seed"}
-
-
-def _hyphened(kind: str) -> str:
-    return kind.replace(" ", "-")

@@ -16,6 +16,14 @@ from nomadiff.training.run_folder import PREPARATION, RunFolder
 
 __all__ = ["progress_of", "work_on"]
 
+_LOGS = (
+    "log.jsonl",
+    "*/log.jsonl",
+    f"{PREPARATION}/*/log.jsonl",
+    "generation-*/model/log.jsonl",
+    "generation-*/model/base/log.jsonl",
+)
+
 
 def work_on(
     study: Path,
@@ -45,7 +53,7 @@ def work_on(
         places = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if processes is None:
         processes = len(places) if kind != "cpu" else os.cpu_count() or 1
-    runs = [study / job.run_folder for job in jobs if job.run_folder]
+    runs = [study / name for name in dict.fromkeys(job.run_folder for job in jobs) if name]
     work(
         study,
         jobs,
@@ -57,9 +65,9 @@ def work_on(
 
 
 def progress_of(run: Path) -> tuple[int, float | None]:
-    """Training images that the networks of a run have seen, and how many a second the last one sees."""
+    """Training images that the networks of a run (of a loop: its bases) have seen; how many a second the last sees."""
     seen, speed = 0, None
-    for path in (*run.glob("log.jsonl"), *run.glob("*/log.jsonl"), *run.glob(f"{PREPARATION}/*/log.jsonl")):
+    for path in (path for pattern in _LOGS for path in sorted(run.glob(pattern))):
         with suppress(NomadiffError):
             if log := RunFolder(path.parent).read_log():
                 seen += int(log[-1]["images_seen"])
