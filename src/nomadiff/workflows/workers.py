@@ -69,8 +69,10 @@ def progress_of(run: Path) -> tuple[int, float | None]:
     seen, speed = 0, None
     for path in (path for pattern in _LOGS for path in sorted(run.glob(pattern))):
         with suppress(NomadiffError):
-            if log := RunFolder(path.parent).read_log():
-                seen += int(log[-1]["images_seen"])
+            run_folder = RunFolder(path.parent)
+            if log := run_folder.read_log():
+                # a run that was stopped has seen more than its log tells, one that runs more than its state
+                seen += max(int(log[-1]["images_seen"]), run_folder.goes_on_from() or 0)
                 value = log[-1].get("images_per_second")
                 speed = float(value) if isinstance(value, int | float) and value > 0 else speed
     return seen, speed
