@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,10 @@ from multiprocessing import parent_process
 
 from nomadiff.files import printable
 
-__all__ = ["duration_text", "progress_bar", "say"]
+__all__ = ["QUIET", "duration_text", "progress_bar", "say"]
+
+QUIET = "NOMADIFF_QUIET"
+"""Environment variable that silences progress, here and in worker processes; what ``--quiet`` sets."""
 
 Advance = Callable[..., None]
 Note = str | Callable[[], str]
@@ -40,6 +44,7 @@ def progress_bar(
     from rich.console import Console
 
     console = Console(stderr=True)
+    show = show and not os.environ.get(QUIET)
     if show and console.is_terminal:
         with _bar(console, description, total, unit, done) as advance:
             yield advance
@@ -51,7 +56,8 @@ def progress_bar(
 
 def say(text: str) -> None:
     """Print one line on standard error, beside the progress of what is being done."""
-    print(printable(text), file=sys.stderr, flush=True)
+    if not os.environ.get(QUIET):
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def duration_text(seconds: float) -> str:

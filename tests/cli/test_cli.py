@@ -10,6 +10,7 @@ from nomadiff.cli import _VERBS, main
 from nomadiff.cli.options import parse_images
 from nomadiff.data.writing import write_images
 from nomadiff.files import read_json
+from nomadiff.progress import QUIET
 from nomadiff.training.run_folder import RunFolder
 
 VERBS = [verb for verbs in _VERBS.values() for verb in verbs]
@@ -342,3 +343,14 @@ def test_completion_is_installed_for_a_shell(tmp_path, monkeypatch):
     assert main(["--install-completion", "--shell", "bash"]) == 0
     script = (tmp_path / ".local/share/bash-completion/completions/nomadiff").read_text()
     assert all(verb in script for verb in VERBS) and "--real-fraction" in script
+
+
+def test_quiet_leaves_out_progress_and_keeps_results(folders, capfd, monkeypatch):
+    monkeypatch.setattr("nomadiff.progress._FIRST", 0.0)  # a line of progress at once
+    monkeypatch.setenv(QUIET, "")
+    command = ["train", "--real", str(folders / "photos"), *SMALL, "--log-every", "32", "--out"]
+    assert main([*command, str(folders / "told")]) == 0
+    assert "of 256 images" in capfd.readouterr().err
+    assert main(["--quiet", *command, str(folders / "quiet")]) == 0
+    told = capfd.readouterr()
+    assert told.err == "" and "model: " in told.out

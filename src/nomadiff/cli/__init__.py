@@ -27,7 +27,8 @@ _HELP = f"""No-MAD diffusion: train diffusion models with synthetic data, withou
 
 `nomadiff demo` shows all of it in minutes; `nomadiff VERB --help` has an example of each verb. `--config FILE`
 reads a verb's options from TOML or YAML; every folder that a run writes holds the file that repeats it, command.toml.
-Options shown with ... take several values: `--seeds 0 1 2`, or `--seeds 0 --seeds 1`.
+Options shown with ... take several values: `--seeds 0 1 2`, or `--seeds 0 --seeds 1`. `--quiet` leaves out progress,
+`--debug` shows where an error comes from.
 
 {_PLUGIN}
 """
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead.
     `--config FILE`, anywhere, reads options by their names from TOML or YAML. `--plugin MODULE`, anywhere, imports a
-    module with parts of the user's own.
+    module with parts of the user's own. `--quiet`, anywhere, leaves out progress; results, warnings and errors stay.
     """
     from cyclopts import CycloptsError
 
@@ -57,12 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nomadiff.errors import Interrupted, NomadiffError
     from nomadiff.files import printable
     from nomadiff.memory import keep_freed_memory
+    from nomadiff.progress import QUIET
     from nomadiff.registry import import_plugin
 
     keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    plugins, words = _without_plugins([word for word in words if word != "--debug"])
+    if "--quiet" in words:  # in the environment: worker processes are to be silent, too
+        os.environ[QUIET] = "1"
+    plugins, words = _without_plugins([word for word in words if word not in ("--debug", "--quiet")])
     # a verb's module is imported when the verb is called
     app = build_app(listed=not words or words[0] in ("--help", "-h"))
     try:
