@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from nomadiff.cli import main
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json, write_json
 from nomadiff.improve.improve import improve
@@ -270,3 +271,23 @@ def test_what_goes_out_is_sampled_right(name: str, tmp_path: Path) -> None:
     assert type(loaded.scheduler).__name__ == ("DDIMScheduler" if name == "DDIM" else "DDPMScheduler")
     assert loaded.scheduler.config.beta_end == 0.015
     assert torch.isfinite(drawn(loaded)).all()
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_improved_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is imported beside the result, once; another pipeline's result gets another base."""
+    tiny_pipeline(tmp_path / "pipe")
+    options = ["--weight", "0.5", "--synthetic-count", "8", "--budget", "16", "--device", "cpu"]
+    command = ["improve", str(tmp_path / "pipe"), *options, "--out", str(tmp_path / "better")]
+    for imports in (1, 0):
+        assert main(command) == 0, capsys.readouterr().err
+        assert capsys.readouterr().err.count("imported ") == imports
+    (base,) = tmp_path.glob("better-base-*")
+    inside, imported = Model.load(tmp_path / "better", device="cpu").parts[0], Model.load(base, device="cpu")
+    assert isinstance(inside, Model) and inside.sample(2, 0).equal(imported.sample(2, 0))
+    pipeline = tiny_pipeline(tmp_path / "pipe")
+    with torch.no_grad():
+        pipeline.unet.conv_out.bias += 1
+    pipeline.save_pretrained(tmp_path / "pipe")
+    assert main(command) == 2, "a folder of another base is refused"
+    assert len(list(tmp_path.glob("better-base-*"))) == 2

@@ -45,7 +45,7 @@ def test_images_are_no_model(name: str, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_folders_of_diffusers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours, text = pipeline(tmp_path / "ddpm"), pipeline(tmp_path / "sd", "UNet2DConditionModel")
-    for verb in (["info"], ["improve", "--weight", "1", "--out", str(tmp_path / "o")]):
+    for verb in (["info"], ["sample", "--count", "1", "--out", str(tmp_path / "o")]):
         assert main([*verb[:1], str(ours), *verb[1:]]) == 1
         assert "import it first (nomadiff import" in capsys.readouterr().err
     with pytest.raises(DataError, match="text-to-image.*synthesize"):

@@ -61,7 +61,7 @@ def improve(
     the same copy again.
 
     Args:
-        model: the base.
+        model: the base; weights of EDM and pipelines of diffusers are imported first.
         settings: how.
         out: The improved model: any verb takes this folder.
         held_out: what to choose by.

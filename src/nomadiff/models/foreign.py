@@ -9,7 +9,7 @@ from typing import Any
 from nomadiff.errors import DataError
 from nomadiff.files import read_json
 
-__all__ = ["bare_network", "foreign", "is_nomadiff", "require_images"]
+__all__ = ["bare_network", "foreign", "is_importable", "is_nomadiff", "require_images"]
 
 _WEIGHTS = (".pkl", ".pt", ".pth", ".ckpt", ".bin", ".mdlus")
 _IMAGES = (".npz", ".npy", ".zip", ".tar", ".png", ".jpg", ".jpeg", ".parquet")
@@ -34,7 +34,7 @@ def foreign(path: str | Path, *, images: bool = True) -> str | None:
     if not path.is_dir() or is_nomadiff(path):
         return None
     if (path / "model_index.json").is_file():
-        if "UNet2DModel" in json.dumps(_settings(path / "model_index.json")):
+        if is_importable(path):
             return f"{path}: a pipeline of diffusers: import it first (nomadiff import {path} --out MODEL)"
         return f"{path}: a text-to-image pipeline of diffusers: see nomadiff synthesize --from {path} and nomadiff lora"
     if (network := bare_network(path)) is not None:
@@ -42,6 +42,14 @@ def foreign(path: str | Path, *, images: bool = True) -> str | None:
     if next(path.glob("*.pkl"), None) is not None:
         return f"{path}: snapshots of EDM2 or EDM: import one of them, or an average (nomadiff import {path} --std 0.1)"
     return None
+
+
+def is_importable(path: str | Path) -> bool:
+    """Whether a path looks like weights or a pipeline of another program that ``nomadiff import`` takes as it is."""
+    path = Path(path)
+    if path.is_file():
+        return path.suffix.lower() in _WEIGHTS
+    return not is_nomadiff(path) and "UNet2DModel" in json.dumps(_settings(path / "model_index.json"))
 
 
 def require_images(spec: str) -> None:

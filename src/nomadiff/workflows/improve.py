@@ -13,7 +13,7 @@ from nomadiff.metrics.distance_names import distance_in
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.cost import sampling_cost
 from nomadiff.models.dry_run import gpu_hours, three_digits
-from nomadiff.models.model import Model, as_model
+from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
@@ -21,6 +21,7 @@ from nomadiff.reports.plots import metric_lines
 from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
+from nomadiff.workflows.base_model import base_model
 from nomadiff.workflows.held_out import HeldOut
 from nomadiff.workflows.judging import metric_infos
 
@@ -51,7 +52,7 @@ def improve_files(
     """Improve a stored model and write ``report.html`` beside the result.
 
     Args:
-        model: the base, anything :meth:`~nomadiff.models.model.Model.load` loads.
+        model: the base, anything :func:`~nomadiff.workflows.base_model.base_model` takes.
         out: folder of the improvement.
         improvement: settings.
         held_out: real images to choose by.
@@ -65,7 +66,7 @@ def improve_files(
         NomadiffError, Interrupted: as :func:`~nomadiff.improve.improve.improve`.
     """
     processes = join_processes(device)
-    base = as_model(model, "improve", processes.device, vae=vae)
+    base = base_model(model, "improve", out, processes, vae=vae)
     reference = held_out.open(base, train=train)
     done = improve(base, out, improvement, reference=reference, device=device, command=command)
     if processes.is_main and done.gain is not None:

@@ -12,7 +12,7 @@ from nomadiff.improve.own_samples import own_count
 from nomadiff.metrics.detectors import Detector, load_classifier
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.dry_run import gpu_hours, three_digits
-from nomadiff.models.model import Model, as_model
+from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Figure, Finding, GridPanel, Report
@@ -22,6 +22,7 @@ from nomadiff.shift.complement import REST
 from nomadiff.shift.shift import ALL, Shift, Shifted, shift
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
+from nomadiff.workflows.base_model import base_model
 from nomadiff.workflows.held_out import HeldOut
 from nomadiff.workflows.improve import by_precision
 from nomadiff.workflows.judging import metric_infos
@@ -51,7 +52,7 @@ def shift_files(
     """Shift a stored model and write ``report.html`` beside the result.
 
     Args:
-        model: the base, anything :meth:`~nomadiff.models.model.Model.load` loads.
+        model: the base, anything :func:`~nomadiff.workflows.base_model.base_model` takes.
         out: folder of the shift.
         settings: target and everything else.
         held_out: real images to measure distances to.
@@ -64,7 +65,7 @@ def shift_files(
         NomadiffError, Interrupted: as :func:`~nomadiff.shift.shift.shift`.
     """
     processes = join_processes(device)
-    base = as_model(model, "shift", processes.device)
+    base = base_model(model, "shift", out, processes)
     if classifier is None:
         if base.image_shape != _DIGITS_SHAPE:
             raise UsageError("a shift needs --classifier: cifar10-resnet56, or a TorchScript file of logits")
