@@ -143,11 +143,12 @@ def test_a_share_is_set_apart_and_not_trained_on(tmp_path, quick_reports):
     assert equal(weights(run), weights(again)) and run.config() == again.config()
     other = fitted(tmp_path / "other", asked, seed=1)
     assert other.config().validation.content_hash != run.config().validation.content_hash
-    source = noise_source("real")
+    source = replace(noise_source("real"), names=tuple(f"{index}.png" for index in range(40)))
     everything = {image.numpy().tobytes() for image in source.images}
     settings, mix = monitor_of(0.25, source)
     parts = [{image.numpy().tobytes() for image in part.images} for part in (settings.validation, mix.sources[0])]
     assert parts[0] | parts[1] == everything and not parts[0] & parts[1]
+    assert sorted({*settings.validation.names, *mix.sources[0].names}) == sorted(source.names)
     with pytest.raises(UsageError, match="holds another run .*validation"):
         fitted(tmp_path / "run", Monitoring(grid=0))
     with pytest.raises(UsageError, match="too few to set apart"):
@@ -162,10 +163,11 @@ def monitor_of(validation, real):
 
 def test_validation_images_that_are_trained_on_are_left_out():
     real = noise_source("real")
-    mixed = replace(OTHERS, images=torch.cat([OTHERS.images[:4], real.images[:3]]), labels=None)
+    mixed = replace(OTHERS, images=torch.cat([OTHERS.images[:4], real.images[:3]]), labels=None, names=tuple("abcdefg"))
     with pytest.warns(NomadiffWarning, match="3 of the validation images are training images"):
         settings, mix = monitor_of(mixed, real)
     assert torch.equal(settings.validation.images, OTHERS.images[:4]) and mix.sources[0] is real
+    assert settings.validation.names == tuple("abcd")
     with pytest.raises(UsageError, match="nothing but training images"):
         monitor_of(real, real)
     with pytest.raises(UsageError, match=r"images of 3x8x8, the training set of 1x8x8"):

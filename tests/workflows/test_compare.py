@@ -17,6 +17,7 @@ from nomadiff.methods.dm import DM
 from nomadiff.methods.registry import METHODS
 from nomadiff.metrics.detectors.digits import DigitsDetector
 from nomadiff.models.model import Model
+from nomadiff.monitoring import history
 from nomadiff.reproduce.demo import demo_comparison
 from nomadiff.studies.work import study_status
 from nomadiff.workflows import arms as arms_module
@@ -98,15 +99,17 @@ def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_model_whose_held_out_loss_falls_fast_is_called_untrained(tmp_path, monkeypatch):
-    small = {"seeds": (0,), "methods": ("dm", "casd"), "changes": {"budget": 256, "batch": 64, "warmup": 0}}
-    small["changes"] |= {"snapshot_every": 64}
+    small = {"seeds": (0,), "methods": ("dm", "casd"), "changes": {"budget": 1024, "batch": 64, "warmup": 0}}
+    small["changes"] |= {"snapshot_every": 256}
+    monkeypatch.setattr(history, "_FALLING", 1e-4)
+    monkeypatch.setattr(history, "_FAST", 1e-3)
     paths = MixSpec(real="digits:pool", synthetic=("close=digits:close",), real_subset="first:60")
     study = comparison(tmp_path / "study", mix=paths, validation=0.5, **small)
     rows = compare(study).rows
     assert all("held-out loss still fell by" in row["untrained"] for row in rows)
     assert compare(study).rows == rows  # the same runs: nothing differs
     assert Comparison.from_dict(study.to_dict(), study.out).validation == 0.5
-    monkeypatch.setattr(judging.History, "falls_fast", False)
+    monkeypatch.setattr(history, "_FAST", 1.0)
     assert not any("untrained" in row for row in compare(study).rows)
 
 

@@ -49,9 +49,9 @@ def set_apart(monitoring: Monitoring | None, mix: SourceMix, seed: int) -> tuple
             raise UsageError(f"{share:g} of {len(real)} real images is {count}: too few to set apart and to train on")
         apart = np.sort(shuffled(len(real), _TAG, seed)[:count])
         rest = np.setdiff1d(np.arange(len(real)), apart)
-        learned = _chosen(real, rest, f"without-validation:{share:g}:{seed}")
+        learned = real.chosen(rest, f"without-validation:{share:g}:{seed}")
         mix = SourceMix(learned, mix.sources[1:], real_fraction=mix.real_fraction, weights=mix.weights)
-        source = replace(_chosen(real, apart, f"validation:{share:g}:{seed}"), name="validation")
+        source = replace(real.chosen(apart, f"validation:{share:g}:{seed}"), name="validation")
     else:
         assert isinstance(given, str | ImageSource)
         size = None if mix.latents is not None else mix.resolution
@@ -61,13 +61,6 @@ def set_apart(monitoring: Monitoring | None, mix: SourceMix, seed: int) -> tuple
             raise UsageError(f"--validation has images of {shapes[0]}, the training set of {shapes[1]}")
         source = _without_copies(source, real)
     return replace(monitoring, validation=source), mix
-
-
-def _chosen(source: ImageSource, indices: np.ndarray, step: str) -> ImageSource:
-    chosen = torch.from_numpy(indices)
-    labels = None if source.labels is None else source.labels[chosen]
-    provenance = {**source.provenance, "subset": [*source.provenance.get("subset", []), step]}
-    return replace(source, images=source.images[chosen], labels=labels, provenance=provenance)
 
 
 def _without_copies(source: ImageSource, real: ImageSource) -> ImageSource:
@@ -80,7 +73,7 @@ def _without_copies(source: ImageSource, real: ImageSource) -> ImageSource:
         raise UsageError("--validation holds nothing but training images: give others, or a share such as 0.1")
     left_out = len(source) - len(kept)
     warnings.warn(f"{left_out:,} of the validation images are training images: left out", NomadiffWarning, stacklevel=2)
-    return _chosen(source, kept, f"{left_out} training images left out")
+    return source.chosen(kept, f"{left_out} training images left out")
 
 
 def _hashes(source: ImageSource) -> list[bytes]:
