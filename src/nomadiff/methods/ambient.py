@@ -17,6 +17,7 @@ from nomadiff.tables import Table, read_table
 from nomadiff.training.config import RunConfig
 from nomadiff.training.floors import with_floors
 from nomadiff.training.loss import share_above
+from nomadiff.training.presets import AnyPreset
 
 __all__ = ["Ambient", "noise_floors"]
 
@@ -52,8 +53,8 @@ class Ambient(PreparedMethod):
     description = "Trained on all images; a synthetic one only at noise levels at which it looks real."
     finds = "the classifiers that set the floors"
 
-    def __init__(self, *args: Any, floor: float | str = "auto", **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, preset: AnyPreset = "cifar10", *, floor: float | str = "auto", **options: Any) -> None:
+        super().__init__(preset, **options)
         if floor != "auto" and (isinstance(floor, str) or not 0 <= floor < float("inf")):
             raise UsageError(f"floor must be auto or a noise level sigma, not negative, got {floor}")
         self.floor = floor

@@ -17,6 +17,7 @@ from nomadiff.monitoring.settings import Monitoring
 from nomadiff.processes import Processes, join_processes
 from nomadiff.training.config import RunConfig
 from nomadiff.training.loop import train
+from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import PREPARATION, RunFolder
 
 __all__ = ["PreparedMethod"]
@@ -39,8 +40,8 @@ class PreparedMethod(Method):
     finds: str = ""
     """What the first training is for, in a few words."""
 
-    def __init__(self, *args: Any, share: float = 0.2, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, preset: AnyPreset = "cifar10", *, share: float = 0.2, **options: Any) -> None:
+        super().__init__(preset, **options)
         if not 0 < share <= 1:
             raise UsageError(f"{self.name}: share must lie above 0 and at most at 1, got {share}")
         self.share = share

@@ -20,6 +20,7 @@ from nomadiff.tables import Table, read_table
 from nomadiff.training.config import RunConfig
 from nomadiff.training.held_out_loss import FixedImages, fixed_noise_losses
 from nomadiff.training.loop import train
+from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder
 
 __all__ = ["Weighted"]
@@ -35,7 +36,7 @@ class Weighted(PreparedMethod):
     For every candidate a pilot, the same network on four fifths of the real images and all synthetic ones, sees an
     equal part of the search's budget. The share with the least denoising loss (EDM's, over the noise levels of
     training) on the other real images wins, and the rest of the budget trains on all images. Candidates are the mix's
-    own share (the one given, or every image once) and those below. Pilots are short, so what shows late (copying of
+    own share (the one given, or every image once) and ``candidates``. Pilots are short, so what shows late (copying of
     few real images) is hardly seen. ``out/preparation/shares.csv`` has the losses.
 
     Args:
@@ -51,8 +52,10 @@ class Weighted(PreparedMethod):
     description = "Trained on all images; the share of real ones was searched by the loss on held-out real images."
     finds = "pilots with several shares of real images"
 
-    def __init__(self, *args: Any, candidates: Sequence[float] = (0.25, 0.5, 0.75), **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self, preset: AnyPreset = "cifar10", *, candidates: Sequence[float] = (0.25, 0.5, 0.75), **options: Any
+    ) -> None:
+        super().__init__(preset, **options)
         if not candidates or not all(0 < share < 1 for share in candidates):
             raise UsageError(f"candidates must be shares in 0..1 (both excluded), got {tuple(candidates)}")
         self.candidates = tuple(sorted(set(candidates)))
