@@ -26,8 +26,8 @@ class Filtered(PreparedMethod):
     A discriminator learns to tell real from synthetic images under the noise levels of training
     (:func:`~nomadiff.methods.telling_apart.judge_sources`); every image is judged by one that has not seen it. Its
     score is the mean log-odds over the noise levels. The threshold is the score that 95 % of the held-out real images
-    reach: a synthetic image is kept if it looks no less real than they do. A source of which nothing is kept is left
-    out. ``out/preparation/kept.csv`` says what was kept, ``kept.json`` the thresholds too.
+    reach: a synthetic image is kept if it looks no less real than they do, and counts as it did in the whole mix: where
+    few are kept, more of each batch is real. A source of which nothing is kept is left out. ``out/preparation/kept.csv`` says what was kept, ``kept.json`` the thresholds too.
 
     Args:
         preset, class_labels, training: as for every method. ``budget`` counts the discriminators' images too.
@@ -65,16 +65,17 @@ class Filtered(PreparedMethod):
             processes.barrier()
         rows = read_table(path).rows
         real, *synthetic = mix.sources
-        kept, weights = [], []
+        kept, shares = [], [float(mix.shares[0])]
         for source, share in zip(synthetic, mix.shares[1:]):
             chosen = np.array([row["index"] for row in rows if row["source"] == source.name and row["kept"]], np.int64)
             if len(chosen):
                 kept.append(source.chosen(chosen, f"taken for real:{len(chosen)}"))
-                weights.append(float(share))
+                shares.append(float(share) * len(chosen) / len(source))
         if not kept:
             return SourceMix(real)
-        given = None if mix.weights is None else [weight / max(weights) for weight in weights]
-        return SourceMix(real, kept, real_fraction=mix.real_fraction, weights=given)
+        # of what is kept every image counts as it did: a few would else be seen as often as all were
+        fraction, *weights = (share / sum(shares) for share in shares)
+        return SourceMix(real, kept, real_fraction=fraction, weights=weights)
 
     def found(self, out: Path) -> str:
         """How many images of each source were kept."""
