@@ -195,16 +195,20 @@ def test_floors_are_where_nothing_can_be_told_from_there_on():
     real = torch.tensor([apart, apart, alike]).T.tolist()
     #           at 0.1  0.5   2.0
     synthetic = [[-5.0, -5.0, 0.0], [5.0, 5.0, 0.0], [5.0, -5.0, 0.1], [-5.0, -4.0, -0.1]]
-    floors, of_source = noise_floors(judged(real, synthetic))
+    floors, of_source = noise_floors(judged(real * 500, synthetic * 500))
     assert of_source == 2.0
-    assert floors.tolist() == [2.0, 0.0, 2.0, 2.0]  # the third looks real at 0.1, but not at 0.5
+    assert floors[:4].tolist() == [2.0, 0.0, 2.0, 2.0]  # the third looks real at 0.1, but not at 0.5
     # what the judge holds against one image does not count where the source cannot be told apart
-    same = [[-9.0] * 3, [9.0] * 3]
+    same = [[-9.0] * 3, [9.0] * 3] * 500
     floors, of_source = noise_floors(judged(same, same))
-    assert of_source == 0 and floors.tolist() == [0, 0]
+    assert of_source == 0 and set(floors.tolist()) == {0}
     # told apart at every level that was looked at: the highest of them
-    floors, of_source = noise_floors(judged([[5.0] * 3] * 4, [[-5.0] * 3] * 4))
+    floors, of_source = noise_floors(judged([[5.0] * 3] * 40, [[-5.0] * 3] * 40))
     assert of_source == 2.0 and set(floors.tolist()) == {2.0}
+    # a difference that so few images cannot tell from chance is none
+    few, more = (judged(([[1.0] * 3, [-1.0] * 3]) * n, ([[1.0] * 3, [-1.0] * 3, [-1.0] * 3]) * n) for n in (20, 2000))
+    assert few.accuracy()[0] == more.accuracy()[0] == pytest.approx(0.5833, abs=1e-4)
+    assert (noise_floors(few)[1], noise_floors(more)[1]) == (0.0, 2.0)
 
 
 def test_a_biased_judge_is_corrected():

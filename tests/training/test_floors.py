@@ -65,7 +65,7 @@ def test_the_weighted_loss_is_unbiased(shares):
     index = [lookup[k][image.numpy().tobytes()] for k, image in zip(batch.source.tolist(), batch.images)]
     value = torch.stack([values[k][i] for k, i in zip(batch.source.tolist(), index)])
     level = training_levels(count, OPTIONS.p_mean, OPTIONS.p_std, generator, batch.floors)
-    weight = weigher.weights(batch.floors, batch.source, level)
+    weight = weigher.weights(level)
     seen, weights = (weight * loss(value, level)).double(), weight.double()
     assert float(weights.mean()) == pytest.approx(1, abs=0.01)
     # the objective, by drawing sigma first
@@ -78,7 +78,7 @@ def test_the_weighted_loss_is_unbiased(shares):
     # and level by level: each counts as much as it does without floors
     low = float(level.median())
     drawn = training_levels(count, OPTIONS.p_mean, OPTIONS.p_std, torch.Generator().manual_seed(3), batch.floors)
-    weight = weigher.weights(batch.floors, batch.source, drawn)
+    weight = weigher.weights(drawn)
     assert float((weight * (drawn < low)).mean()) == pytest.approx(0.5, abs=0.01)
 
 
@@ -86,7 +86,38 @@ def test_a_source_is_drawn_as_often_as_it_teaches():
     floors = [torch.full((20,), float(torch.tensor(OPTIONS.p_mean).exp())), torch.zeros(60)]
     used = with_floors(mix(), floors, OPTIONS)
     assert used.shares.tolist() == pytest.approx([40 / 110, 10 / 110, 60 / 110], rel=1e-3)
-    assert NoiseFloors(used, OPTIONS, CPU).weights(torch.zeros(1), torch.zeros(1, dtype=torch.int64), torch.ones(1)) < 1
+    assert NoiseFloors(used, OPTIONS, CPU).weights(torch.ones(1)) < 1
+
+
+def test_an_image_is_drawn_as_often_as_it_teaches_and_none_weighs_much():
+    """One image without a floor among many with a high one: it is seen more often, not with a huge weight."""
+    floors = [torch.zeros(20), torch.full((60,), 8.0)]
+    floors[1][7] = 0.0
+    used = with_floors(mix(), floors, OPTIONS)
+    batch = used.batch(0, 20_000, 3)
+    of_b = batch.source == 2
+    share = float(share_above(torch.tensor(8.0), OPTIONS.p_mean, OPTIONS.p_std))
+    always = float((batch.floors[of_b] == 0).double().mean())
+    assert always == pytest.approx(1 / (1 + 59 * share), rel=0.05)
+    images = used.sources[2].images
+    seen = batch.images[of_b & (batch.floors == 0)]
+    assert bool((seen == images[7]).all())
+    assert torch.equal(batch.floors[batch.source == 0], torch.zeros(int((batch.source == 0).sum())))
+    again = torch.cat([used.batch(start, 500, 3).images for start in range(0, 2000, 500)])
+    assert torch.equal(again, batch.images[:2000])  # cut anywhere it is the same stream
+    weigher = NoiseFloors(used, OPTIONS, CPU)
+    levels = training_levels(
+        len(batch.source), OPTIONS.p_mean, OPTIONS.p_std, torch.Generator().manual_seed(0), batch.floors
+    )
+    assert float(weigher.weights(levels).max()) < 1.5
+
+
+def test_many_different_floors_are_rounded_up_to_few():
+    floors = [torch.rand(20), torch.rand(60, generator=torch.Generator().manual_seed(0)) * 3]
+    used = with_floors(mix(), floors, OPTIONS)
+    assert torch.equal(used.floors[1], floors[0])
+    assert len(used.floors[2].unique()) == 32 and bool((used.floors[2] >= floors[1]).all())
+    assert float((used.floors[2] - floors[1]).max()) < 0.5
 
 
 def test_without_floors_above_zero_it_is_the_union(tmp_path):

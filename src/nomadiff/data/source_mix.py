@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,8 @@ class SourceMix:
         weights: relative shares of the synthetic sources, positive, one each; their sizes unless given.
         floors: for each synthetic source the noise level sigma below which each of its images does not teach (the
             ambient method): float32 ``(N,)``, not negative. None if all images teach at every level.
+        frequencies: for each synthetic source how often each of its images is drawn, relative to one another: float
+            ``(N,)``, positive, of few different values. None if all are drawn equally often.
 
     Attributes:
         sources: all sources, the real one first.
@@ -86,6 +89,7 @@ class SourceMix:
         real_fraction: float | None = None,
         weights: Sequence[float] | None = None,
         floors: Sequence[Tensor] | None = None,
+        frequencies: Sequence[Tensor] | None = None,
     ) -> None:
         self.sources = (real, *(_of_one_class(source, real) for source in synthetic))
         self.real_fraction, self.weights = real_fraction, None if weights is None else tuple(weights)
@@ -105,8 +109,18 @@ class SourceMix:
         if self.floors and len(self.floors) != len(self.sources):
             raise UsageError(f"{len(self.floors) - 1} tensors of floors for {len(synthetic)} synthetic sources")
         self._use_classes(vocabulary([source.class_counts for source in self.sources]))
-        self._interleave = Interleave(shares)
-        self._orders = [ShuffledEpochs(len(source), stream) for stream, source in enumerate(self.sources)]
+        # a stream of its own for the images of a source that are drawn equally often; None stands for all of them
+        self._streams: list[tuple[int, Tensor | None]] = [(0, None)]
+        of_streams = [shares[0]]
+        for number, share in enumerate(shares[1:], start=1):
+            groups = [(None, Fraction(1))] if frequencies is None else _equally_often(frequencies[number - 1])
+            self._streams += [(number, chosen) for chosen, _ in groups]
+            of_streams += [share * part for _, part in groups]
+        self._interleave = Interleave(of_streams)
+        self._orders = [
+            ShuffledEpochs(len(self.sources[number]) if chosen is None else len(chosen), stream)
+            for stream, (number, chosen) in enumerate(self._streams)
+        ]
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{share:.1%} {source.name}" for share, source in zip(self.shares, self.sources))
@@ -188,18 +202,22 @@ class SourceMix:
             count: number of images.
             seed: not negative.
         """
-        source, ordinal = self._interleave.place(np.arange(start, start + count, dtype=np.int64))
-        places = [np.flatnonzero(source == number) for number in range(len(self.sources))]
-        chosen = [torch.from_numpy(order.indices(ordinal[where], seed)) for order, where in zip(self._orders, places)]
+        stream, ordinal = self._interleave.place(np.arange(start, start + count, dtype=np.int64))
+        places = [np.flatnonzero(stream == number) for number in range(len(self._streams))]
+        numbers = [number for number, _ in self._streams]
+        chosen = []
+        for order, where, (_, members) in zip(self._orders, places, self._streams):
+            which = torch.from_numpy(order.indices(ordinal[where], seed))
+            chosen.append(which if members is None else members[which])
         # gathered source by source, then put in their places: index_select copies whole images, several times as fast
         # as writing to images[where] (measured)
         back = torch.from_numpy(np.argsort(np.concatenate(places)))
-        images = [origin.images.index_select(0, which) for origin, which in zip(self.sources, chosen)]
-        labels = [of_source.index_select(0, which) for of_source, which in zip(self._labels, chosen)]
-        floors = [of_source.index_select(0, which) for of_source, which in zip(self.floors, chosen)]
+        images = [self.sources[number].images.index_select(0, which) for number, which in zip(numbers, chosen)]
+        labels = [self._labels[k].index_select(0, which) for k, which in zip(numbers, chosen) if self.classes]
+        floors = [self.floors[k].index_select(0, which) for k, which in zip(numbers, chosen) if self.floors]
         return Batch(
             torch.cat(alike(images)).index_select(0, back),
-            torch.from_numpy(source),
+            torch.from_numpy(np.array(numbers)[stream]),
             torch.cat(labels).index_select(0, back) if self.classes else None,
             torch.cat(floors).index_select(0, back) if floors else None,
         )
@@ -215,6 +233,19 @@ class SourceMix:
             float32 ``(count, C, S, S)``.
         """
         return images.float() / 127.5 - 1 if self.latents is None else self.latents.draw(images, generator)
+
+
+def _equally_often(frequencies: Tensor) -> list[tuple[Tensor | None, Fraction]]:
+    """The images of each frequency, int64, and their share of the source."""
+    values, group = (frequencies / frequencies.max()).double().unique(return_inverse=True)
+    if len(values) == 1:
+        return [(None, Fraction(1))]
+    members = [torch.nonzero(group == index)[:, 0] for index in range(len(values))]
+    drawn = [
+        len(chosen) * max(Fraction(value).limit_denominator(10**6), Fraction(1, 10**6))
+        for chosen, value in zip(members, values.tolist())
+    ]
+    return [(chosen, part / sum(drawn)) for chosen, part in zip(members, drawn)]
 
 
 def _of_one_class(source: ImageSource, real: ImageSource) -> ImageSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ class Ambient(PreparedMethod):
     With ``floor="auto"`` a classifier that knows sigma learns to tell real from synthetic images
     (:func:`~nomadiff.methods.telling_apart.judge_sources`); every image is judged by one that has not seen it. The
     floor of a source is the smallest level from which on the classifier's accuracy (the probability that a real image
-    looks more real than a synthetic one) is within 0.05 of chance. An image's own floor is the smallest level from
-    which on the classifier gives it at least 0.45 to be real; it is never above its source's.
+    looks more real than a synthetic one) is within 0.05 of chance, and two standard errors more. An image.s floor
+    is the smallest level from which on the classifier gives it 0.45 or more to be real, and never above its source's.
     ``out/preparation/floors.csv`` has all of them, ``floors.json`` the medians and accuracies too.
 
     Args:
@@ -137,7 +138,9 @@ def noise_floors(judged: Judged) -> tuple[Tensor, float]:
     A floor lies at most at the highest level that was judged: hardly any training happens above it.
     """
     likely = judged.probability() >= 0.5 - TOLERANCE
-    alike = (judged.accuracy() <= 0.5 + TOLERANCE)[None]
+    real, synthetic = len(judged.real), len(judged.synthetic)
+    error = math.sqrt((real + synthetic + 1) / (12 * real * synthetic))  # of the accuracy, where it is chance
+    alike = (judged.accuracy() <= 0.5 + TOLERANCE + 2 * error)[None]
     own, of_source = _from_on(likely, judged.levels), float(_from_on(alike, judged.levels))
     return own.clamp(max=of_source), of_source
 

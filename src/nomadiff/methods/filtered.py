@@ -27,8 +27,8 @@ class Filtered(PreparedMethod):
     (:func:`~nomadiff.methods.telling_apart.judge_sources`); every image is judged by one that has not seen it. Its
     score is the mean log-odds over the noise levels. The threshold is the score that 95 % of the held-out real images
     reach: a synthetic image is kept if it looks no less real than they do, and counts as it did in the whole mix: where
-    few are kept, more of each batch is real. A source of which nothing is kept is left out. ``out/preparation/kept.csv``
-    says what was kept, ``kept.json`` the thresholds too.
+    few are kept, more of each batch is real. A source of which nothing is kept is left out. What was kept is in
+    ``out/preparation/kept.csv``, the thresholds are in ``kept.json``.
 
     Args:
         preset, class_labels, training: as for every method. ``budget`` counts the discriminators' images too.

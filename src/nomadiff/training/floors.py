@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from nomadiff.training.loss import share_above
 
 __all__ = ["NoiseFloors", "with_floors"]
 
+_VALUES = 32  # different floors in a source: each is a stream of its own
 _LEAST = 1e-4  # share of the noise levels that an image must teach at
 
 
@@ -28,13 +31,13 @@ class NoiseFloors:
     EDM's training. Its minimiser at sigma is the denoiser of the mixture of these images: the real one wherever they
     cannot be told from real ones under that noise.
 
-    It is estimated without wasting a pass. Let ``P_i`` be the probability of a sigma above ``f_i`` and ``P_k`` its mean
-    over source ``k``. Source ``k`` is drawn in proportion to ``s_k P_k`` (:func:`with_floors`), its images uniformly,
-    sigma from ``p`` restricted to what lies above ``f_i``; with ``Z = sum_k s_k P_k`` the loss has the weight
+    It is estimated without wasting a pass. Let ``P_i`` be the probability of a sigma above ``f_i``. Image ``i`` is
+    drawn in proportion to ``s_i P_i`` (:func:`with_floors`), sigma from ``p`` restricted to what lies above ``f_i``;
+    with ``Z = sum_i s_i P_i`` the loss has the weight
 
-        w = (P_i / P_k) (Z / A(sigma))
+        w = Z / A(sigma)
 
-    whose mean is 1. Both together make the estimate unbiased.
+    whose mean is 1 and which no single image can make large. Both together make the estimate unbiased.
 
     Args:
         mix: images with floors, and shares that :func:`with_floors` has set.
@@ -43,37 +46,35 @@ class NoiseFloors:
     """
 
     def __init__(self, mix: SourceMix, options: TrainingConfig, device: torch.device) -> None:
-        self.p_mean, self.p_std = options.p_mean, options.p_std
-        mean = torch.stack([share_above(floor, self.p_mean, self.p_std).mean() for floor in mix.floors])
+        mean = torch.stack([share_above(floor, options.p_mean, options.p_std).mean() for floor in mix.floors])
         own = torch.from_numpy(mix.shares) / mean
         own /= own.sum()
         each = torch.cat([(share / len(floor)).expand(len(floor)) for share, floor in zip(own, mix.floors)])
         levels, order = torch.cat(mix.floors).sort()
-        self.mean = mean.to(device)
         self.total = float((own * mean).sum())
         self.levels = levels.to(device)
         self.teaching = each[order].cumsum(0).float().to(device)
 
-    def weights(self, floors: Tensor, source: Tensor, sigma: Tensor) -> Tensor:
-        """Weight of the loss of each image: float32 ``(B,)``; arguments likewise, ``source`` int64."""
-        teaching = self.teaching[torch.searchsorted(self.levels, sigma, right=True) - 1]
-        return share_above(floors, self.p_mean, self.p_std) / self.mean[source] * self.total / teaching
+    def weights(self, sigma: Tensor) -> Tensor:
+        """Weight of the loss at each level: float32 ``(B,)``, as sigma."""
+        return self.total / self.teaching[torch.searchsorted(self.levels, sigma, right=True) - 1]
 
 
 def with_floors(mix: SourceMix, floors: list[Tensor], options: TrainingConfig) -> SourceMix:
-    """A mix whose synthetic images teach above their floors only, each source drawn as often as it teaches.
+    """A mix whose synthetic images teach above their floors only, each drawn as often as it teaches.
 
     Args:
         mix: the images, with the shares they would have without floors.
-        floors: for each synthetic source sigma for each image, float32 ``(N,)``.
+        floors: for each synthetic source sigma for each image, float32 ``(N,)``; of more than 32 different ones in a
+            source each is rounded up to one of 32.
         options: the training, for its distribution of sigma.
 
     Raises:
         UsageError: floors of another number, negative or not finite, or a source that next to never teaches.
     """
-    floors = [floor.float() for floor in floors]
+    floors = [_of_few_values(floor.float()) for floor in floors]
     SourceMix(mix.sources[0], mix.sources[1:], floors=floors)  # for its UsageError
-    drawn = [float(mix.shares[0])]
+    drawn, frequencies = [float(mix.shares[0])], []
     for source, share, floor in zip(mix.sources[1:], mix.shares[1:], floors):
         teaching = share_above(floor, options.p_mean, options.p_std)
         if float(teaching.min()) < _LEAST:
@@ -82,5 +83,15 @@ def with_floors(mix: SourceMix, floors: list[Tensor], options: TrainingConfig) -
                 f"{float(floor.max()):g}: choose a lower one, or --method dm"
             )
         drawn.append(float(share) * float(teaching.mean()))
+        frequencies.append(teaching)
     real, *synthetic = (share / sum(drawn) for share in drawn)
-    return SourceMix(mix.sources[0], mix.sources[1:], real_fraction=real, weights=synthetic, floors=floors)
+    shares: dict[str, Any] = {"real_fraction": real, "weights": synthetic}
+    return SourceMix(mix.sources[0], mix.sources[1:], **shares, floors=floors, frequencies=frequencies)
+
+
+def _of_few_values(floors: Tensor) -> Tensor:
+    values = floors.unique()
+    if len(values) <= _VALUES:
+        return floors
+    kept = values[torch.linspace(0, len(values) - 1, _VALUES).ceil().long()]
+    return kept[torch.searchsorted(kept, floors)]

@@ -277,7 +277,7 @@ class _Training:
             loss = with_uncertainty(loss, self.log_variance(sigma.log() / 4))
         if floors is not None:
             assert self.floors is not None
-            weight = self.floors.weights(floors, source, sigma)
+            weight = self.floors.weights(sigma)
             loss = loss * weight.reshape(-1, 1, 1, 1)
         return loss.sum()
 
