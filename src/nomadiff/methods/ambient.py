@@ -37,7 +37,7 @@ class Ambient(PreparedMethod):
     With ``floor="auto"`` a classifier that knows sigma learns to tell real from synthetic images
     (:func:`~nomadiff.methods.telling_apart.judge_sources`); every image is judged by one that has not seen it. The
     floor of a source is the smallest level from which on the classifier's accuracy (the probability that a real image
-    looks more real than a synthetic one) is within 0.05 of chance, and two standard errors more. An image.s floor
+    looks more real than a synthetic one) is within 0.05 of chance, and two standard errors more. An image's floor
     is the smallest level from which on the classifier gives it 0.45 or more to be real, and never above its source's.
     ``out/preparation/floors.csv`` has all of them, ``floors.json`` the medians and accuracies too.
 
