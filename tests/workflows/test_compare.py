@@ -108,7 +108,7 @@ def test_a_model_whose_held_out_loss_falls_fast_is_called_untrained(tmp_path, mo
     rows = compare(study).rows
     assert all("held-out loss still fell by" in row["untrained"] for row in rows)
     assert compare(study).rows == rows  # the same runs: nothing differs
-    settings = {name: value for name, value in study.to_dict().items() if name != "kind"}
+    settings = {name: value for name, value in study.to_dict().items() if name != "study"}
     assert Comparison.from_dict(settings, study.out).validation == 0.5
     monkeypatch.setattr(history, "_FAST", 1.0)
     assert not any("untrained" in row for row in compare(study).rows)
