@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -73,7 +74,8 @@ def _state(log: Sequence[Mapping[str, Any]], images_seen: int, end: int, over: b
     if isinstance(speed, int | float) and speed > 0:
         told += f", {speed:,.4g} images/s"
         told += "" if over else f", about {duration_text((end - images_seen) / speed)} left"
-    return f"{told}; {'finished' if over else 'running'}"
+    # a run that is stopped leaves the page as it was: the time shows that it is old
+    return f"{told}; {'finished' if over else 'running'}, as of {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 def _figures(log: Sequence[Mapping[str, Any]], history: History, config: RunConfig) -> Iterator[Figure]:
