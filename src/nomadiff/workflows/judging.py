@@ -217,9 +217,12 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table |
         tone: Literal["good", "bad", "neutral"] = "bad" if harmless.answer == "no" else "neutral"
         if harmless.answer == useful.answer == "yes":
             tone = "good"
-        told = [item.sentence() for item in (*harmless.evidence, *useful.evidence) if item.role in _TOLD]
+        deciding = [item for item in harmless.evidence if item.low > 0] if harmless.answer == "no" else []
+        evidence = (*harmless.evidence, *useful.evidence)
+        told = [item.sentence() for item in evidence if item.role in _TOLD or item in deciding]
         name = f"{arm[0].upper()} with “{arm[1]}”" if arm[1] else arm[0].upper()
-        answers = f"{name}: {harmless.words}; {useful.words}."
+        mixed = harmless.answer == "no" and useful.answer == "yes"
+        answers = f"{name}: {'harm, though it helps in part' if mixed else f'{harmless.words}; {useful.words}'}."
         against = f" Against real-only training: {'; '.join(dict.fromkeys(told))}." if told else ""
         gain = [each for each in verdict.statements if (each.principle, each.method, each.source) == ("gain", *arm)]
         control = "".join(f" {each.words[0].upper()}{each.words[1:]}." for each in gain)
