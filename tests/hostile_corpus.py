@@ -96,7 +96,7 @@ def make(folder: Path) -> Iterator[Case]:
     for kind, files in (
         ("statistics", {**_pickles(canary), **_statistics(), **_npz("mu")}),
         ("weights", {**_pickles(canary), **_torch_zips(canary)}),
-        ("vectors", _npy()),
+        ("vectors", {**_npy(), **_npz("features"), **_torch_zips(canary)}),
         ("detector", {**_torch_zips(canary), "empty.pt": b"", "text.pt": b"hello"}),
         ("images", {**_npz("images"), **_npy(), **_zips()}),
         ("model", _safetensors(config)),
@@ -273,7 +273,7 @@ def _npy() -> dict[str, bytes]:
 
 
 def _npz(first: str) -> dict[str, bytes]:
-    square = {"mu": ("(2, 2)", "sigma"), "images": ("(4,)", "labels")}[first]
+    square = {"mu": ("(2, 2)", "sigma"), "images": ("(4,)", "labels"), "features": ("(4,)", "other")}[first]
     kind = "<f8" if first == "mu" else "<i8"
     rest = _header(square[0], kind, bytes(32))
     zeros = bz2.compress(bytes(200_000_000), 9)
@@ -338,6 +338,7 @@ def _holes(folder: Path) -> Iterator[Case]:
             "detector",
             [("m/data.pkl", b"\x80\x02}."), ("m/data/0", size), ("m/constants.pkl", b"\x80\x02).")],
         ),
+        "features.npz": ("vectors", [("features.npy", size)]),
         "mu.npz": ("statistics", [("mu.npy", size), ("sigma.npy", size >> 4)]),
         "images.npz": ("images", [("images.npy", size)]),
         "images.zip": ("images", [("a.png", size >> 3), ("b.png", _png())]),

@@ -18,9 +18,9 @@ import pytest
 from nomadiff.data.image_source import ImageSource
 from nomadiff.errors import NomadiffError
 from nomadiff.interop.torch_files import read_torch_file
-from nomadiff.metrics.arrays import read_vectors
 from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.statistics_files import read_statistics
+from nomadiff.metrics.vector_files import read_vectors
 from nomadiff.models.model import Model
 from nomadiff.workflows.info import describe
 

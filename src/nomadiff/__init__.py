@@ -76,9 +76,11 @@ if TYPE_CHECKING:
     from nomadiff.workflows.compare import compare as compare
     from nomadiff.workflows.evaluate import EvaluationSettings as EvaluationSettings
     from nomadiff.workflows.evaluate import evaluate_files as evaluate_files
+    from nomadiff.workflows.evaluate import evaluate_sets as evaluate_sets
     from nomadiff.workflows.info import describe as info
     from nomadiff.workflows.loop import ImageLoop as ImageLoop
     from nomadiff.workflows.loop import run_image_loop as loop
+    from nomadiff.workflows.score_table import score_table as score_table
     from nomadiff.workflows.suggest import suggest as suggest
     from nomadiff.workflows.verdict import verdict as verdict
 
@@ -113,7 +115,9 @@ _HOMES = {
     "evaluate": "nomadiff.metrics.evaluate:evaluate",
     "ReferenceSet": "nomadiff.metrics.reference:ReferenceSet",
     "evaluate_files": "nomadiff.workflows.evaluate:evaluate_files",
+    "evaluate_sets": "nomadiff.workflows.evaluate:evaluate_sets",
     "EvaluationSettings": "nomadiff.workflows.evaluate:EvaluationSettings",
+    "score_table": "nomadiff.workflows.score_table:score_table",
     "metrics_of_arrays": "nomadiff.metrics.arrays:metrics_of_arrays",
     "audit": "nomadiff.workflows.audit:audit_files",
     "status": "nomadiff.studies.work:study_status",

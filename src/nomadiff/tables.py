@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,13 +47,21 @@ class Table:
         A float that is not finite is written as null: JSON has no NaN.
         """
         path = Path(path)
-        rows = [{name: _plain(value) for name, value in row.items()} for row in self.rows]
+        rows = self._plain_rows()
         write_json(path, {"meta": self.meta, "rows": rows})
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=self.fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(path.with_suffix(".csv"), text.getvalue())
+
+    def to_json(self) -> str:
+        """What :meth:`write` writes as JSON."""
+        content = {"meta": self.meta, "rows": self._plain_rows()}
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+
+    def _plain_rows(self) -> list[dict[str, Any]]:
+        return [{name: _plain(value) for name, value in row.items()} for row in self.rows]
 
 
 def _plain(value: Any) -> Any:

@@ -298,7 +298,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         raise KeyboardInterrupt
 
     # this first: what it imports must not keep the other
-    monkeypatch.setattr("nomadiff.workflows.evaluate.evaluate_files", interrupted)
+    monkeypatch.setattr("nomadiff.workflows.evaluate.evaluate_sets", interrupted)
     monkeypatch.setattr("nomadiff.processes.join_processes", interrupted)
     for command in (["sample", "run", "--out", "s.zip"], ["evaluate", "s.zip", "--reference", "r", "--out", "m.json"]):
         assert main(command) == 130

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.metrics.arrays import metrics_of_arrays, read_vectors
+from nomadiff.metrics.arrays import metrics_of_arrays
 from nomadiff.metrics.frechet import frechet_distance_from_features
 from nomadiff.metrics.manifold import prdc
+from nomadiff.metrics.vector_files import read_vectors
 
 
 def draw(count: int, seed: int, dimension: int = 4) -> np.ndarray:
@@ -25,6 +26,8 @@ def test_every_metric_with_an_interval() -> None:
     rows = by_name(table)
     shares = ["precision", "recall", "density", "coverage", "replication"]
     distances = ["frechet_distance", "bures_wasserstein", "kernel_distance", "sliced_wasserstein"]
+    ratio = rows.pop("fdr")  # has no interval
+    assert ratio["low"] is None and ratio["value"] == pytest.approx(1, abs=0.5)
     assert list(rows) == [*distances, *shares]
     assert rows["bures_wasserstein"]["value"] ** 2 == pytest.approx(rows["frechet_distance"]["value"])
     # fake is fresh data here: it sits at its floor

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics import kid as module
+from nomadiff.metrics import mmd
 from nomadiff.metrics.kid import kid, kid_left_out
 
 
@@ -25,7 +25,7 @@ def draw(count: int, shift: float = 0.0, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("block", [7, 1024])
 def test_equals_the_definition(monkeypatch, block: int) -> None:
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(mmd, "BLOCK", block)
     x, y = draw(50), draw(61, 0.3, 1)
     assert kid(x, y) == pytest.approx(plain(x, y), rel=1e-10)
     assert kid(x, x) == pytest.approx(plain(x, x), rel=1e-10)

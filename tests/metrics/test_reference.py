@@ -61,13 +61,13 @@ def test_a_floor_needs_no_detector_and_no_order(pool, against, monkeypatch) -> N
 def test_the_nearest_training_images_are_named(pool, against) -> None:
     result = against.evaluate(torch.cat([pool[200:240], pool[7:8]]))
     first = result["meta"]["nearest"][0]
-    assert first == {"sample": 40, "train": 7, "distance": 0.0} and len(result["meta"]["nearest"]) == 10
+    assert first == {"sample": 40, "train": 7, "distance": 0.0, "ratio": 0.0} and len(result["meta"]["nearest"]) == 10
 
 
 def test_extra_metrics(pool, against, images) -> None:
     result = against.evaluate(pool[:200], extra=["kid"], interval=0.9)
     assert result["kd_digits_low"] <= result["kd_digits"] <= result["kd_digits_high"]
-    with pytest.raises(UsageError, match="no extra metric 'fid': choose of kid, ssim"):
+    with pytest.raises(UsageError, match="no extra metric 'fid': choose of kid, cmmd, ssim"):
         against.evaluate(pool[:200], extra=["fid"])
     larger = ReferenceSet(images(60, 1, 16), train=images(30, 1, 16, seed=1), detector="pixels")
     result = larger.evaluate(images(61, 1, 16, seed=1), extra=["ssim"], interval=0.9)

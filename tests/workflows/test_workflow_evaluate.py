@@ -17,8 +17,8 @@ from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
 from nomadiff.files import read_json
 from nomadiff.metrics.detectors.features import feature_cache
-from nomadiff.workflows import evaluate as evaluation
-from nomadiff.workflows.evaluate import parse_groups
+from nomadiff.workflows import evaluation_inputs
+from nomadiff.workflows.evaluation_inputs import parse_groups
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def evaluate(samples: str, *options: str, out: Path) -> dict[tuple[str, str], di
 def test_every_metric_has_its_interval_and_its_floor(samples: str, tmp_path: Path, capsys) -> None:
     out = tmp_path / "metrics.json"
     rows = evaluate(samples, "--train", "digits:pool", "--extra", "kid", "--extra", "ssim", "--by-class", out=out)
+    assert rows.pop(("", "fdr"))["floor"] == 1
     names = ["fd_digits", "precision", "recall", "density", "coverage", "kd_digits", "replication"]
     names += ["ssim_pairs", "ssim_nearest", "composition_tv"]
     assert {metric for group, metric in rows if group == ""} == set(names)
@@ -116,7 +117,7 @@ def test_lpips_is_asked_for_by_name(samples: str, tmp_path: Path, monkeypatch: p
         def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return (x.float() - y.float()).abs().mean((1, 2, 3))
 
-    monkeypatch.setattr(evaluation, "LPIPS", Stand)
+    monkeypatch.setattr(evaluation_inputs, "LPIPS", Stand)
     options = ["--train", "digits:pool", "--extra", "lpips", "--lpips-weights", "a.pth", "b.pth"]
     rows = evaluate(samples, *options, out=tmp_path / "m.json")
     assert rows["", "lpips_alex_nearest"]["value"] == 0 < rows["", "lpips_alex_nearest"]["floor"]

@@ -36,12 +36,21 @@ Options shown with ... take several values: `--seeds 0 1 2`, or `--seeds 0 --see
 _VERBS = {
     "Start here": ("demo", "suggest", "presets", "reproduce"),
     "Images in, a model out": ("train", "sample", "synthesize", "encode"),
-    "Does synthetic data help, or hurt?": ("compare", "work", "status", "verdict", "evaluate", "audit", "metrics"),
+    "Does synthetic data help, or hurt?": (
+        "compare",
+        "work",
+        "status",
+        "verdict",
+        "table",
+        "evaluate",
+        "audit",
+        "metrics",
+    ),
     "Models and their own samples": ("improve", "shift", "loop"),
     "Other tools": ("import", "export", "lora", "info"),
 }
 # verbs that use no part of a user's own
-_WITHOUT_PARTS = ("demo", "suggest", "reproduce", "encode", "verdict", "status", "metrics", "import", "lora")
+_WITHOUT_PARTS = ("demo", "suggest", "reproduce", "encode", "verdict", "table", "status", "metrics", "import", "lora")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Convention, Device, DryRun, Level, score_lines
-from nomadiff.workflows.evaluate import EvaluationSettings, parse_groups
+from nomadiff.cli.options import Convention, Device, DryRun, Level, command_line, comparison_lines, score_lines
+from nomadiff.workflows.evaluation_inputs import EvaluationSettings, parse_groups
 
 __all__ = ["evaluate"]
 
@@ -22,7 +22,8 @@ class EvaluationOptions(EvaluationSettings):
     train: str | None
     detector: str
     classifier: str | None
-    extra: tuple[Literal["kid", "ssim", "lpips"], ...]
+    extra: tuple[Literal["kid", "cmmd", "ssim", "lpips"], ...]
+    copies: str | None
     groups: Annotated[tuple[str, ...], Parameter(name="--group", converter=_groups)]  # type: ignore[assignment]
     convention: Convention
     interval: Level | None
@@ -31,21 +32,27 @@ class EvaluationOptions(EvaluationSettings):
 
 
 def evaluate(
-    samples: Annotated[str, Parameter(help="Generated images: folder, zip, npz or npy.")],
-    *,
+    *samples: Annotated[str, Parameter(help="Generated images: folder, zip, npz or npy; several as [name=]path.")],
     reference: str,
-    out: Annotated[Path, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = Path("metrics.json"),
+    out: Annotated[Path, Parameter(help="Where to write the table: JSON; CSV and report go beside it.")] = Path(
+        "metrics.json"
+    ),
     settings: Annotated[EvaluationOptions, Parameter(name="*")] = EvaluationOptions(),  # noqa: B008 - frozen
     dry_run: DryRun = False,
 ) -> None:
     """Score generated images against held-out real ones, each figure with an interval and what fresh real data scores.
 
-    Always: Frechet distance, precision, recall, density, coverage; with --train replication; with a classifier the
-    class composition. On demand (--extra): KID, SSIM and LPIPS between samples and to the nearest training image.
+    Always: Frechet distance, its ratio to that of fresh real data (FDr), precision, recall, density, coverage; with
+    --train replication, and a list of likely copies beside their training images; with a classifier the class
+    composition. On demand (--extra): KID, CMMD, SSIM and LPIPS between samples and to the nearest training image.
 
-    An example:
+    Two examples:
 
     nomadiff evaluate samples.zip --reference held-out/ --train photos/ --out metrics.json
+
+    nomadiff evaluate dm=dm.zip casd=casd.zip --reference held-out/ --out compared.json
+
+    Several sets become one table, with the difference of each from the first and the interval of that difference.
 
     Use real images the model never saw as the reference: against its training set, a model that copies looks perfect.
 
@@ -58,25 +65,33 @@ def evaluate(
     """
     from nomadiff.files import check_output
     from nomadiff.tables import check_table
-    from nomadiff.workflows.evaluate import evaluate_files
+    from nomadiff.workflows.evaluate import evaluate_sets
+    from nomadiff.workflows.evaluation_report import notes_on, write_evaluation
 
     if not dry_run:
         check_table(out)
+        check_output(out.with_suffix(".html"), "file")
         if settings.save_reference is not None:
             check_output(settings.save_reference, "file")
-    table = evaluate_files(samples, reference, settings, only_check=dry_run)
+    evaluation = evaluate_sets(samples, reference, settings, only_check=dry_run)
+    table = evaluation.table
     if dry_run:
         print("\n".join(f"{name}: {value}" for name, value in table.meta.items()))
         return
     if not table.rows:  # not the main process
         return
-    table.write(out)
+    files = write_evaluation(evaluation, out, command_line())
     meta = table.meta
-    print(score_lines(table.rows))
+    print(comparison_lines(table.rows) if evaluation.several else score_lines(table.rows))
     if "floor_count" in meta:
         print(
             f"fresh real data: {meta['floor_count']} of the reference judged by the other "
             f"{meta['floor_reference_count']}; the fewer, the larger the distance"
         )
+    for note in notes_on(evaluation):
+        print(note)
     counted = "statistics of unknown count" if meta["reference_count"] is None else f"{meta['reference_count']} images"
-    print(f"{meta['count']} samples, reference {counted}, detector {meta['detector']}; table: {out}")
+    counts = sorted({len(source) for source in evaluation.samples.values()})
+    made = " to ".join(str(count) for count in (counts[0], *counts[1:][-1:]))
+    print(f"{made} samples, reference {counted}, detector {meta['detector']}; table: {out}")
+    print(f"report: {files[1]}" + "".join(f"\nlikely copies: {path}" for path in files[2:]))

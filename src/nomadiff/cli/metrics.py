@@ -13,38 +13,59 @@ __all__ = ["metrics"]
 
 
 def metrics(
-    real: Annotated[Path, Parameter(help="Real vectors, .npy of shape (N, D).")],
-    fake: Annotated[Path, Parameter(help="Generated vectors, .npy of shape (M, D).")],
+    real: Annotated[Path, Parameter(help="Real vectors (N, D): .npy, .npz, .pt, .safetensors, or statistics.")],
+    fake: Annotated[Path, Parameter(help="Generated vectors (M, D), likewise.")],
     *,
     train: Path | None = None,
-    out: Annotated[Path, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = Path("metrics.json"),
+    out: Annotated[Path | None, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = None,
+    json: Annotated[bool, Parameter(negative="", help="Print the table as JSON, and nothing else.")] = False,
     k: int = 5,
     convention: Convention = "prdc",
     interval: Level = 0.95,
+    save_reference: Path | None = None,
     allow_train_as_reference: bool = False,
 ) -> None:
     """Score features of your own: distances, precision, recall, density, coverage, replication; intervals and floors.
 
-    An example:
+    Two examples:
 
-    nomadiff metrics real.npy generated.npy --train train.npy --out table.json
+    nomadiff metrics real.npy generated.npz --train train.pt --out table.json
+
+    nomadiff metrics edm-cifar10.npz generated.npy --json
+
+    An archive holds one array, or one that is called "features". Statistics (mu and sigma in .npz, as EDM writes them,
+    or EDM2's .pkl) give the Frechet distance alone. The table goes to metrics.json unless --out or --json says where.
 
     Args:
         real: real vectors.
         fake: generated vectors.
-        train: What the generator was trained on, .npy; needed for replication.
+        train: What the generator was trained on, likewise; needed for replication.
         out: table.
+        json: to standard output.
         k: Neighbour of precision, recall, density and coverage.
         convention: prdc or kynkaanniemi.
         interval: Level of the confidence intervals.
+        save_reference: Where to write the real vectors with their statistics (.npz), to score by later.
         allow_train_as_reference: Accept real vectors that are the training vectors, or mostly.
     """
-    from nomadiff.metrics.arrays import metrics_of_arrays, read_vectors
+    from nomadiff.errors import UsageError
+    from nomadiff.files import check_output
+    from nomadiff.metrics.arrays import metrics_of_arrays
+    from nomadiff.metrics.fdr import too_few
+    from nomadiff.metrics.frechet import Statistics
+    from nomadiff.metrics.vector_files import read_real_vectors, read_vectors, save_real_vectors
     from nomadiff.tables import check_table
 
-    check_table(out)
+    path = out if out is not None or json else Path("metrics.json")
+    if path is not None:
+        check_table(path)
+    if save_reference is not None:
+        check_output(save_reference, "file")
+    vectors = read_real_vectors(real)
+    if save_reference is not None and isinstance(vectors, Statistics):
+        raise UsageError(f"{real}: holds statistics only, which is what --save-reference would write")
     table = metrics_of_arrays(
-        read_vectors(real),
+        vectors,
         read_vectors(fake),
         None if train is None else read_vectors(train),
         k=k,
@@ -52,7 +73,18 @@ def metrics(
         interval=interval,
         allow_train_as_reference=allow_train_as_reference,
     )
-    table.write(out)
-    split = table.meta["floor_count"]
+    if save_reference is not None and not isinstance(vectors, Statistics):
+        save_real_vectors(save_reference, vectors)
+    if path is not None:
+        table.write(path)
+    if json:
+        print(table.to_json())
+        return
     print(score_lines(table.rows))
-    print(f"fresh real data: {split['fake']} of the real vectors judged by the other {split['real']}; table: {out}")
+    counts = {name: table.meta["count"][name] for name in ("real", "fake")}
+    if note := too_few({name: count for name, count in counts.items() if count}, table.meta["dimension"]):
+        print(note)
+    floor = ""
+    if split := table.meta.get("floor_count"):
+        floor = f"fresh real data: {split['fake']} of the real vectors judged by the other {split['real']}; "
+    print(f"{floor}table: {path}")

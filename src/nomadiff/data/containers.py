@@ -31,7 +31,9 @@ __all__ = [
     "read_entry",
 ]
 
-_COMPANIONS = frozenset(("dataset.json", "manifest.json", "latents.json", "metadata.jsonl", "thumbs.db", "desktop.ini"))
+_COMPANIONS = frozenset(
+    ("dataset.json", "manifest.json", "latents.json", "metadata.csv", "metadata.jsonl", "thumbs.db", "desktop.ini")
+)
 
 _LONGEST_NAME = 1000  # characters: a zip may hold names of 65,535, which no folder takes and no message should repeat
 

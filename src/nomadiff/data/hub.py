@@ -67,7 +67,7 @@ class HubTable:
             raise DataError(f"{spec}: has no image column (columns: {', '.join(table.column_names)})")
         self.names = [f"row {index}" for index in range(len(table))]
         self.labels = _labels(table, _label_column(table.features, datasets, choice), spec)
-        self._column = column
+        self._column, self._all = column, table
         self._table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
     def read(self, name: str) -> bytes:
@@ -81,6 +81,17 @@ class HubTable:
         if cell is None:
             raise ValueError("empty row")
         return cell["bytes"] if cell["bytes"] is not None else read_regular(cell["path"])
+
+    def column(self, name: str) -> dict[str, str]:
+        """The cells of another column as text, by the names of the rows; empty ones are left out.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if name not in self._all.column_names:
+            raise UsageError(f"{self.path}: has no column {name!r} (columns: {', '.join(self._all.column_names)})")
+        cells = self._all[name][:]
+        return {row: str(cell) for row, cell in zip(self.names, cells) if cell is not None}
 
 
 def _label_column(features: dict[str, Any], datasets: Any, choice: Choice) -> str | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from nomadiff.errors import DataError, NomadiffWarning, UsageError
-from nomadiff.files import require_regular
+from nomadiff.errors import NomadiffWarning, UsageError
+from nomadiff.metrics.fdr import FDR, fdr
 from nomadiff.metrics.frechet import (
     Statistics,
     frechet_distance,
@@ -24,36 +23,16 @@ from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
 from nomadiff.metrics.replication import calibrate
 from nomadiff.metrics.splits import draws, fresh_count, mean_scores
 from nomadiff.metrics.transport import sliced_wasserstein
-from nomadiff.safe_pickle import printable
+from nomadiff.progress import progress_bar
 from nomadiff.tables import Table
 
-__all__ = ["metrics_of_arrays", "read_vectors"]
+__all__ = ["metrics_of_arrays"]
 
 SHARES = ("precision", "recall", "coverage", "replication")
 
 
-def read_vectors(path: str | Path) -> np.ndarray:
-    """Read a ``.npy`` file of vectors ``(N, D)`` of any real number type, mapped rather than loaded.
-
-    Raises:
-        DataError: the file is absent, damaged, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        require_regular(path)
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # damaged files make numpy raise half a dozen kinds
-        raise DataError(f"{path}: cannot be read as a .npy array ({printable(str(error), 200)})") from error
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
-        kind = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else "an archive"
-        raise DataError(f"{path}: expected vectors (N, D), one a row, got {kind}")
-    return values
-
-
 def metrics_of_arrays(
-    real: np.ndarray,
+    real: np.ndarray | Statistics,
     fake: np.ndarray,
     train: np.ndarray | None = None,
     *,
@@ -67,7 +46,7 @@ def metrics_of_arrays(
     """All metrics of two sets of vectors.
 
     Args:
-        real: real numbers ``(N, D)``, not trained on.
+        real: real numbers ``(N, D)``, not trained on; or their statistics, which give the Frechet distance alone.
         fake: generated ``(M, D)``, at least 40.
         train: what the generator was trained on ``(L, D)``; without it there is no ``replication``.
         k, convention: of precision, recall, density and coverage, see :mod:`~nomadiff.metrics.manifold`.
@@ -78,7 +57,8 @@ def metrics_of_arrays(
 
     Returns:
         Rows ``metric``, ``value``, ``low``, ``high`` and ``floor``: ``frechet_distance`` and its root
-        ``bures_wasserstein``, ``kernel_distance`` (KID's estimate), ``sliced_wasserstein``, ``precision``, ``recall``,
+        ``bures_wasserstein``, ``fdr`` (see :mod:`~nomadiff.metrics.fdr`; without an interval), ``kernel_distance``
+        (KID's estimate), ``sliced_wasserstein``, ``precision``, ``recall``,
         ``density``, ``coverage`` and ``replication``. The floor is what fresh real data scores: some of ``real``, drawn
         at random (:func:`~nomadiff.metrics.splits.fresh_count`), judged by the rest; None where that is too few. With
         fewer vectors distances come out larger, so a floor of halves is high. The meta says counts, settings and
@@ -92,6 +72,8 @@ def metrics_of_arrays(
         UsageError: too few vectors, different dimensions, a value that is not finite, or more than half of ``real`` are
             training vectors.
     """
+    if isinstance(real, Statistics):
+        return _by_statistics(real, fake, train, interval)
     arrays = {"real": real, "fake": fake, "train": train}
     given = {name: _vectors(array, name) for name, array in arrays.items() if array is not None}
     x, y = given["real"], given["fake"]
@@ -100,17 +82,28 @@ def metrics_of_arrays(
             raise UsageError(f"{name}: vectors of dimension {array.shape[1]}, real has {x.shape[1]}")
     member = random_groups(len(y))
     near = {name: _near_zero(array, x) for name, array in given.items()}  # for metrics of differences only
+    splits = list(draws(len(x), len(y))) if fresh_count(len(x), len(y)) > k else []
     values, left_out = prdc_left_out(near["real"], near["fake"], member, k, convention)
     statistics = Statistics.from_features(x)
     row = {"frechet_distance": frechet_distance(statistics, Statistics.from_features(y))}
     left_out["frechet_distance"] = frechet_left_out(statistics, y, member)
+    ratio = fdr(x, y)
+    if ratio is not None:
+        row[FDR] = ratio
     row["bures_wasserstein"] = row["frechet_distance"] ** 0.5
     left_out["bures_wasserstein"] = np.sqrt(left_out["frechet_distance"])
     row["kernel_distance"], left_out["kernel_distance"] = kid_left_out(x, y, member)
-    row["sliced_wasserstein"] = sliced_wasserstein(x.numpy(), y.numpy(), projections)
-    left_out["sliced_wasserstein"] = np.array(
-        [sliced_wasserstein(x.numpy(), y[member != group].numpy(), projections) for group in range(GROUPS)]
-    )
+    # what came before shows bars of its own
+    with progress_bar("sliced distance and floor", total=1 + GROUPS + len(splits), unit="parts") as advance:
+        sliced = []
+        for group in range(-1, GROUPS):
+            sliced.append(sliced_wasserstein(x.numpy(), y[member != group].numpy(), projections))
+            advance()
+        row["sliced_wasserstein"], left_out["sliced_wasserstein"] = sliced[0], np.array(sliced[1:])
+        fresh = []
+        for split in splits:
+            fresh.append(_real_against_real(x, near["real"], *split, k, convention, projections))
+            advance()
     row |= values
     overlap = None
     if "train" in given:
@@ -123,21 +116,18 @@ def metrics_of_arrays(
             copied = nearest_neighbours(near["fake"], near["train"])[1][:, 0] <= overlap.threshold
             row["replication"] = float(copied.double().mean())
             left_out["replication"] = means_left_out(copied, member)
-    fresh = fresh_count(len(x), len(y))
-    floor: dict[str, float] = {"replication": quantile}
-    if fresh > k:
-        floor |= mean_scores(
-            [_real_against_real(x, near["real"], *split, k, convention, projections) for split in draws(len(x), len(y))]
-        )
+    floor: dict[str, float] = {"replication": quantile, FDR: 1.0, **(mean_scores(fresh) if fresh else {})}
     rows = []
     for name, value in row.items():
-        low, high = jackknife_interval(value, left_out[name], interval)
-        low = low if name == "kernel_distance" else max(low, 0.0)
-        high = min(high, 1.0) if name in SHARES else high
+        low, high = None, None
+        if name in left_out:
+            low, high = jackknife_interval(value, left_out[name], interval)
+            low = low if name == "kernel_distance" else max(low, 0.0)
+            high = min(high, 1.0) if name in SHARES else high
         rows.append({"metric": name, "value": value, "low": low, "high": high, "floor": floor.get(name)})
     meta = {
         "count": {name: len(array) for name, array in given.items()},
-        "floor_count": {"real": len(x) - fresh, "fake": fresh},
+        "floor_count": {"real": len(x) - fresh_count(len(x), len(y)), "fake": fresh_count(len(x), len(y))},
         "dimension": x.shape[1],
         "sha256": {name: hashlib.sha256(array.numpy().data).hexdigest() for name, array in given.items()},
         "k": k,
@@ -148,6 +138,31 @@ def metrics_of_arrays(
         **({} if overlap is None else {"real_in_train": overlap.exact + overlap.near, "real_near_train": overlap.near}),
     }
     return Table(rows, meta)
+
+
+def _by_statistics(real: Statistics, fake: np.ndarray, train: np.ndarray | None, interval: float) -> Table:
+    """The Frechet distance of vectors to a mean and covariance, and its root."""
+    if train is not None:
+        raise UsageError("replication needs the real vectors themselves, and these are statistics only")
+    y = _vectors(fake, "fake")
+    if y.shape[1] != len(real.mean):
+        raise UsageError(f"fake: vectors of dimension {y.shape[1]}, real has {len(real.mean)}")
+    value = frechet_distance(real, Statistics.from_features(y))
+    without = frechet_left_out(real, y, random_groups(len(y)))
+    rows = []
+    for name, power in (("frechet_distance", 1.0), ("bures_wasserstein", 0.5)):
+        low, high = jackknife_interval(value**power, without**power, interval)
+        rows.append({"metric": name, "value": value**power, "low": max(low, 0.0), "high": high, "floor": None})
+    digest = hashlib.sha256(real.mean.numpy().tobytes() + real.covariance.numpy().tobytes()).hexdigest()
+    return Table(
+        rows,
+        {
+            "count": {"real": real.count, "fake": len(y)},
+            "dimension": y.shape[1],
+            "sha256": {"real": digest, "fake": hashlib.sha256(y.numpy().data).hexdigest()},
+            "interval": interval,
+        },
+    )
 
 
 def _real_against_real(

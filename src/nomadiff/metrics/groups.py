@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.fdr import FDR
 from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups, validate_level
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.splits import fresh_count, mean_scores
@@ -68,8 +69,9 @@ def evaluate_groups(
         groups: name of each group and the names of its classes, such as ``{"animals": ["bird", "cat"]}``; by default
             every class is a group.
         interval: level of confidence intervals: every metric then has ``<metric>_low`` and ``<metric>_high``.
-        with_floor: every metric then has ``<metric>_floor``, what fresh real data of the group scores (see
-            :meth:`~nomadiff.metrics.reference.ReferenceSet.floor`); of ``share`` it is the ``reference_share``.
+        with_floor: there is ``fdr`` too (:mod:`~nomadiff.metrics.fdr`), and every metric has ``<metric>_floor``, what
+            fresh real data of the group scores (see :meth:`~nomadiff.metrics.reference.ReferenceSet.floor`); of
+            ``share`` it is the ``reference_share``.
         subsets: score each group by random subsets of so many of its images, and give the mean over ten. The Frechet
             distance depends on the number of images; this way a group's share does not change its figures. They have no
             intervals or floors.
@@ -129,7 +131,8 @@ def _of_group(
     """The metrics of one group's features against its part of the reference."""
     row: dict[str, float | None] = dict(part.score_features(features, interval))
     if with_floor:
-        names = (distance_name(part.detector), *_OF_FEATURES)
+        names = (distance_name(part.detector), FDR, *_OF_FEATURES)
+        row[FDR] = part.fdr(features)
         # each side of the split needs more than k images
         drawn = fresh_count(part.meta["reference_count"], len(features))
         floor = part.floor(count=len(features)) if drawn > part.k else {}

@@ -67,16 +67,21 @@ def validate_level(level: float) -> None:
         raise UsageError(f"interval must lie between 0 and 1 (0.95 for 95 %), got {level}")
 
 
-def jackknife_interval(value: float, left_out: Sequence[float] | np.ndarray, level: float) -> tuple[float, float]:
+def jackknife_interval(
+    value: float, left_out: Sequence[float] | np.ndarray, level: float, *more: Sequence[float] | np.ndarray
+) -> tuple[float, float]:
     """Confidence interval around ``value`` from the metric's values without each group.
 
     Args:
         value: the metric of all samples.
         left_out: the metric without each group.
         level: between 0 and 1, 0.95 for instance.
+        *more: likewise without each group of something else that is drawn by chance, the reference say: the variances
+            add up.
 
     Returns:
-        ``value`` minus and plus ``t * standard error``, t of Student's distribution with ``groups - 1`` degrees.
+        ``value`` minus and plus ``t * standard error``, t of Student's distribution with ``groups - 1`` degrees of
+        freedom (of several parts, Welch's and Satterthwaite's).
 
     Raises:
         UsageError: a level outside (0, 1).
@@ -84,9 +89,13 @@ def jackknife_interval(value: float, left_out: Sequence[float] | np.ndarray, lev
     validate_level(level)
     from scipy.stats import t
 
-    values = np.asarray(left_out, np.float64)
-    error = float(np.sqrt((len(values) - 1) * np.square(values - values.mean()).mean()))
-    width = float(t.ppf((1 + level) / 2, len(values) - 1)) * error
+    parts = [np.asarray(values, np.float64) for values in (left_out, *more)]
+    variances = [(len(values) - 1) * float(np.square(values - values.mean()).mean()) for values in parts]
+    total = sum(variances)
+    if total == 0:
+        return value, value
+    freedom = total**2 / sum(each**2 / (len(values) - 1) for each, values in zip(variances, parts))
+    width = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(total)
     return value - width, value + width
 
 

@@ -5,42 +5,31 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource, pixels_of
 from nomadiff.errors import NomadiffWarning, UsageError
-from nomadiff.metrics.composition import composition, total_variation
-from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors import Classifier, Detector, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import images_sha256
 from nomadiff.metrics.detectors.protocol import check_images
 from nomadiff.metrics.distance_names import distance_name
-from nomadiff.metrics.feature_reference import FeatureReference
 from nomadiff.metrics.frechet import Statistics
-from nomadiff.metrics.intervals import GROUPS, interval_fields, means_left_out, random_groups
-from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.manifold import check_count, radii
-from nomadiff.metrics.mixture import is_separable, shares_of_sources
-from nomadiff.metrics.neighbours import nearest_neighbours
-from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.metrics.reference_file import read_stored
-from nomadiff.metrics.replication import calibrate
-from nomadiff.metrics.splits import draws, mean_scores
+from nomadiff.metrics.replication import calibrate, distinct
+from nomadiff.metrics.scoring import EXTRAS, ScoringReference
 from nomadiff.metrics.statistics_files import read_statistics, write_statistics
 from nomadiff.processes import Processes
 
 __all__ = ["EXTRAS", "ReferenceSet"]
 
-EXTRAS = ("kid", "ssim")
-_SHOWN = 10  # samples whose nearest training images are named
 
-
-class ReferenceSet(FeatureReference):
+class ReferenceSet(ScoringReference):
     """Real images to score samples against; what depends on them alone is computed once.
 
     Args:
@@ -59,6 +48,9 @@ class ReferenceSet(FeatureReference):
         processes: share the detector's work out over these processes.
         allow_train_as_reference: accept a reference of which more than half is the training set; without enough other
             images replication is then not measured.
+        subjects: whose each image is (a patient's, a person's), ``N`` names: the floor has nobody on both sides.
+        train_subjects: likewise of ``train``: replication is calibrated without subjects that are in both.
+        copies: detector on whose features copies are looked for, such as ``sscd``; by default the pixels themselves.
 
     Attributes:
         overlap: a sentence on how much of it is training images; empty if none is.
@@ -87,20 +79,28 @@ class ReferenceSet(FeatureReference):
         cache: str | Path | None = None,
         processes: Processes | None = None,
         allow_train_as_reference: bool = False,
+        subjects: Sequence[str] | None = None,
+        train_subjects: Sequence[str] | None = None,
+        copies: str | Detector | None = None,
     ) -> None:
         images = pixels_of(images, "reference", False)
         check_images(images, "reference")
         self._settings(detector, classifier, k, convention, quantile, device, batch_size, cache, processes)
         self.allow_train_as_reference = allow_train_as_reference
-        self.images: Tensor | None = images
-        self.features: Tensor | None = self._features(self.detector, images)
+        if copies is not None:
+            self.copies = load_detector(copies, device=device)
+            self.meta |= {"copies": self.copies.name, "copies_sha256": self.copies.sha256}
+        self.images = images
+        if subjects is not None:
+            self._set_subjects(subjects)
+        self.features = self._features(self.detector, images)
         self.statistics = Statistics.from_features(self.features)
-        self.radii: Tensor | None = radii(self.features, k, "reference")
-        self.classes: Tensor | None = self._classes(images, self.features)
+        self.radii = radii(self.features, k, "reference")
+        self.classes = self._classes(images, self.features)
         self.composition = self._composition(self.classes)
         self.meta |= {"reference_count": len(images), "reference_sha256": images_sha256(images)}
         if train is not None:
-            self._set_train(train)
+            self._set_train(train, train_subjects)
 
     def _settings(
         self,
@@ -115,7 +115,7 @@ class ReferenceSet(FeatureReference):
         processes: Processes | None,
     ) -> None:
         self.detector = load_detector(detector, device=device)
-        self.classifier: Classifier | None = None
+        self.classifier = None
         if classifier is not None:
             self.classifier = load_classifier(classifier, device=device)
         elif isinstance(self.detector, Classifier):
@@ -123,11 +123,12 @@ class ReferenceSet(FeatureReference):
         self.k, self.convention, self.quantile = k, convention, quantile
         self.batch_size, self.cache, self.processes = batch_size, cache, processes
         self.allow_train_as_reference = False
-        self.train: Tensor | None = None
-        self.threshold: float | None = None
+        self.train = self.train_distinct = self.train_as_copies = self.threshold = None
+        self.copies = self.subjects = None
+        self._subject_numbers: dict[str, int] = {}
         self.overlap = ""
-        self._has_style: dict[str, bool] = {}  # of the sources asked for before, by their images' hash
-        self.meta: dict[str, Any] = {
+        self._has_style, self._of_fresh = {}, {}
+        self.meta = {
             "detector": self.detector.name,
             "detector_version": self.detector.version,
             "detector_sha256": self.detector.sha256,
@@ -137,8 +138,12 @@ class ReferenceSet(FeatureReference):
         if self.classifier is not None and self.classifier is not self.detector:
             self.meta |= {"classifier": self.classifier.name, "classifier_sha256": self.classifier.sha256}
 
-    def with_train(self, train: Tensor | ImageSource) -> ReferenceSet:
+    def with_train(self, train: Tensor | ImageSource, subjects: Sequence[str] | None = None) -> ReferenceSet:
         """The same reference for a generator trained on other images: only the replication threshold is computed.
+
+        Args:
+            train: the training images.
+            subjects: whose each of them is.
 
         Raises:
             UsageError: the images have another size, this reference was loaded without images, or more than half of it
@@ -146,17 +151,29 @@ class ReferenceSet(FeatureReference):
         """
         other = copy.copy(self)
         other.meta = dict(self.meta)
-        other._set_train(train)
+        other._set_train(train, subjects)
         return other
 
-    def _set_train(self, train: Tensor | ImageSource) -> None:
+    def _set_train(self, train: Tensor | ImageSource, subjects: Sequence[str] | None) -> None:
         train = pixels_of(train, "train", False)
         if self.images is None:
             raise UsageError("replication needs the held-out images themselves, and this reference holds features only")
         check_images(train, "train", channels=self.images.shape[1])
-        self.train = train
+        self.train, self.train_distinct = train, distinct(train)
+        self.train_as_copies = self._as_copies(train)
+        related = None
+        if subjects is not None and self.subjects is not None:
+            if len(subjects) != len(train):
+                raise UsageError(f"train: {len(train)} images and {len(subjects)} subjects")
+            both = [number for name, number in self._subject_numbers.items() if name in set(subjects)]
+            related = torch.isin(self.subjects, torch.tensor(both, dtype=torch.int64))
         found = calibrate(
-            train, self.images, quantile=self.quantile, allow_train_as_reference=self.allow_train_as_reference
+            train,
+            self.images,
+            quantile=self.quantile,
+            allow_train_as_reference=self.allow_train_as_reference,
+            related=related,
+            features=None if self.copies is None else (self.train_as_copies, self._as_copies(self.images)),
         )
         self.overlap = found.sentence()
         if self.overlap:
@@ -164,82 +181,18 @@ class ReferenceSet(FeatureReference):
         self.threshold = found.threshold
         self.meta |= {"train_count": len(train), "train_sha256": images_sha256(train), "quantile": self.quantile}
         self.meta |= {"reference_in_train": found.exact + found.near, "reference_near_train": found.near}
+        if related is not None:
+            self.meta["reference_of_train_subjects"] = found.related
 
-    def evaluate(
-        self,
-        samples: Tensor | Iterable[Tensor] | ImageSource,
-        *,
-        interval: float | None = None,
-        extra: Sequence[str] = (),
-        lpips: LPIPS | None = None,
-        read: tuple[Tensor, Tensor | None] | None = None,
-    ) -> dict[str, Any]:
-        """Score one set of samples, uint8 ``(N, C, H, W)`` or batches of them; see :func:`evaluate`.
-
-        ``read`` is what :meth:`read` gave for them, where that is known.
-        """
-        if unknown := sorted(set(extra) - set(EXTRAS)):
-            raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRAS)}")
-        if isinstance(samples, ImageSource):
-            samples = pixels_of(samples, "samples", True)
-        elif not isinstance(samples, Tensor):
-            samples = torch.cat(list(samples))
-        check_images(samples, "samples")
-        if self.images is not None and samples.shape[1:] != self.images.shape[1:]:
-            (c, h, w), (channels, height, width) = samples.shape[1:], self.images.shape[1:]
-            raise UsageError(f"samples: {c}x{h}x{w} images against a reference of {channels}x{height}x{width}")
-        member = None if interval is None else random_groups(len(samples))
-        features, classes = self.read(samples) if read is None else read
-        row, left_out, nearest = self._scores(samples, features, classes, member, extra, lpips)
-        result: dict[str, Any] = row | interval_fields(row, left_out, interval)
-        result["composition"] = self._composition(classes)
-        result["meta"] = {"count": len(samples), **self.meta, **({"nearest": nearest} if nearest else {})}
-        return result
-
-    def read(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features of images by the detector, and their classes where there is a classifier, int64 ``(N,)``."""
-        features = self._features(self.detector, images)
-        return features, self._classes(images, features)
-
-    def floor(
-        self,
-        fresh: Tensor | None = None,
-        *,
-        count: int | None = None,
-        extra: Sequence[str] = (),
-        lpips: LPIPS | None = None,
-    ) -> dict[str, float]:
-        """What fresh real data scores: the best any generator can reach with so many samples, but by chance.
-
-        Args:
-            fresh: real images that are neither in the reference nor trained on. Without them some of the reference,
-                drawn at random, are judged by the rest (the mean of up to ten draws): no image passes through a
-                detector again. Fewer images make the Frechet distance larger, so this floor of it is high, up to twice
-                where halves are compared.
-            count: number of the samples that the floor is for; the split keeps their ratio to the reference, see
-                :func:`~nomadiff.metrics.splits.fresh_count`. Halves by default.
-            extra, lpips: as for :meth:`evaluate`.
-
-        Returns:
-            The metrics of :meth:`evaluate` without intervals; ``replication`` is its quantile by construction.
-
-        Raises:
-            UsageError: too few images, or a reference without features and no images given.
-        """
-        if fresh is not None:
-            result = self.evaluate(fresh, extra=extra, lpips=lpips)
-            row = {name: value for name, value in result.items() if name not in ("composition", "meta")}
-            return row | {"replication": self.quantile}
-        if self.features is None:
-            raise UsageError("a floor needs real images, and this reference holds statistics only")
-        rows = []
-        for some, others in draws(len(self.features), count):
-            rest = self.subset(others)
-            rest.threshold = None
-            classes = None if self.classes is None else self.classes[some]
-            images = None if self.images is None else self.images[some]
-            rows.append(rest._scores(images, self.features[some], classes, None, extra, lpips)[0])
-        return mean_scores(rows) | {"replication": self.quantile}
+    def _set_subjects(self, subjects: Sequence[str]) -> None:
+        assert self.images is not None
+        if len(subjects) != len(self.images):
+            raise UsageError(f"reference: {len(self.images)} images and {len(subjects)} subjects")
+        self._subject_numbers = {name: number for number, name in enumerate(dict.fromkeys(subjects))}
+        if len(self._subject_numbers) < 2:
+            raise UsageError("reference: all images are of one subject: a floor needs others beside it")
+        self.subjects = torch.tensor([self._subject_numbers[name] for name in subjects])
+        self.meta["subjects"] = len(self._subject_numbers)
 
     def subset(self, index: Tensor) -> ReferenceSet:
         """The same reference with some of its images only; no image passes through a detector again.
@@ -254,6 +207,7 @@ class ReferenceSet(FeatureReference):
             raise UsageError("this reference holds statistics only: it cannot be taken apart")
         other = self.with_features(self.features[index], None if self.classes is None else self.classes[index])
         other.images = None if self.images is None else self.images[index]
+        other.subjects = None if self.subjects is None else self.subjects[index]
         return other
 
     def with_features(self, features: Tensor, classes: Tensor | None) -> ReferenceSet:
@@ -264,40 +218,14 @@ class ReferenceSet(FeatureReference):
         """
         other = copy.copy(self)
         other.meta = dict(self.meta)
-        other.images, other.classes, other.features = None, classes, features
-        other._has_style = {}
+        other.images, other.classes, other.features, other.subjects = None, classes, features, None
+        other._has_style, other._of_fresh = {}, {}
         other.statistics = Statistics.from_features(other.features)
         check_count(len(features), self.k, "reference")
         other.radii = None
         other.composition = self._composition(other.classes)
         other.meta["reference_count"] = len(other.features)
         return other
-
-    def style(self, samples: Tensor, synthetic: Tensor) -> float | None:
-        """How much of a synthetic source's style shows in samples: the share that looks like it rather than real.
-
-        The reference is the real set, see :func:`~nomadiff.metrics.mixture.shares_of_sources`.
-
-        Args:
-            samples: uint8 ``(N, C, H, W)``, at least 20.
-            synthetic: images of the source, likewise.
-
-        Returns:
-            A share in [0, 1]; None where the source cannot be told from real images, so that it has no style to show.
-
-        Raises:
-            UsageError: too few images, or a reference without features.
-        """
-        if self.features is None:
-            raise UsageError("style needs the features of the reference, and this one holds statistics only")
-        source = self._features(self.detector, synthetic)
-        name = images_sha256(synthetic)
-        if name not in self._has_style:
-            self._has_style[name] = is_separable(self.features, source)
-        if not self._has_style[name]:
-            return None
-        features = self._features(self.detector, samples)
-        return shares_of_sources(features, {"source": source}, self.features)["source"].share
 
     def save(self, path: str | Path) -> None:
         """Write features and statistics to one ``npz``: all metrics but replication can be computed from it.
@@ -357,66 +285,3 @@ class ReferenceSet(FeatureReference):
             self.composition = self._composition(stored.classes)
         self.meta |= stored.counted
         return self
-
-    def value(self, metric: str, features: Tensor, classes: Tensor | None) -> float | None:
-        """One metric of what :meth:`read` gave for some samples; None where it is one of the images themselves."""
-        if metric == distance_name(self.detector):
-            return self.distance(features)
-        return self._scores(None, features, classes, None, (), None)[0].get(metric)
-
-    def _scores(
-        self,
-        samples: Tensor | None,
-        features: Tensor,
-        classes: Tensor | None,
-        member: Tensor | None,
-        extra: Sequence[str],
-        lpips: LPIPS | None,
-    ) -> tuple[dict[str, float], dict[str, np.ndarray], list[dict[str, float]]]:
-        """Every metric; with groups also its values without each; and the samples nearest to a training image.
-
-        ``samples`` are the images themselves; metrics of pixels are left out without them.
-        """
-        row, left_out = self.of_features(features, member, "kid" in extra)
-        alike = "ssim" in extra or lpips is not None
-        means: dict[str, Tensor] = {}
-        nearest: list[dict[str, float]] = []
-        index = None
-        if samples is not None and self.train is not None and (alike or self.threshold is not None):
-            index, distance = (column[:, 0] for column in nearest_neighbours(samples, self.train))
-            if self.threshold is not None:
-                means["replication"] = distance <= self.threshold
-                first = distance.argsort(stable=True)[:_SHOWN].tolist()
-                nearest = [{"sample": i, "train": int(index[i]), "distance": float(distance[i])} for i in first]
-        if samples is not None and alike:
-            means |= pair_similarity(samples, self.train, lpips=lpips, nearest=index)
-        for name, values in means.items():
-            row[name] = float(values.double().mean())
-            if member is not None:  # a pair is in the group of its first sample
-                of_values = member[::2][: len(values)] if name.endswith("_pairs") else member
-                left_out[name] = means_left_out(values, of_values)
-        if classes is not None and self.composition is not None:
-            row["composition_tv"] = self._variation(classes)
-            if member is not None:
-                left_out["composition_tv"] = np.array([self._variation(classes[member != g]) for g in range(GROUPS)])
-        return row, left_out, nearest
-
-    def _variation(self, classes: Tensor) -> float:
-        return total_variation(self._composition(classes) or [], self.composition or [])
-
-    def _features(self, detector: Detector, images: Tensor) -> Tensor:
-        return extract_features(
-            detector, images, batch_size=self.batch_size, cache=self.cache, processes=self.processes
-        )
-
-    def _classes(self, images: Tensor, features: Tensor) -> Tensor | None:
-        if self.classifier is None:
-            return None
-        if self.classifier is not self.detector:
-            features = self._features(self.classifier, images)
-        return self.classifier.classes_of_features(features).cpu()
-
-    def _composition(self, classes: Tensor | None) -> list[float] | None:
-        if classes is None or self.classifier is None:
-            return None
-        return composition(classes, len(self.classifier.class_names))

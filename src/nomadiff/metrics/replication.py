@@ -15,7 +15,7 @@ from torch import Tensor
 from nomadiff.errors import NomadiffWarning, UsageError
 from nomadiff.metrics.neighbours import nearest_neighbours
 
-__all__ = ["Calibration", "calibrate", "nearest_neighbours", "replication"]
+__all__ = ["NEAR", "Calibration", "calibrate", "distinct", "nearest_neighbours", "replication"]
 
 NEAR = 1 / 3
 """Held-out data this much nearer to its nearest training image than to the second is a copy of it, saved anew. Of fresh
@@ -33,26 +33,39 @@ class Calibration:
         count: held-out images or vectors.
         exact: how many of them are in the training set too.
         near: how many more are near-copies of training data.
+        related: how many more are of subjects that are in the training set.
     """
 
     threshold: float | None
     count: int
     exact: int
     near: int
+    related: int = 0
 
     def sentence(self, held_out: str = "reference images", train: str = "training images") -> str:
         """The overlap in words; empty if there is none."""
-        if self.exact + self.near == 0:
+        parts = []
+        if self.exact + self.near:
+            nearly = f" ({self.near} of them nearly: the same saved anew)" if self.near else ""
+            parts.append(f"{self.exact + self.near:,} of {self.count:,} {held_out} are {train}{nearly}")
+        if self.related:
+            parts.append(f"{self.related:,} of {self.count:,} {held_out} show subjects of the {train}")
+        if not parts:
             return ""
-        nearly = f" ({self.near} of them nearly: the same saved anew)" if self.near else ""
-        told = f"{self.exact + self.near:,} of {self.count:,} {held_out} are {train}{nearly}"
+        told = " and ".join(parts)
         if self.threshold is None:
             return f"{told}: replication cannot be measured"
         return f"{told} and were left out where replication is calibrated"
 
 
 def calibrate(
-    train: Tensor, held_out: Tensor, *, quantile: float = 0.05, allow_train_as_reference: bool = False
+    train: Tensor,
+    held_out: Tensor,
+    *,
+    quantile: float = 0.05,
+    allow_train_as_reference: bool = False,
+    related: Tensor | None = None,
+    features: tuple[Tensor, Tensor] | None = None,
 ) -> Calibration:
     """How near a fresh real image comes to the training set in only ``quantile`` of cases.
 
@@ -64,6 +77,10 @@ def calibrate(
         held_out: real images or vectors that should not be among them, ``(M, ...)``.
         quantile: between 0 and 1.
         allow_train_as_reference: accept held-out data of which more than half is training data.
+        related: which of the held-out data are of subjects that are in the training set, bool ``(M,)``: another image
+            of the same person is no fresh one, and is left out and counted as well.
+        features: of ``train`` and of ``held_out``, float ``(N, D)`` and ``(M, D)``: distances are theirs then. What is
+            in both sets is told by the data themselves.
 
     Raises:
         UsageError: too little held-out data to know that quantile (less than ``1 / quantile``), or more than half of it
@@ -73,19 +90,22 @@ def calibrate(
         raise UsageError(f"quantile must lie between 0 and 1, got {quantile}")
     if len(held_out) * quantile < 1:
         raise UsageError(f"the {quantile:g} quantile needs {1 / quantile:.0f} held-out images or more: {len(held_out)}")
-    known: dict[bytes, int] = {}
-    for index, key in enumerate(_hashes(train)):
-        known.setdefault(key, index)
-    exact = torch.tensor([key in known for key in _hashes(held_out)])
+    first = _first_of_each(train)
+    known = torch.tensor(list(first.values()))
+    exact = torch.tensor([key in first for key in _hashes(held_out)])
     rest = (~exact).nonzero()[:, 0]
     distance = torch.empty(0, dtype=torch.float64)
     near = torch.zeros(0, dtype=torch.bool)
     if len(rest) and (allow_train_as_reference or 2 * len(rest) >= len(held_out)):
-        distinct = train[torch.tensor(list(known.values()))]  # a doubled one is not its own second nearest
-        found = nearest_neighbours(held_out[rest], distinct, min(3, len(distinct)))[1]
+        # a doubled one is not its own second nearest
+        found = nearest_neighbours(held_out[rest], train[known], min(3, len(known)))[1]
         distance, near = found[:, 0], _near_copies(found, held_out.dtype == torch.uint8)
     copies = int(exact.sum()) + int(near.sum())
-    fresh = distance[~near]
+    same = torch.zeros_like(near) if related is None or not len(near) else related[rest] & ~near
+    is_fresh = ~(near | same)
+    fresh = distance[is_fresh]
+    if features is not None and len(fresh):
+        fresh = nearest_neighbours(features[1][rest[is_fresh]], features[0])[1][:, 0]
     if 2 * copies > len(held_out) and not allow_train_as_reference:
         raise UsageError(
             f"{copies:,} of {len(held_out):,} in the reference are in the training set too: against its own training "
@@ -97,9 +117,21 @@ def calibrate(
     elif not allow_train_as_reference:
         raise UsageError(
             f"the {quantile:g} quantile needs {1 / quantile:.0f} held-out images or more: {len(fresh)} are left of "
-            f"{len(held_out)} without those that are training images"
+            f"{len(held_out)} without those that are training images{' or of their subjects' if same.any() else ''}"
         )
-    return Calibration(threshold, len(held_out), int(exact.sum()), int(near.sum()))
+    return Calibration(threshold, len(held_out), int(exact.sum()), int(near.sum()), int(same.sum()))
+
+
+def distinct(points: Tensor) -> Tensor:
+    """Index of the first of every images or vectors that are equal byte by byte: int64, ascending."""
+    return torch.tensor(list(_first_of_each(points).values()))
+
+
+def _first_of_each(points: Tensor) -> dict[bytes, int]:
+    first: dict[bytes, int] = {}
+    for index, key in enumerate(_hashes(points)):
+        first.setdefault(key, index)
+    return first
 
 
 def _hashes(points: Tensor) -> list[bytes]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["as_number", "cell_text", "column_decimals", "fixed"]
+__all__ = ["as_number", "cell_text", "column_decimals", "difference_text", "fixed"]
 
 
 def as_number(value: Any) -> float | None:
@@ -49,3 +49,14 @@ def cell_text(value: Any) -> str:
     if isinstance(value, (dict, list, tuple)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def difference_text(row: Mapping[str, Any]) -> str:
+    """A ``difference`` with its interval, starred where that leaves out 0: ``-1.2 [-1.5, -0.9] *``; a dash for none."""
+    if row.get("difference") is None:
+        return "-"
+    text = f"{row['difference']:+.3g}"
+    if row.get("difference_low") is None:
+        return text
+    low, high = row["difference_low"], row["difference_high"]
+    return f"{text} [{low:.3g}, {high:.3g}]{' *' if low > 0 or high < 0 else ''}"

@@ -19,7 +19,7 @@ from nomadiff.reports.plots import Curve, composition_bars, metric_bars, trainin
 from nomadiff.reports.summary import MetricInfo, blocks_by_source, floor_cells, sources_of
 from nomadiff.tables import Table
 
-__all__ = ["Composition", "Figure", "Finding", "GridPanel", "Neighbours", "Report"]
+__all__ = ["Composition", "Figure", "Finding", "GridPanel", "Neighbours", "PageTable", "Report"]
 
 _MOST_BARS = 16  # a bar plot of more arms is unreadable: the table and the caller's own figures show them
 
@@ -104,6 +104,23 @@ class Figure:
 
 
 @dataclass
+class PageTable:
+    """A further table: differences, a list, figures that are quoted.
+
+    Attributes:
+        title: heading of its section.
+        columns: their headings.
+        rows: one sequence a row, as many values as columns.
+        caption: what it shows, above it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    caption: str = ""
+
+
+@dataclass
 class Report:
     """The content of a report. A section whose data is absent is absent from the page.
 
@@ -125,6 +142,8 @@ class Report:
         by: fields that name an arm within a source.
         block: what a source is called where its rows begin in the table of means.
         figures: further figures.
+        tables: further tables, each in a section of its own.
+        runs_note: says what the rows are, where they are no runs of methods.
         provenance: one mapping a source: its name, role, count, origin.
         refresh: seconds after which a browser loads the page again, while what it shows goes on; 0 for never.
     """
@@ -145,6 +164,8 @@ class Report:
     by: Sequence[str] = ("method",)
     block: str = "synthetic source"
     figures: Sequence[Figure] = ()
+    tables: Sequence[PageTable] = ()
+    runs_note: str = ""
     provenance: Sequence[Mapping[str, Any]] = ()
     refresh: int = 0
 

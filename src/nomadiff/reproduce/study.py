@@ -19,6 +19,7 @@ from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Figure, Report
 from nomadiff.reports.plots import metric_lines
 from nomadiff.reproduce.data_files import NeededFile, file_lines, require_files
+from nomadiff.reproduce.published import published
 from nomadiff.reproduce.recipe import Recipe, Request, Result, recipe_named
 from nomadiff.reproduce.study_text import study_text
 from nomadiff.tables import Table, read_table
@@ -218,6 +219,9 @@ def _summarised(name: str, study: Study, request: Request) -> Result:
     if compositions.rows:
         compositions.write(out / "composition.json")
     text = study_text(study.title, study.keys, table, study.notes)
+    if quoted := published(name):
+        text = f"{text}\n{quoted.markdown()}"
+        quoted.table().write(out / "quoted.json")
     write_text(out / "summary.md", text)
     _report(name, study, table, command).write(out / "report.html")
     return Result(table, text)
@@ -237,6 +241,7 @@ def _report(name: str, study: Study, table: Table, command: str) -> Report:
         metrics=metric_infos(distance, {}),
         by=(*study.keys, "method"),
         figures=figures,
+        tables=[quoted.page_table()] if (quoted := published(name)) else [],
         command=command,
         versions=versions(),
         notes=study.notes,

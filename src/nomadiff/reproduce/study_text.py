@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nomadiff.metrics.distance_names import distance_in
+from nomadiff.metrics.fdr import FDR
 from nomadiff.reports.markdown import markdown_table
 from nomadiff.reports.numbers import column_decimals, fixed
 from nomadiff.tables import Table, summarise
@@ -15,7 +16,7 @@ __all__ = ["study_text"]
 Row = Mapping[str, Any]
 
 _PAIRS = (("casd", "sda"), ("casd", "dm"), ("sda", "dm"))
-_METRICS = ("precision", "recall", "coverage", "replication", "ssim_pairs", "ssim_nearest", "composition_tv")
+_METRICS = (FDR, "precision", "recall", "coverage", "replication", "ssim_pairs", "ssim_nearest", "composition_tv")
 
 
 def study_text(title: str, keys: Sequence[str], table: Table, notes: Sequence[str] = ()) -> str:

@@ -22,6 +22,7 @@ from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of
 from nomadiff.reports.page import Report
 from nomadiff.reproduce.data_files import NeededFile, detector_named, file_lines, require_files
+from nomadiff.reproduce.published import published
 from nomadiff.reproduce.recipe import Recipe, Request, Result
 from nomadiff.reproduce.sims_settings import Subject
 from nomadiff.sampling.sampler import SamplerConfig
@@ -196,8 +197,11 @@ def trial_recipe(
             verdicts.write(out / "verdicts.json")
         page = report(table, verdicts, trials)
         page.command = request.command
+        if quoted := published(name):
+            quoted.table().write(out / "quoted.json")
+            page.tables = [*page.tables, quoted.page_table()]
         page.write(out / "report.html")
-        return Result(table)
+        return Result(table, quoted.markdown() if quoted else "")
 
     options = ("data", "seeds", "processes", "device")
     return Recipe(name=name, description=description, scales=tuple(subjects), options=options, plan=plan, run=run)

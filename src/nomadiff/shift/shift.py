@@ -20,6 +20,7 @@ from nomadiff.improve.settings import Improvement
 from nomadiff.metrics.composition import share_interval
 from nomadiff.metrics.detectors import Classifier, classify, load_classifier
 from nomadiff.metrics.distance_names import distance_in, distance_name
+from nomadiff.metrics.fdr import FDR
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model, as_model
 from nomadiff.models.provenance import refuse_training_set
@@ -273,7 +274,8 @@ class _Task:
             features, found = self.reference.read(images)
             assert found is not None
             classes = found
-            rows = [{"group": ALL, "count": len(images), **self.reference.score_features(features)}]
+            scores = {**self.reference.score_features(features), FDR: self.reference.fdr(features)}
+            rows = [{"group": ALL, "count": len(images), **scores}]
         for group in self.groups:
             mine = torch.isin(classes, self._numbers(group))
             count = int(mine.sum())

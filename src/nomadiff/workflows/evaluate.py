@@ -4,90 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from nomadiff.data.image_source import ImageSource, spec_text
-from nomadiff.data.reading import Reading
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors import extract_features
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.groups import evaluate_groups, group_members
-from nomadiff.metrics.intervals import validate_count
+from nomadiff.metrics.intervals import jackknife_interval
 from nomadiff.metrics.lpips import LPIPS
-from nomadiff.metrics.reference import EXTRAS, ReferenceSet
-from nomadiff.metrics.replication import calibrate
-from nomadiff.metrics.splits import fresh_count
-from nomadiff.metrics.statistics_files import holds_statistics
-from nomadiff.models.foreign import require_images
-from nomadiff.processes import join_processes
+from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.metrics.scoring import Scores
+from nomadiff.metrics.splits import draws, fresh_count
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
+from nomadiff.workflows.evaluation_inputs import EvaluationInputs, EvaluationSettings, Images
 
-__all__ = ["EXTRA_METRICS", "EvaluationSettings", "evaluate_files", "parse_groups"]
-
-EXTRA_METRICS = (*EXTRAS, "lpips")
+__all__ = ["Evaluation", "EvaluationSettings", "evaluate_files", "evaluate_sets"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(Reading):
-    """How generated images are scored. In Python groups are a mapping, ``{"animals": ["bird", "cat"]}``.
+@dataclass(frozen=True)
+class Evaluation:
+    """What sets of samples score, and what of.
 
     Attributes:
-        train: The real images the model was trained on; needed for replication.
-        detector: Feature space: pixels, digits, inception, ... or a TorchScript file.
-        detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
-        classifier: Classifier for composition and classes; the detector itself where it classifies.
-        classifier_weights: File or URL of the classifier's weights, if not its own; checked by SHA-256.
-        extra: Further metrics: kid, ssim, lpips.
-        lpips_weights: Files or URLs of LPIPS' AlexNet and of its heads, if not its own; checked by SHA-256.
-        by_class: Score every class by itself too.
-        groups: Score groups of classes by themselves too, as in animals=bird,cat.
-        k: Neighbour of precision, recall, density and coverage.
-        convention: Whose precision and recall: prdc (nearer than the radius) or kynkaanniemi (on it too, usually k 3).
-        interval: Level of the confidence intervals.
-        save_reference: Where to write the reference's features and statistics (.npz), to score by later.
-        allow_train_as_reference: Accept a reference that is the training set, or mostly.
-        device: Where the detector computes.
+        table: see :func:`evaluate_files`.
+        samples: the sets by name.
+        reference: the held-out images; None where they are statistics.
+        train: the training images, or None.
+        scores: of every set, by name; empty where nothing was scored here.
+        threshold: distance to a training image below which a sample replicates it; None if unknown.
+        several: whether sets were compared, or one was scored.
     """
 
-    train: str | ImageSource | None = None
-    detector: str | Detector = "pixels"
-    detector_weights: str | None = None
-    classifier: str | Detector | None = None
-    classifier_weights: str | None = None
-    extra: Sequence[str] = ()
-    lpips_weights: tuple[str, str] | None = None
-    by_class: bool = False
-    groups: Mapping[str, Sequence[str]] | None = None
-    k: int = 5
-    convention: str = "prdc"
-    interval: float | None = 0.95
-    save_reference: str | Path | None = None
-    resolution: int | None = None
-    allow_synthetic_as_real: bool = False
-    skip_unreadable: bool = False
-    allow_train_as_reference: bool = False
-    device: str | None = None
+    table: Table
+    samples: dict[str, ImageSource]
+    reference: ImageSource | None
+    train: ImageSource | None
+    scores: dict[str, Scores]
+    threshold: float | None
+    several: bool
 
 
 def evaluate_files(
-    samples: str | ImageSource,
+    samples: Images | Sequence[Images],
     reference: str | ImageSource,
     settings: EvaluationSettings | None = None,
     *,
     only_check: bool = False,
     **changes: Any,
 ) -> Table:
-    """Score a set of generated images against real ones.
+    """Score a set of generated images against real ones, or compare several.
 
     The features of every set are kept in the cache under the hashes of its images and of the detector. Under a launcher
     of several processes each takes its share of the detectors' work, and the first one goes on.
 
     Args:
-        samples: generated images, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens.
+        samples: generated images, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens; or several such
+            sets, ``[name=]path``, of which the first is what the others are compared with.
         reference: held-out real images; or a file of ``save_reference``, of EDM (``.npz``) or of EDM2 (``.pkl``).
         settings: how.
         only_check: read the images and load the detectors, score nothing: the table has no rows.
@@ -96,126 +70,168 @@ def evaluate_files(
     Returns:
         One row a metric: ``metric``, ``value``, ``low``, ``high`` (None without ``interval``) and ``floor``, what fresh
         real data scores (None where the reference cannot tell); with ``by_class`` or ``groups`` also ``group``, empty
-        for all images together. The meta says what makes the figures comparable. Processes but the first get no rows.
+        for all images together. Of several sets one row a set and metric, with ``set`` in front, and ``difference``
+        from the first set with ``difference_low`` and ``difference_high`` behind: the interval of the paired
+        difference, which knows that sample i of all sets may be of the same noise, and, of distances, that other
+        reference images would have given other scores. The meta says what makes the figures comparable. Processes but
+        the first get no rows.
 
     Raises:
         UsageError, DataError: the files cannot be used as asked; found before the detector sees many images.
     """
+    return evaluate_sets(samples, reference, settings, only_check=only_check, **changes).table
+
+
+def evaluate_sets(
+    samples: Images | Sequence[Images],
+    reference: str | ImageSource,
+    settings: EvaluationSettings | None = None,
+    *,
+    only_check: bool = False,
+    **changes: Any,
+) -> Evaluation:
+    """As :func:`evaluate_files`, with the images and what a report needs."""
     settings = replace(settings or EvaluationSettings(), **changes)
-    train, extra, interval = settings.train, settings.extra, settings.interval
-    if unknown := sorted(set(extra) - set(EXTRA_METRICS)):
-        raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRA_METRICS)}")
-    processes = join_processes(settings.device)
-    torch_device = processes.device
-    for spec in (samples, reference, *([] if train is None else [train])):
-        if not isinstance(spec, ImageSource):
-            require_images(spec)
-    told = {"samples": spec_text(samples), "reference": spec_text(reference)}
-    sets = {"samples": settings.read(samples, "samples", synthetic=True).pixels}
-    statistics = not isinstance(reference, ImageSource) and holds_statistics(reference)
-    if not statistics:
-        sets["reference"] = settings.read(reference, "reference").pixels
-    if train is not None:
-        sets["train"] = settings.read(train, "train").pixels
-    judge = load_detector(settings.detector, weights=settings.detector_weights, device=torch_device)
-    classifier: Classifier | None = None
-    if settings.classifier is not None:
-        classifier = load_classifier(settings.classifier, weights=settings.classifier_weights, device=torch_device)
-    _check(sets, [judge, *([] if classifier is None else [classifier])], settings.k, interval)
-    lpips = None
-    if "lpips" in extra:
-        trunk, heads = settings.lpips_weights or (None, None)
-        lpips = LPIPS("alex", device=torch_device, trunk=trunk, heads=heads)
-        lpips(sets["samples"][:1], sets["samples"][:1])
+    inputs = EvaluationInputs(samples, reference, settings)
     if only_check:
-        counts: dict[str, Any] = {name: len(images) for name, images in sets.items()}
-        found: dict[str, Any] = {"reference": spec_text(reference), **counts, "detector": judge.name}
-        if train is not None and not statistics:
-            allowed = settings.allow_train_as_reference
-            overlap = calibrate(sets["train"], sets["reference"], allow_train_as_reference=allowed)
-            found["reference in train"] = overlap.exact + overlap.near
-        return Table(meta=found)
+        return _evaluation(inputs, Table(meta=inputs.plan()))
     cache = feature_cache()
-    if processes.count > 1:
-        for one in (judge, classifier):
-            for name in ("samples", "reference"):
-                if one is not None and name in sets:
-                    extract_features(one, sets[name], cache=cache, processes=processes)
-        if not processes.is_main:
-            return Table()
-    measured: dict[str, Any] = {"detector": judge, "classifier": classifier, "device": torch_device, "cache": cache}
-    measured |= {"k": settings.k, "convention": settings.convention}
-    if statistics:
-        against = ReferenceSet.load(str(reference), **measured)
-    else:
-        allowed = settings.allow_train_as_reference
-        against = ReferenceSet(sets["reference"], **measured, allow_train_as_reference=allowed)
+    if inputs.processes.count > 1:
+        for one in (inputs.judge, inputs.classifier):
+            for source in (*inputs.samples.values(), inputs.reference):
+                if one is not None and source is not None:
+                    extract_features(one, source.pixels, cache=cache, processes=inputs.processes)
+        if not inputs.processes.is_main:
+            return _evaluation(inputs, Table())
+    against = inputs.against(cache)
+    against.check_extra(inputs.extra)
     by_group = settings.by_class or settings.groups is not None
     if by_group:  # a wrong name is an error before the work
         if against.classifier is None:
             raise UsageError("metrics by class or group need a classifier: give --classifier")
         group_members(against.classifier.class_names, settings.groups)
-    if train is not None:
-        against = against.with_train(sets["train"])
+    if inputs.train is not None:
+        against = against.with_train(inputs.train.pixels, inputs.subjects(inputs.train))
     if settings.save_reference is not None:
         against.save(settings.save_reference)
-    chosen = [name for name in extra if name in EXTRAS]
-    scores = against.evaluate(sets["samples"], interval=interval, extra=chosen, lpips=lpips)
-    floor = _floor(against, len(sets["samples"]), chosen, lpips)
-    composition = scores.pop("composition")
-    meta = {**scores.pop("meta"), "composition": composition, "versions": versions()}
-    rows = _rows(scores | {f"{name}_floor": value for name, value in floor.items()})
-    if against.features is not None and floor:
-        drawn = fresh_count(len(against.features), len(sets["samples"]))
-        meta |= {"floor_count": drawn, "floor_reference_count": len(against.features) - drawn}
-    if by_group:
-        table = evaluate_groups(against, sets["samples"], settings.groups, interval=interval, with_floor=True)
-        rows = [{"group": "", **row} for row in rows]
-        for wide in table.rows:
-            rows += [{"group": wide["group"], **row} for row in _rows(wide) if row["metric"] not in _NAMES]
-    return Table(rows, {**told, "train": None if train is None else spec_text(train), **meta})
+    scores = {name: _scored(against, source, inputs) for name, source in inputs.samples.items()}
+    moved = _moved_by_reference(against, inputs) if inputs.several and settings.interval is not None else {}
+    floors: dict[int, dict[str, float]] = {len(source): {} for source in inputs.samples.values()}
+    for count in floors:
+        floors[count] = _floor(against, count, inputs.extra, inputs.lpips)
+    first = next(iter(scores))
+    rows = []
+    for name, source in inputs.samples.items():
+        fields = scores[name].fields(settings.interval)
+        found = _rows(fields | {f"{metric}_floor": value for metric, value in floors[len(source)].items()})
+        if inputs.several:
+            found = [
+                {"set": name, **row, **_difference(row["metric"], name, first, scores, moved, settings.interval)}
+                for row in found
+            ]
+        if by_group:
+            table = evaluate_groups(
+                against, source.pixels, settings.groups, interval=settings.interval, with_floor=True
+            )
+            head = {"set": name} if inputs.several else {}
+            found = [{**head, "group": "", **row} for row in found]
+            for wide in table.rows:
+                of_group = [row for row in _rows(wide) if row["metric"] not in _NAMES]
+                found += [{**head, "group": wide["group"], **row} for row in of_group]
+        rows += found
+    return _evaluation(inputs, Table(rows, _meta(inputs, against, scores, floors)), scores, against.threshold)
+
+
+def _evaluation(
+    inputs: EvaluationInputs, table: Table, scores: dict[str, Scores] | None = None, threshold: float | None = None
+) -> Evaluation:
+    return Evaluation(table, inputs.samples, inputs.reference, inputs.train, scores or {}, threshold, inputs.several)
+
+
+def _meta(
+    inputs: EvaluationInputs,
+    against: ReferenceSet,
+    scores: Mapping[str, Scores],
+    floors: Mapping[int, Mapping[str, float]],
+) -> dict[str, Any]:
+    """What makes the figures comparable."""
+    settings = inputs.settings
+    counts = {name: len(source) for name, source in inputs.samples.items()}
+    compositions = {name: each.composition for name, each in scores.items()}
+    nearest = {
+        name: [{key: row[key] for key in ("sample", "train", "distance", "ratio")} for row in each.nearest.rows(10)]
+        for name, each in scores.items()
+        if each.nearest is not None
+    }
+    told: dict[str, Any] = {"samples": inputs.specs, "reference": spec_text(inputs.reference_spec)}
+    told["train"] = None if settings.train is None else spec_text(settings.train)
+    found: dict[str, Any] = {"count": counts, **against.meta, "composition": compositions}
+    found["dimension"] = len(against.statistics.mean)
+    if against.classifier is not None and against.composition is not None:
+        found["class_names"] = list(against.classifier.class_names)
+    if nearest:
+        found["nearest"] = nearest
+    if not inputs.several:  # of one set, without its name
+        first = next(iter(scores))
+        told["samples"], found["count"], found["composition"] = inputs.specs[first], counts[first], compositions[first]
+        if nearest:
+            found["nearest"] = nearest[first]
+    if against.features is not None and any(floors.values()):
+        some, rest = next(draws(len(against.features), min(counts.values()), against.subjects))
+        found |= {"floor_count": len(some), "floor_reference_count": len(rest)}
+    if settings.group_by is not None:
+        found["group_by"] = settings.group_by
+    return {**told, **found, "versions": versions()}
 
 
 _NAMES = ("group", "reference_count", "reference_share")  # fields of a group's row that are no metric of the samples
 
 
-def parse_groups(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Groups of classes from the command line: ``animals=bird,cat``.
-
-    Raises:
-        UsageError: not such a text, or a name given twice.
-    """
-    groups: dict[str, list[str]] = {}
-    for text in texts:
-        name, equals, classes = text.partition("=")
-        members = [one.strip() for one in classes.split(",") if one.strip()]
-        if not name or not equals or not members or name in groups:
-            raise UsageError(f"group {text!r}: write a new name and its classes, as in animals=bird,cat")
-        groups[name] = members
-    return groups
+def _scored(against: ReferenceSet, source: ImageSource, inputs: EvaluationInputs) -> Scores:
+    return against.score(
+        source.pixels, groups=inputs.settings.interval is not None, extra=inputs.extra, lpips=inputs.lpips
+    )
 
 
-def _check(sets: Mapping[str, Tensor], detectors: Sequence[Detector], k: int, interval: float | None) -> None:
-    """Validate images and settings before the first expensive step."""
-    samples = sets["samples"]
-    for name, images in sets.items():
-        if images.shape[1:] != samples.shape[1:]:
-            raise UsageError(
-                f"samples have images of {tuple(samples.shape[1:])}, {name} of {tuple(images.shape[1:])} "
-                "(channels, height, width); pass --resolution if only the size differs"
-            )
-        if name != "train" and len(images) <= k:
-            raise UsageError(f"{name}: {len(images)} images; precision and recall with k = {k} need more than {k}")
-    if interval is not None:
-        validate_count(len(samples))
-    for detector in detectors:
-        detector(samples[:1])
+def _moved_by_reference(against: ReferenceSet, inputs: EvaluationInputs) -> dict[str, dict[str, Any]]:
+    """The distances of every set without each group of the reference."""
+    return {
+        name: against.reference_left_out(against.read(source.pixels)[0], inputs.extra)
+        for name, source in inputs.samples.items()
+    }
+
+
+def _difference(
+    metric: str,
+    name: str,
+    first: str,
+    scores: Mapping[str, Scores],
+    moved: Mapping[str, Mapping[str, Any]],
+    level: float | None,
+) -> dict[str, float | None]:
+    """How much more than the first set a set scores, with an interval where it is known what moves both."""
+    empty: dict[str, float | None] = dict.fromkeys(("difference", "difference_low", "difference_high"))
+    one, other = scores[first], scores[name]
+    if name == first or metric not in one.values:
+        return empty
+    value = other.values[metric] - one.values[metric]
+    if level is None or metric not in one.left_out or metric not in other.left_out:
+        return {**empty, "difference": value}
+    parts = [other.left_out[metric] - one.left_out[metric]]
+    if metric in moved.get(name, {}):
+        parts.append(moved[name][metric] - moved[first][metric])
+    low, high = jackknife_interval(value, parts[0], level, *parts[1:])
+    return {"difference": value, "difference_low": low, "difference_high": high}
 
 
 def _floor(against: ReferenceSet, count: int, extra: Sequence[str], lpips: LPIPS | None) -> dict[str, float]:
     """What fresh real data scores; nothing where the reference is too small to tell, or holds statistics only."""
     if against.features is None or fresh_count(len(against.features), count) <= against.k:
         return {}
+    if against.subjects is not None:
+        splits = draws(len(against.features), count, against.subjects)
+        if any(min(len(some), len(rest)) <= against.k for some, rest in splits):
+            return {}
     return against.floor(count=count, extra=extra, lpips=lpips)
 
 

@@ -21,6 +21,7 @@ from nomadiff.loops.real_images import RealImages
 from nomadiff.methods.dm import DM
 from nomadiff.metrics.detectors import Detector, load_detector
 from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.fdr import FDR
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.plain import plain_settings, with_tuples
 from nomadiff.processes import join_processes
@@ -230,7 +231,8 @@ def _measures(reference: ReferenceSet) -> dict[str, Callable[[np.ndarray], float
             last[:] = [(samples, reference.evaluate(torch.from_numpy(samples)))]
         return last[0][1]
 
-    names = (distance_name(reference.detector), *_METRICS)
+    ratio = (FDR,) if reference.meta["reference_count"] >= 4 else ()  # else it cannot be told
+    names = (distance_name(reference.detector), *ratio, *_METRICS)
     return {name: lambda samples, name=name: scores(samples)[name] for name in names}  # type: ignore[misc]
 
 

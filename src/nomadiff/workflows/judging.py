@@ -15,7 +15,8 @@ from nomadiff.errors import UsageError
 from nomadiff.methods.method import Method
 from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
-from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.distance_names import distance_name, kernel_name
+from nomadiff.metrics.fdr import FDR, FDR_MEANS
 from nomadiff.metrics.intervals import GROUPS
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.reference import ReferenceSet
@@ -239,6 +240,7 @@ def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]
     """
     described = [
         (distance, distance, "lower", "Frechet distance to held-out real images in the detector's feature space."),
+        (FDR, "FDr", "lower", FDR_MEANS),
         ("precision", "precision", "higher", "Share of samples that lie among the real images."),
         ("recall", "recall", "higher", "Share of real images that lie among the samples."),
         ("density", "density", "higher", "How deep among the real images the samples lie."),
@@ -256,6 +258,15 @@ def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]
             "Structural similarity of samples to their nearest training image.",
         ),
         ("ssim_pairs", "SSIM of pairs", "lower", "Structural similarity of samples to one another."),
+        (kernel_name(distance), kernel_name(distance), "lower", "Kernel distance, unbiased in the number of images."),
+        ("cmmd", "CMMD", "lower", "Mean discrepancy of CLIP features, unbiased in the number of images."),
+        (
+            "lpips_alex_nearest",
+            "LPIPS to training",
+            "higher",
+            "Perceptual distance of samples to their nearest training image.",
+        ),
+        ("lpips_alex_pairs", "LPIPS of pairs", "higher", "Perceptual distance of samples to one another."),
         ("composition_tv", "composition", "lower", "Total variation distance between class shares."),
     ]
     return [

@@ -12,6 +12,7 @@ import torch
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
+from nomadiff.metrics.detectors.torchscript import SCRIPTS
 from nomadiff.registry import Registry, meant, modules_of_parts
 from nomadiff.seeding import own_randomness
 
@@ -23,9 +24,13 @@ DETECTORS = {
     "pixels": "pixels:PixelDetector",
     "inception": "inception:Inception",
     "dinov2": "dinov2:DINOv2",
+    "dinov2-small": "dinov2:DINOv2Small",
+    "dinov2-base": "dinov2:DINOv2Base",
+    "dinov2-giant": "dinov2:DINOv2Giant",
+    "clip": "clip:CLIP",
+    "sscd": "sscd:SSCD",
     "cifar10-resnet56": "cifar10_resnet56:Cifar10ResNet56",
 }
-SCRIPTS = (".pt", ".ts", ".torchscript")
 
 
 def _flaw(part: Any) -> str:

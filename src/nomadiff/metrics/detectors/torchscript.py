@@ -16,7 +16,10 @@ from nomadiff.files import require_regular, sha256_of_file
 from nomadiff.metrics.detectors.protocol import check_images
 from nomadiff.safe_pickle import printable
 
-__all__ = ["TorchScriptClassifier", "TorchScriptDetector", "load_script"]
+__all__ = ["SCRIPTS", "TorchScriptClassifier", "TorchScriptDetector", "load_script"]
+
+SCRIPTS = (".pt", ".ts", ".torchscript")
+"""Endings of TorchScript files."""
 
 
 # TorchScript's ways to files, to the terminal and to other processes
