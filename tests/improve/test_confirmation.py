@@ -53,6 +53,18 @@ def test_halves_share_no_image_and_are_the_same_every_time():
         halves(ReferenceSet(images(39), detector="pixels"))
 
 
+def test_nobody_is_in_both_halves_nor_in_two_groups():
+    names = [f"p{index // 3}" for index in range(60)]
+    reference = ReferenceSet(images(60), detector="pixels", subjects=names)
+    choose, confirm = halves(reference)
+    assert len(choose.features) + len(confirm.features) == 60 and 27 <= len(choose.features) <= 30
+    assert not set(choose.subjects.tolist()) & set(confirm.subjects.tolist())
+    confirmation = Confirmation(confirm, "fd_pixels", [])
+    for part in confirmation._left_out:  # a group is somebody's images, all of them
+        left = set(confirm.subjects.tolist()) - set(part.subjects.tolist())
+        assert len(left) == 1 and len(part.features) == len(confirm.features) - 3
+
+
 def test_statistics_alone_cannot_confirm(tmp_path):
     ReferenceSet(images(60), detector="pixels").save(tmp_path / "own.npz")
     assert len(halves(ReferenceSet.load(tmp_path / "own.npz", detector="pixels"))) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from nomadiff.metrics.intervals import jackknife_interval, random_groups
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.workflows.evaluate import evaluate_files, evaluate_sets
 from nomadiff.workflows.evaluation_report import evaluation_report, nearest_table, notes_on, write_evaluation
+from nomadiff.workflows.held_out import HeldOut
 
 DIGITS = {"detector": "digits", "device": "cpu"}
 
@@ -209,6 +211,24 @@ def test_nobody_is_compared_with_themselves(tmp_path: Path, kind: str, capsys) -
     assert main([*words, str(tmp_path / "d.json"), "--train", train, "--group-by", "age", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "age in reference: 30" in text and "age in train: 12" in text and "cost: about" in text
+
+
+def test_groups_of_one_subject_have_no_floor(tmp_path: Path) -> None:
+    reference = folder_of_people(tmp_path / "reference", 12, 0, each=8)
+    made = folder_of_people(tmp_path / "made", 12, 100, each=8)
+    settings = {"classifier": "digits", "by_class": True, "group_by": "person", "device": "cpu", "k": 3}
+    rows = evaluate_files(made, reference, **settings).rows
+    classes = {row["group"]: row for row in rows if row["group"] and row["metric"] == "fd_pixels" and row["value"]}
+    assert classes  # whether a class holds several people or one, it is scored, with a floor or without
+
+
+def test_halves_and_studies_know_subjects_too(tmp_path: Path) -> None:
+    reference = folder_of_people(tmp_path / "reference", 12, 0)
+    held_out = HeldOut(reference=reference, group_by="person")
+    model = SimpleNamespace(image_shape=(1, 8, 8), device="cpu")
+    found = held_out.open(model, train=folder_of_people(tmp_path / "train", 12, 8))
+    assert found.meta["subjects"] == 12 and found.subjects.tolist() == [index // 5 for index in range(60)]
+    assert found.meta["reference_of_train_subjects"] + found.meta["reference_in_train"] == 20
 
 
 def test_metadata_that_do_not_say_are_refused(tmp_path: Path) -> None:

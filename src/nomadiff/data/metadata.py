@@ -21,9 +21,14 @@ from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import normal_name, printable
 
-__all__ = ["METADATA_NAMES", "metadata_column"]
+__all__ = ["METADATA_NAMES", "metadata_column", "subjects_of"]
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+
+
+def subjects_of(source: ImageSource, column: str | None) -> list[str] | None:
+    """Whose the images are, by a column of their metadata; None without a column. Errors as :func:`metadata_column`."""
+    return None if column is None else metadata_column(source, column)
 
 
 def metadata_column(source: ImageSource, column: str) -> list[str]:

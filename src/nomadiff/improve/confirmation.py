@@ -26,8 +26,9 @@ from torch import Tensor
 from nomadiff.errors import UsageError
 from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.frechet import Statistics, frechet_distance
-from nomadiff.metrics.intervals import GROUPS
+from nomadiff.metrics.intervals import GROUPS, groups_of
 from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.metrics.splits import draws
 
 __all__ = ["Confirmation", "Gain", "Pair", "Read", "confirmed_gain", "halves", "paired_gain", "repeated_gain"]
 
@@ -180,6 +181,9 @@ def halves(reference: ReferenceSet) -> tuple[ReferenceSet, ReferenceSet]:
             f"one half of the reference chooses and the other confirms: it needs at least {_LEAST} images, this one "
             f"has {what}"
         )
+    if reference.subjects is not None:  # nobody is in both
+        first, second = next(draws(count, subjects=reference.subjects))
+        return reference.subset(first), reference.subset(second)
     order = torch.from_numpy(np.random.default_rng(0).permutation(count))
     return reference.subset(order[: count // 2]), reference.subset(order[count // 2 :])
 
@@ -197,8 +201,10 @@ class Confirmation:
         assert reference.features is not None
         self.reference, self.metric, self.bases = reference, metric, bases
         self.count = len(reference.features)
-        groups = min(GROUPS, self.count // 2)
-        member = torch.from_numpy(np.random.default_rng(1).permutation(self.count)) % groups
+        several = self.count // 2 if reference.subjects is None else len(reference.subjects.unique())
+        groups = min(GROUPS, several)
+        member = groups_of(self.count, reference.subjects, groups)
+        assert member is not None
         self._left_out = [reference.subset(member != group) for group in range(groups)]
 
     def pair(self, index: int, scores: tuple[float, float], other: Read) -> Pair:

@@ -12,10 +12,10 @@ from nomadiff.metrics.detectors import Detector
 from nomadiff.metrics.distance_names import distance_name, kernel_name
 from nomadiff.metrics.fdr import distances_of_draws, fdr
 from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
-from nomadiff.metrics.intervals import GROUPS, interval_fields, random_groups
+from nomadiff.metrics.intervals import GROUPS, groups_of, interval_fields, random_groups
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.manifold import prdc, prdc_left_out, radii
-from nomadiff.metrics.splits import fresh_count
+from nomadiff.metrics.splits import draws, fresh_count
 
 __all__ = ["FeatureReference"]
 
@@ -44,6 +44,16 @@ class FeatureReference:
     def distance(self, features: Tensor) -> float:
         """Frechet distance of features ``(N, D)`` to the reference."""
         return frechet_distance(self.statistics, Statistics.from_features(features))
+
+    def has_floor(self, count: int) -> bool:
+        """Whether it can be split for the floor of so many samples: more than k images a side, nobody on both."""
+        if self.features is None or fresh_count(len(self.features), count) <= self.k:
+            return False
+        if self.subjects is None:
+            return True
+        if len(self.subjects.unique()) < 2:
+            return False
+        return all(min(map(len, split)) > self.k for split in draws(len(self.features), count, self.subjects))
 
     def fdr(self, features: Tensor) -> float | None:
         """FDr of features ``(N, D)``, see :mod:`~nomadiff.metrics.fdr`; None if the reference is too small to tell."""
@@ -99,11 +109,13 @@ class FeatureReference:
     def reference_left_out(self, features: Tensor, extra: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """The distances of features without each group of the *reference* in turn: how much it was its images' chance.
 
-        Only of distances, which are symmetric; nothing where there are fewer than 40 real images or no features.
+        Only of distances, which are symmetric; nothing without features, or where there are fewer than 40 real images
+        or, with subjects, 20 of these.
         """
-        if self.features is None or len(self.features) < 2 * GROUPS:
+        member = None if self.features is None else groups_of(len(self.features), self.subjects)
+        if self.features is None or member is None:
             return {}
-        name, member = distance_name(self.detector), random_groups(len(self.features), seed=1)
+        name = distance_name(self.detector)
         found = {name: frechet_left_out(Statistics.from_features(features), self.features, member)}
         if "kid" in extra:
             found[kernel_name(name)] = kid_left_out(features, self.features, member)[1]

@@ -14,7 +14,7 @@ from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.fdr import FDR
 from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups, validate_level
 from nomadiff.metrics.reference import ReferenceSet
-from nomadiff.metrics.splits import fresh_count, mean_scores
+from nomadiff.metrics.splits import mean_scores
 from nomadiff.tables import Table
 
 __all__ = ["evaluate_groups", "group_members", "validate_groups"]
@@ -133,9 +133,7 @@ def _of_group(
     if with_floor:
         names = (distance_name(part.detector), FDR, *_OF_FEATURES)
         row[FDR] = part.fdr(features)
-        # each side of the split needs more than k images
-        drawn = fresh_count(part.meta["reference_count"], len(features))
-        floor = part.floor(count=len(features)) if drawn > part.k else {}
+        floor = part.floor(count=len(features)) if part.has_floor(len(features)) else {}
         row |= {f"{name}_floor": floor.get(name) for name in names}
     return row
 

@@ -22,6 +22,7 @@ from nomadiff.metrics.distance_names import PREFIXES
 
 __all__ = [
     "GROUPS",
+    "groups_of",
     "interval_fields",
     "jackknife_interval",
     "means_left_out",
@@ -51,6 +52,25 @@ def random_groups(count: int, seed: int = 0) -> Tensor:
     member = torch.empty(count, dtype=torch.int64)
     member[torch.from_numpy(np.random.default_rng(seed).permutation(count))] = torch.arange(count) % GROUPS
     return member
+
+
+def groups_of(count: int, subjects: Tensor | None, groups: int = GROUPS, seed: int = 1) -> Tensor | None:
+    """Deal a reference into groups at random, to leave each out in turn: int64 ``(count,)``; whole subjects, if any.
+
+    Args:
+        count: number of its images.
+        subjects: whose each is, int64 ``(count,)``, or None.
+        groups: how many.
+        seed: of the order.
+
+    Returns:
+        The group of each image, or None where there are fewer than two images (or one subject) to a group.
+    """
+    random = np.random.default_rng(seed)
+    if subjects is None:
+        return None if count < 2 * groups else torch.from_numpy(random.permutation(count)) % groups
+    names, number = torch.unique(subjects, return_inverse=True)
+    return None if len(names) < groups else (torch.from_numpy(random.permutation(len(names))) % groups)[number]
 
 
 def means_left_out(values: Tensor, member: Tensor) -> np.ndarray:

@@ -28,13 +28,21 @@ from nomadiff.metrics.pairs import pair_similarity
 from nomadiff.metrics.splits import draws, mean_scores
 from nomadiff.processes import Processes
 
-__all__ = ["EXTRAS", "Scores", "ScoringReference"]
+__all__ = ["EXTRAS", "Scores", "ScoringReference", "check_extra"]
 
 EXTRAS = ("kid", "cmmd", "ssim")
 _SHOWN = 10  # samples whose nearest training images are named
 
 Read = tuple[Tensor, Tensor | None]
 """What a reference reads of images: features, and classes where it has a classifier."""
+
+
+def check_extra(extra: Sequence[str], detector: Detector) -> None:
+    """Raise UsageError for a metric that is not one of :data:`EXTRAS`, or that this detector does not have."""
+    if unknown := sorted(set(extra) - set(EXTRAS)):
+        raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRAS)}")
+    if "cmmd" in extra and detector.name != "clip":
+        raise UsageError(f"cmmd is a distance of CLIP features, not of {detector.name}: use --detector clip")
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class ScoringReference(FeatureReference):
             samples = torch.cat(list(samples))
         scores = self.score(samples, groups=interval is not None, extra=extra, lpips=lpips, read=read)
         meta = {"count": len(samples), **self.meta}
-        if self.threshold is not None and scores.nearest is not None:
+        if scores.nearest is not None:
             meta["nearest"] = [
                 {name: row[name] for name in ("sample", "train", "distance", "ratio")}
                 for row in scores.nearest.rows(_SHOWN)
@@ -125,7 +133,7 @@ class ScoringReference(FeatureReference):
         Raises:
             UsageError: as :meth:`evaluate`.
         """
-        self.check_extra(extra)
+        check_extra(extra, self.detector)
         check_images(samples, "samples")
         if self.images is not None and samples.shape[1:] != self.images.shape[1:]:
             (c, h, w), (channels, height, width) = samples.shape[1:], self.images.shape[1:]
@@ -138,13 +146,6 @@ class ScoringReference(FeatureReference):
             distance = distance_name(self.detector)
             row = {distance: row.pop(distance), FDR: ratio, **row}
         return Scores(row, left_out, self._composition(classes), nearest)
-
-    def check_extra(self, extra: Sequence[str]) -> None:
-        """Raise UsageError for a metric that is not one of :data:`EXTRAS`, or that this detector does not have."""
-        if unknown := sorted(set(extra) - set(EXTRAS)):
-            raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRAS)}")
-        if "cmmd" in extra and self.detector.name != "clip":
-            raise UsageError(f"cmmd is a distance of CLIP features, not of {self.detector.name}: use --detector clip")
 
     def read(self, images: Tensor) -> Read:
         """Features of images by the detector, and their classes where there is a classifier, int64 ``(N,)``."""
@@ -181,11 +182,13 @@ class ScoringReference(FeatureReference):
             return self.score(fresh, extra=extra, lpips=lpips).values | {"replication": self.quantile}
         if self.features is None:
             raise UsageError("a floor needs real images, and this reference holds statistics only")
-        self.check_extra(extra)
+        check_extra(extra, self.detector)
         rows = []
         for some, others in draws(len(self.features), count, self.subjects):
             rest = self.subset(others)
             rest.threshold = None
+            if "ssim" not in extra and lpips is None:  # nothing then depends on the training images
+                rest.train = None
             classes = None if self.classes is None else self.classes[some]
             images = None if self.images is None else self.images[some]
             rows.append(rest._scores(images, self.features[some], classes, None, extra, lpips)[0])
@@ -242,7 +245,7 @@ class ScoringReference(FeatureReference):
         alike = "ssim" in extra or lpips is not None
         means: dict[str, Tensor] = {}
         nearest = None
-        if samples is not None and self.train is not None and (alike or self.threshold is not None):
+        if samples is not None and self.train is not None:
             assert self.train_as_copies is not None
             nearest = nearest_training(self._as_copies(samples), self.train_as_copies, self.train_distinct)
             if self.threshold is not None:

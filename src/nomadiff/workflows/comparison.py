@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.data.image_source import ImageSource, spec_text
+from nomadiff.data.metadata import subjects_of
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import DataError, UsageError
@@ -50,6 +51,8 @@ class Comparison:
         detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
         classifier: Classifier for the class composition; by default the detector itself where it classifies.
         classifier_weights: File or URL of the classifier's weights, if not its own; checked by SHA-256.
+        group_by: Column of the metadata that says whose an image is, such as patient: the floor and replication then
+            compare nobody with themselves.
         similarity: Measure SSIM between samples and to the nearest training image too (CASD Table 3).
         allow_train_as_reference: Accept a reference that is the training set, or mostly.
         workers: Models trained side by side; by default one a GPU, or one a CPU core. 0 writes the plan, for work.
@@ -75,6 +78,7 @@ class Comparison:
     detector_weights: str | None = None
     classifier: str | Detector | None = None
     classifier_weights: str | None = None
+    group_by: str | None = None
     similarity: bool = False
     allow_train_as_reference: bool = False
     workers: int | None = None
@@ -215,6 +219,8 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         if real.content_hash not in checked:
             allowed = comparison.allow_train_as_reference
             calibrate(real.images, reference.images, allow_train_as_reference=allowed)
+            for source in (real, reference):  # metadata that do not say are an error before the work
+                subjects_of(source, comparison.group_by)
             checked.add(real.content_hash)
         for arm in arms:
             if arm.mix == spec:

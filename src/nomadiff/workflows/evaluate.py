@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors import extract_features
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.groups import evaluate_groups, group_members
 from nomadiff.metrics.intervals import jackknife_interval
-from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.scoring import Scores
-from nomadiff.metrics.splits import draws, fresh_count
+from nomadiff.metrics.splits import draws
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 from nomadiff.workflows.evaluation_inputs import EvaluationInputs, EvaluationSettings, Images
@@ -104,7 +105,6 @@ def evaluate_sets(
         if not inputs.processes.is_main:
             return _evaluation(inputs, Table())
     against = inputs.against(cache)
-    against.check_extra(inputs.extra)
     by_group = settings.by_class or settings.groups is not None
     if by_group:  # a wrong name is an error before the work
         if against.classifier is None:
@@ -114,11 +114,18 @@ def evaluate_sets(
         against = against.with_train(inputs.train.pixels, inputs.subjects(inputs.train))
     if settings.save_reference is not None:
         against.save(settings.save_reference)
-    scores = {name: _scored(against, source, inputs) for name, source in inputs.samples.items()}
-    moved = _moved_by_reference(against, inputs) if inputs.several and settings.interval is not None else {}
+    scores: dict[str, Scores] = {}
+    moved: dict[str, dict[str, np.ndarray]] = {}
+    with_intervals = settings.interval is not None
+    options: dict[str, Any] = {"extra": inputs.extra, "lpips": inputs.lpips}
+    for name, source in inputs.samples.items():
+        read = against.read(source.pixels)
+        scores[name] = against.score(source.pixels, groups=with_intervals, read=read, **options)
+        if inputs.several and with_intervals:
+            moved[name] = against.reference_left_out(read[0], inputs.extra)
     floors: dict[int, dict[str, float]] = {len(source): {} for source in inputs.samples.values()}
     for count in floors:
-        floors[count] = _floor(against, count, inputs.extra, inputs.lpips)
+        floors[count] = against.floor(count=count, **options) if against.has_floor(count) else {}
     first = next(iter(scores))
     rows = []
     for name, source in inputs.samples.items():
@@ -187,26 +194,12 @@ def _meta(
 _NAMES = ("group", "reference_count", "reference_share")  # fields of a group's row that are no metric of the samples
 
 
-def _scored(against: ReferenceSet, source: ImageSource, inputs: EvaluationInputs) -> Scores:
-    return against.score(
-        source.pixels, groups=inputs.settings.interval is not None, extra=inputs.extra, lpips=inputs.lpips
-    )
-
-
-def _moved_by_reference(against: ReferenceSet, inputs: EvaluationInputs) -> dict[str, dict[str, Any]]:
-    """The distances of every set without each group of the reference."""
-    return {
-        name: against.reference_left_out(against.read(source.pixels)[0], inputs.extra)
-        for name, source in inputs.samples.items()
-    }
-
-
 def _difference(
     metric: str,
     name: str,
     first: str,
     scores: Mapping[str, Scores],
-    moved: Mapping[str, Mapping[str, Any]],
+    moved: Mapping[str, Mapping[str, np.ndarray]],
     level: float | None,
 ) -> dict[str, float | None]:
     """How much more than the first set a set scores, with an interval where it is known what moves both."""
@@ -222,17 +215,6 @@ def _difference(
         parts.append(moved[name][metric] - moved[first][metric])
     low, high = jackknife_interval(value, parts[0], level, *parts[1:])
     return {"difference": value, "difference_low": low, "difference_high": high}
-
-
-def _floor(against: ReferenceSet, count: int, extra: Sequence[str], lpips: LPIPS | None) -> dict[str, float]:
-    """What fresh real data scores; nothing where the reference is too small to tell, or holds statistics only."""
-    if against.features is None or fresh_count(len(against.features), count) <= against.k:
-        return {}
-    if against.subjects is not None:
-        splits = draws(len(against.features), count, against.subjects)
-        if any(min(len(some), len(rest)) <= against.k for some, rest in splits):
-            return {}
-    return against.floor(count=count, extra=extra, lpips=lpips)
 
 
 def _rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nomadiff.data.choice import parse_choice, parse_named
 from nomadiff.data.image_source import ImageSource, spec_text
-from nomadiff.data.metadata import metadata_column
+from nomadiff.data.metadata import subjects_of
 from nomadiff.data.reading import Reading
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors import Classifier, Detector, load_classifier, load_detector
@@ -17,6 +17,7 @@ from nomadiff.metrics.intervals import validate_count
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import EXTRAS, ReferenceSet
 from nomadiff.metrics.replication import calibrate
+from nomadiff.metrics.scoring import check_extra
 from nomadiff.metrics.statistics_files import holds_statistics
 from nomadiff.models.foreign import require_images
 from nomadiff.processes import Processes, join_processes
@@ -114,6 +115,7 @@ class EvaluationInputs:
         self.copies: Detector | None = None
         if settings.copies is not None:
             self.copies = load_detector(settings.copies, weights=settings.copies_weights, device=self.device)
+        check_extra(self.extra, self.judge)
         self._check()
         self.lpips: LPIPS | None = None
         if "lpips" in settings.extra:
@@ -150,7 +152,7 @@ class EvaluationInputs:
 
     def subjects(self, source: ImageSource) -> list[str] | None:
         """Whose the images of a set are."""
-        return None if self.settings.group_by is None else metadata_column(source, self.settings.group_by)
+        return subjects_of(source, self.settings.group_by)
 
     def against(self, cache: Path) -> ReferenceSet:
         """The reference, without training images yet."""

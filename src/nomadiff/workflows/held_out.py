@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nomadiff.data.image_source import ImageSource
+from nomadiff.data.metadata import subjects_of
 from nomadiff.data.reading import Reading
 from nomadiff.metrics.detectors import Classifier, Detector
 from nomadiff.metrics.evaluate import ReferenceSet
@@ -20,6 +21,7 @@ class HeldOut(Reading):
     Attributes:
         reference: Held-out real images to score by; without them improve needs --weight, and shift measures shares.
         detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
+        group_by: Column of the metadata that says whose an image is, such as patient: nobody is in both halves.
         allow_train_as_reference: Accept a reference that the model was trained on.
     """
 
@@ -27,6 +29,7 @@ class HeldOut(Reading):
     detector: str | Detector = "pixels"
     allow_synthetic_as_real: bool = False
     skip_unreadable: bool = False
+    group_by: str | None = None
     allow_train_as_reference: bool = False
 
     def open(
@@ -45,9 +48,13 @@ class HeldOut(Reading):
         if self.reference is None:
             return None
         size = model.image_shape[1]
+        reference = self.read(self.reference, "reference", resolution=size)
+        trained_on = None if train is None else self.read(train, "train", resolution=size)
         return ReferenceSet(
-            self.read(self.reference, "reference", resolution=size).pixels,
-            train=None if train is None else self.read(train, "train", resolution=size).pixels,
+            reference.pixels,
+            train=None if trained_on is None else trained_on.pixels,
+            subjects=subjects_of(reference, self.group_by),
+            train_subjects=None if trained_on is None else subjects_of(trained_on, self.group_by),
             detector=self.detector,
             classifier=classifier,
             device=model.device,

@@ -10,6 +10,7 @@ import torch
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
+from nomadiff.data.metadata import subjects_of
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.method import Method
@@ -83,6 +84,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         classifier=classifier,
         cache=feature_cache(),
         allow_train_as_reference=comparison.allow_train_as_reference,
+        subjects=subjects_of(reference, comparison.group_by),
     )
     against = held_out
     notes = list(comparison.notes)
@@ -90,8 +92,9 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     for seed in comparison.seeds:
         of_seed = [arm for arm in arms if arm.seed == seed]
         mixes = {mix: mix.open() for mix in dict.fromkeys(arm.mix for arm in of_seed)}
-        train = mixes[of_seed[0].mix].sources[0].images
-        against = held_out.with_train(train)
+        real_source = mixes[of_seed[0].mix].sources[0]
+        train = real_source.images
+        against = held_out.with_train(train, subjects_of(real_source, comparison.group_by))
         if against.overlap and against.overlap not in notes:
             notes.append(against.overlap)
         for arm in of_seed:
