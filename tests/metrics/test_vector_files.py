@@ -67,7 +67,7 @@ def test_what_cannot_be_vectors_is_refused_in_a_line(tmp_path: Path) -> None:
         "none.npz": "there are none",
         "text.npz": "cannot be read as a .npz archive",
         "code.pt": "cannot be read as tensors",
-        "list.pt": "",
+        "list.pt": "cannot be read as tensors",
         "both.pt": "there are a, b",
         "sparse.pt": "got something else",
         "cube.pt": r"expected vectors \(N, D\), one a row, got float32 \(3, 2, 2\)",

@@ -75,7 +75,7 @@ def save_real_vectors(path: str | Path, vectors: np.ndarray) -> None:
     Raises:
         NomadiffError: the path cannot be written.
     """
-    write_statistics(path, Statistics.from_features(np.asarray(vectors)), features=vectors)
+    write_statistics(path, Statistics.from_features(np.array(vectors)), features=vectors)
 
 
 def _in_archive(path: Path) -> np.ndarray:
