@@ -200,6 +200,7 @@ class EvaluationInputs:
             0 if self.train is None else len(self.train),
             intervals=self.settings.interval is not None,
             kernels=len({"kid", "cmmd"} & set(self.extra)),
+            others=[each for each in (self.classifier, self.copies) if each is not None],
         )
         return found
 
