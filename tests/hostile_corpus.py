@@ -98,7 +98,7 @@ def make(folder: Path) -> Iterator[Case]:
         ("weights", {**_pickles(canary), **_torch_zips(canary)}),
         ("vectors", {**_npy(), **_npz("features"), **_torch_zips(canary)}),
         ("detector", {**_torch_zips(canary), "empty.pt": b"", "text.pt": b"hello"}),
-        ("images", {**_npz("images"), **_npy(), **_zips()}),
+        ("images", {**_npz("images"), **_npy(), **_zips(), **_tars()}),
         ("model", _safetensors(config)),
     ):
         (folder / kind).mkdir()
@@ -381,6 +381,52 @@ def _images(folder: Path, count: int = 4) -> Path:
     for index in range(count):
         (folder / f"g{index}.png").write_bytes(_png(index))
     return folder
+
+
+def _tars() -> dict[str, bytes]:
+    def packed(*more: tuple[str, bytes, dict[str, Any]], format: int = tarfile.PAX_FORMAT) -> bytes:
+        handle = io.BytesIO()
+        with tarfile.open(fileobj=handle, mode="w", format=format) as archive:
+            for name, content, claims in [*((f"{index}.png", _png(index), {}) for index in range(4)), *more]:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                for claim, value in claims.items():
+                    setattr(member, claim, value)
+                archive.addfile(member, io.BytesIO(content))
+        return handle.getvalue()
+
+    whole = packed()
+    negative = bytearray(packed(("back.png", b"xx", {})))  # a size below zero leads back to where one was before
+    header = negative.index(b"back.png")
+    negative[header + 124 : header + 136] = b"\xff" * 10 + b"\xf0\x00"
+    total = 256 + sum(negative[header : header + 148]) + sum(negative[header + 156 : header + 512])
+    negative[header + 148 : header + 156] = b"%06o\0 " % total
+    files = {
+        "links": packed(("link.png", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"})),
+        "hard-links": packed(("link.png", b"", {"type": tarfile.LNKTYPE, "linkname": "0.png"})),
+        "device": packed(("null.png", b"", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3})),
+        "sparse": packed(("hole.png", b"x" * 512, {"type": tarfile.GNUTYPE_SPARSE})),
+        "pax-sparse": packed(("hole.png", b"1\n0\n9\n", {"pax_headers": {"GNU.sparse.major": "1"}})),
+        "pax-size": packed(("big.png", b"xx", {"pax_headers": {"size": "9" * 30}})),
+        "pax-text": packed(("long.png", b"xx", {"pax_headers": {"comment": "x" * 3_000_000}})),
+        "claims": packed(("big.png", b"", {"size": 1 << 50}), format=tarfile.GNU_FORMAT)[:-20_000] + bytes(20_000),
+        "negative": bytes(negative),
+        "dotdot": packed(("../../evil.png", _png(), {})),
+        "absolute": packed(("/etc/evil.png", _png(), {})),
+        "escape": packed(("\x1b]0;x\x07ok.png", b"xx", {})),
+        "long-name": packed(("a" * 60_000 + ".png", b"xx", {})),
+        "twice": packed(("0.png", _png(), {})),
+        "labels": packed(*((f"{index}.cls", b"\x1b[2J" * (index + 1), {}) for index in range(4))),
+        "labels-deep": packed(*((f"{index}.json", b"[" * 100_000, {}) for index in range(4))),
+        "labels-long": packed(*((f"{index}.cls", b"9" * 10_000, {}) for index in range(4))),
+        "manifest": packed(("manifest.json", b'{"kind": ["real"]}', {})),
+        "cut": whole[:1500],
+        "no-end": whole.rstrip(b"\0"),
+        "torn": whole[:512] + b"\xff" * 512 + whole[1024:],
+        "empty": b"",
+        "zip": b"PK\x03\x04garbage",
+    }
+    return {f"{name}.tar": content for name, content in files.items()}
 
 
 def _zips() -> dict[str, bytes]:

@@ -1,8 +1,8 @@
 """Randomness as a function of seeds and indices, never of history.
 
 Sample ``i`` of seed ``s`` depends on ``(s, i)`` only: not on the batch it is drawn in, on the number of processes, on
-the device, or on what ran before. Training randomness is a function of (seed, rank, images seen), so a resumed run
-needs no saved generator.
+the device, or on what ran before. Training randomness is a function of (seed, images seen, place in the batch), so a
+resumed run needs no saved generator.
 """
 
 from __future__ import annotations

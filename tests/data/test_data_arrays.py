@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from nomadiff.data.arrays import fit_array, read_array
+from nomadiff.data.images import read_images
 from nomadiff.errors import DataError
 
 NCHW = np.random.default_rng(0).integers(0, 256, (4, 3, 6, 6), dtype=np.uint8)
@@ -25,7 +26,9 @@ def test_both_layouts_give_the_same_images(tmp_path, stored, channels):
     np.savez_compressed(tmp_path / "a.npz", first=np.arange(4), images=part, labels=np.arange(4, dtype=np.int32))
     images, labels = read_array(tmp_path / "a.npy")
     np.testing.assert_array_equal(images, NCHW[:, :channels])
-    assert labels.numbers is None and images.flags.c_contiguous and images.flags.writeable
+    assert labels.numbers is None
+    held = read_images(tmp_path / "a.npy").images.numpy()
+    assert held.flags.c_contiguous and held.flags.writeable
     images, labels = read_array(tmp_path / "a.npz")
     np.testing.assert_array_equal(images, NCHW[:, :channels])
     assert labels.numbers.tolist() == [0, 1, 2, 3] and labels.numbers.dtype == np.int64 and labels.names is None

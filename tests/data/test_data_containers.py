@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomadiff.data.containers import image_names, natural_key, open_tree
+from nomadiff.data.containers import image_names, open_tree
+from nomadiff.data.naming import natural_key
 from nomadiff.errors import DataError
 
 

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from nomadiff.data.images import read_images
+from nomadiff.data.mapped import in_file
+from nomadiff.data.selection import Part
 from nomadiff.errors import DataError, UsageError
 
 
@@ -84,3 +86,39 @@ def test_labels_that_are_plain_columns(monkeypatch, column, values, labels, name
         assert found.labels is None and labels in found.unlabelled
     else:
         assert found.labels.tolist() == labels and found.class_names == names
+
+
+def test_parquet_shards_are_one_set(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="needs nomadiff[hf]")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "decoded"))
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    for shard, name in enumerate(("train-2.parquet", "train-9.parquet", "train-10.parquet")):
+        part = range(shard * 4, shard * 4 + 4)
+        columns = {"image": [Image.fromarray(pixels[index]) for index in part], "label": [index % 2 for index in part]}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / name)
+    for spec in (folder, folder / "train-*.parquet", folder / "train-{2,9,10}.parquet", folder / "train-9.parquet"):
+        found = read_images(f"{spec}#labels=label")
+        part = slice(4, 8) if spec.name == "train-9.parquet" else slice(None)
+        np.testing.assert_array_equal(found.images.numpy().transpose(0, 2, 3, 1), pixels[part])
+        assert found.labels.tolist() == [index % 2 for index in range(12)][part] and found.class_names == ("cat", "dog")
+    for limit in (1, 1 << 30):  # in a file, which is found again, and in memory
+        monkeypatch.setattr("nomadiff.data.image_cache.LARGEST_HELD", limit)
+        for _ in range(2):
+            found = read_images(folder, part=Part(subset="range:3:9"))
+            np.testing.assert_array_equal(found.images.numpy().transpose(0, 2, 3, 1), pixels[3:9])
+    assert in_file(found.images) is None and not list((tmp_path / "decoded" / "images").glob("*-*"))
+    (folder / "train-9.parquet").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"shards: cannot be loaded \("):
+        read_images(folder)
+
+
+def test_parquet_without_the_extra_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    for spec in (tmp_path, tmp_path / "a.parquet"):
+        with pytest.raises(UsageError, match=r"pip install '.*\[hf\]'"):
+            read_images(spec)

@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from nomadiff.data import images
 from nomadiff.data.images import read_images
+from nomadiff.data.selection import Part
 from nomadiff.errors import DataError, NomadiffWarning, UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)
@@ -100,6 +102,40 @@ def test_unreadable_files_are_counted_named_and_left_out_on_demand(store):
     assert found.labels.tolist() == [1, 2, 3, 5, 6, 8, 9] and found.skipped == ("0.png", "4.png", "7.png")
     np.testing.assert_array_equal(found.images.numpy().transpose(0, 2, 3, 1), PIXELS[found.labels.numpy()])
     assert found.names == tuple(f"{label}.png" for label in found.labels.tolist())
+
+
+def test_only_the_chosen_files_are_decoded(store, monkeypatch):
+    files = {f"{'ab'[index % 2]}/{index}.png": png(PIXELS[index]) for index in range(12)}
+    files["b/1.png"], files["a/10.png"] = b"unreadable", png(PIXELS[10][:3])
+    path = store(files)
+    order = [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]
+    decoded = []
+    usual = images.decode_image
+    monkeypatch.setattr(images, "decode_image", lambda data, *rest: decoded.append(data) or usual(data, *rest))
+    for part, chosen in (
+        (Part(subset="first:4"), order[:4]),
+        (Part("b", "range:1:4"), order[7:10]),
+    ):
+        decoded.clear()
+        found = read_images(path, part=part)
+        np.testing.assert_array_equal(found.images.numpy().transpose(0, 2, 3, 1), PIXELS[chosen])
+        assert set(decoded) == {files[name] for name in found.names} and len(found.names) == len(chosen)
+        assert found.labels.tolist() == [index % 2 for index in chosen] and found.class_names == ("a", "b")
+    with pytest.raises(DataError, match=r"1 of 4 images cannot be read: b/1.png"):
+        read_images(path, part=Part(subset="each:2"))
+    decoded.clear()
+    with pytest.raises(UsageError, match="subset first:99: there are only 12 images"):
+        read_images(path, part=Part(subset="first:99"))
+    assert not decoded
+    with pytest.warns(NomadiffWarning, match="1 of 12 images cannot be read"):  # of those that can be read
+        found = read_images(path, resolution=6, skip_unreadable=True, part=Part("b", "first:2"))
+    np.testing.assert_array_equal(found.images.numpy().transpose(0, 2, 3, 1), PIXELS[[3, 5]])
+
+
+def test_what_is_chosen_decides_the_colour(store):
+    path = store({"0.png": png(PIXELS[0][..., 0]), "1.png": png(PIXELS[1])})
+    assert read_images(path).images.shape[1] == 3
+    assert read_images(path, part=Part(subset="first:1")).images.shape[1] == 1
 
 
 def test_many_failures_are_summed_up_and_none_left_is_an_error(store):

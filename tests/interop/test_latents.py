@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -410,3 +413,29 @@ def test_an_imported_model_of_latents(workdir: Path, lookalikes: Any, tmp_path: 
     model = imported("silent")
     with pytest.raises(UsageError, match="draws 4 channels and does not name the autoencoder .*: pass --vae"):
         model.sample(1)
+
+
+@pytest.mark.slow
+def test_two_processes_encode_what_one_encodes(workdir: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", [pictures(1010)], 1010, manifest={"kind": "real"})  # two shards of the work
+    words = ["encode", str(tmp_path / "photos"), "--vae", str(workdir / "vae"), "--device", "cpu", "--batch-size", "64"]
+    assert main([*words, "--out", str(tmp_path / "one.zip")]) == 0
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "nomadiff",
+    ]
+    done = subprocess.run(
+        [*launcher, *words, "--out", str(tmp_path / "two.zip")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "two.zip").read_bytes() == (tmp_path / "one.zip").read_bytes()

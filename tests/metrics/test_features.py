@@ -110,7 +110,10 @@ detector = load_detector("digits")
 whole = extract_features(detector, images)
 shared = extract_features(detector, images, processes=processes, batch_size=2)
 assert processes.count == 2 and shared.shape == whole.shape
-torch.testing.assert_close(shared, whole, rtol=1e-5, atol=1e-5)
+assert torch.equal(shared, extract_features(detector, images, batch_size=2))  # batch by batch what one computes
+for size in (3, 11, 256):  # a process without a batch, too
+    assert torch.equal(extract_features(detector, images, processes=processes, batch_size=size),
+                       extract_features(detector, images, batch_size=size))
 if processes.is_main:
     extract_features(detector, images, cache="cache-0")
 for _ in range(2):  # a cache of their own each: one has the features, the other must not compute alone

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics import screening
+from nomadiff.metrics import neighbours, screening
 from nomadiff.metrics.arrays import metrics_of_arrays
 from nomadiff.metrics.manifold import prdc
 from nomadiff.metrics.neighbours import kth_distances, nearest_neighbours
@@ -73,3 +73,19 @@ def test_values_too_large_to_square_are_told(scale: float) -> None:
             call()
     small = nearest_neighbours(x / scale, x / scale, 2)[0]
     assert torch.equal(nearest_neighbours(x / scale * 1e12, x / scale * 1e12, 2)[0], small)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_images_are_searched_in_parts_with_the_same_result(monkeypatch, k: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    points = torch.randint(0, 4, (101, 1, 2, 2), generator=draw, dtype=torch.uint8)  # many at equal distances
+    queries = torch.randint(0, 4, (30, 1, 2, 2), generator=draw, dtype=torch.uint8)
+    some = torch.arange(1, 101, 2)
+    whole, part = nearest_neighbours(queries, points, k), nearest_neighbours(queries, points[some], k)
+    monkeypatch.setattr(neighbours, "AT_ONCE", 5 * 4 + 1)  # the last part is of one image
+    index, distance = nearest_neighbours(queries, points, k)
+    assert torch.equal(index, whole[0]) and torch.equal(distance, whole[1])
+    index, distance = nearest_neighbours(queries, points, k, only=some)
+    assert torch.equal(index, some[part[0]]) and torch.equal(distance, part[1])
+    with pytest.raises(UsageError, match="3 nearest neighbours need at least 3 points, got 2"):
+        nearest_neighbours(queries, points, 3, only=some[:2])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.processes import partner_lost
@@ -82,6 +86,81 @@ def test_every_family_and_every_disagreement(tmp_path: Path) -> None:
     ):
         found = [line for line in lines if line.startswith(f"{name} ")]
         assert len(found) == 2 and all(re.search(told, line) for line in found), (name, found)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """Where these can work on a batch in the same parts: the draws are those, and here the bits of sums of two, too."""
+    done = launch("counts", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    model = {path.name: path / "model.safetensors" for path in tmp_path.iterdir()}
+    tensors = {name: load_file(path) for name, path in model.items()}
+    for name, other in (("two-one", "two"), ("halves", "two"), ("parts-one-two", "parts-one")):
+        for key, value in tensors[name].items():
+            exact = {"rtol": 0, "atol": 0} if other == "two" else {"rtol": 1e-3, "atol": 1e-5}
+            torch.testing.assert_close(value, tensors[other][key], **exact, msg=f"{name} {key}")
+    told = "one-two: 1 processes trained it in parts of 16 images, which 2 cannot make of 8 images each"
+    refusals = [line for line in done.stdout.splitlines() if told in line and line.endswith(": start 1")]
+    assert len(refusals) == 2, done.stdout
+
+
+def _node(namespace: str, address: str, rank: int, *arguments: str) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    launcher += ["--node-rank", str(rank), "--master-addr", address, "--master-port", "29519"]
+    return subprocess.Popen(
+        ["ip", "netns", "exec", namespace, *launcher, str(WORKER), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": namespace},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def nodes() -> Iterator[tuple[str, str]]:
+    """Two network namespaces with a cable between them: what two machines are to one another but for the disk."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("two network namespaces need root and ip")
+    names = tuple(f"nmd{os.getpid()}{end}" for end in "ab")
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
+            for number, name in enumerate(names):
+                ip("link", "set", name, "netns", name)
+                ip("-n", name, "address", "add", f"10.213.77.{number + 1}/24", "dev", name)
+                for device in ("lo", name):
+                    ip("-n", name, "link", "set", device, "up")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"network namespaces cannot be made here: {error.stderr.decode().strip()}")
+        yield names[0], names[1]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+def test_two_nodes_are_two_processes_of_one(tmp_path: Path, nodes: tuple[str, str]) -> None:
+    """Train, sample and evaluate; a namespace has no other way to the other than the cable."""
+    for place in ("nodes", "node"):
+        (tmp_path / place).mkdir()
+    both = [_node(name, "10.213.77.1", rank, "verbs", str(tmp_path / "nodes")) for rank, name in enumerate(nodes)]
+    try:
+        for process in both:
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, (out, err)
+    finally:
+        for process in both:
+            process.kill()
+    done = launch("verbs", str(tmp_path / "node"))
+    assert done.returncode == 0, done.stderr
+    for name in ("run/model.safetensors", "s.zip", "m.json"):
+        assert (tmp_path / "nodes" / name).read_bytes() == (tmp_path / "node" / name).read_bytes(), name
 
 
 @pytest.mark.slow

@@ -125,6 +125,48 @@ def disagreements(workdir: Path) -> None:
             tell(f"{name} {group.rank}: {error}")
 
 
+def counts(workdir: Path) -> None:
+    """Runs begun by as many processes and gone on with by another number."""
+    group = join_processes("cpu")
+    alone = Processes(0, 1, group.device)
+    mix = SourceMix(source("real", 0), [source("made", 1)])
+    config = recipe(mix, "digits", augment=0.3)
+    parts = replace(config, training=replace(config.training, microbatch=4))
+
+    def trained(name: str, config: RunConfig, budget: int, count: int) -> None:
+        if count == 2 or group.is_main:
+            train(config.with_budget(budget), mix, RunFolder(workdir / name), group if count == 2 else alone)
+        group.barrier()
+
+    for name, chosen, first, then in (
+        ("two", config, 2, 2),
+        ("two-one", config, 2, 1),
+        ("parts-one", parts, 1, 1),
+        ("parts-one-two", parts, 1, 2),
+        ("one-two", config, 1, 2),
+    ):
+        trained(name, chosen, 32, first)
+        try:
+            trained(name, chosen, 64, then)
+        except UsageError as error:
+            tell(f"{name} {group.rank}: {error}")
+    trained("one-two", config, 32, 2)  # finished: nothing is left to differ in
+    trained("halves", replace(config, training=replace(config.training, microbatch=8)), 64, 1)
+
+
+def verbs(out: Path) -> None:
+    """Train, sample and evaluate, as on a command line."""
+    device = ["--device", "cpu"]
+    sources = ["--real", "digits:pool", "--synthetic", "close=digits:close", "--preset", "digits"]
+    budget = ["--budget", "256", "--batch", "64", "--warmup", "64", "--snapshot-every", "128"]
+    assert main(["train", *sources, *budget, *device, "--out", str(out / "run")]) == 0
+    draw = ["--count", "600", "--steps", "2", "--batch-size", "64", "--out", str(out / "s.zip")]
+    assert main(["sample", str(out / "run"), *draw, *device]) == 0
+    os.environ["NOMADIFF_CACHE"] = str(out / "cache")
+    os.chdir(out)
+    assert main(["evaluate", "s.zip", "--reference", "digits:test", *device, "--out", "m.json"]) == 0
+
+
 def dying(arguments: list[str], owner: Any, name: str, call: int) -> int:
     """A verb whose process 1 is killed in the so-manyth call of a method."""
     original, count = getattr(owner, name), [0]
@@ -146,6 +188,10 @@ if __name__ == "__main__":
         families(Path(rest[0]))
         monitored(Path(rest[0]))
         disagreements(Path(rest[0]) / "disagreements")
+    elif what == "counts":
+        counts(Path(rest[0]))
+    elif what == "verbs":
+        verbs(Path(rest[0]))
     elif what == "die":
         owner, name = (loop._Training, "_step") if rest[0] == "train" else (Processes, "gather")
         sys.exit(dying(rest, owner, name, 4))

@@ -127,7 +127,7 @@ def test_lpips_is_asked_for_by_name(samples: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.slow
 def test_two_processes_share_the_detectors_work(samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    alone = evaluate(samples, out=tmp_path / "one.json")
+    evaluate(samples, out=tmp_path / "one.json")
     launcher = [
         sys.executable,
         "-m",
@@ -143,8 +143,7 @@ def test_two_processes_share_the_detectors_work(samples: str, tmp_path: Path, mo
     done = subprocess.run(words, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("300 samples") == 1
-    for row in read_json(tmp_path / "two.json")["rows"]:
-        assert row["value"] == pytest.approx(alone["", row["metric"]]["value"], rel=1e-4)
+    assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def encode(
             size = 4 * channels * height * width * len(found)
             print(
                 f"images:  {len(found):,}\nlatents: {channels} x {height} x {width} (means and standard deviations), "
-                f"{size / 1e9:,.3g} GB on disk, half of it in memory while training"
+                f"{size / 1e9:,.3g} GB on disk, half of it while training: in memory, or above 1 GiB in a file"
             )
         return
     space = encode_set(

@@ -16,9 +16,8 @@ from nomadiff.data.decoding import fit_square, reason_of
 from nomadiff.data.labels import Labels, checked_labels, named_labels
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import normal_name, open_regular
-from nomadiff.progress import progress_bar
 
-__all__ = ["channel_axis", "fit_array", "read_array"]
+__all__ = ["channel_axis", "fit_array", "fitted_shape", "read_array"]
 
 _BOMB = (512 << 20, 200)  # an array larger than this many bytes must not unpack to more than so many times its size
 
@@ -36,7 +35,7 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, La
         choice: names of arrays, see :func:`~nomadiff.data.choice.parse_choice`.
 
     Returns:
-        uint8 ``(N, C, H, W)``, contiguous, and the labels.
+        uint8 ``(N, C, H, W)``, of a ``.npy`` mapped and not yet read, in any order of memory; and the labels.
 
     Raises:
         DataError: the file is unreadable or damaged, holds Python objects, or holds no uint8 images.
@@ -58,11 +57,10 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, La
         raise DataError(f"{path}: not a numpy file, or damaged ({reason_of(error)})") from error
     axis = channel_axis(images, path)
     images = images if axis == 1 else images.transpose(0, 3, 1, 2)
-    array = np.array(images, order="C")
     if labels is None:
-        return array, Labels(None, absent="no array 'labels'")
+        return images, Labels(None, absent="no array 'labels'")
     numbers = checked_labels(labels, len(images), str(path))
-    return array, named_labels(numbers, None if names is None else names.tolist(), str(path))
+    return images, named_labels(numbers, None if names is None else names.tolist(), str(path))
 
 
 def fit_array(images: np.ndarray, resolution: int | None, where: str) -> np.ndarray:
@@ -79,21 +77,24 @@ def fit_array(images: np.ndarray, resolution: int | None, where: str) -> np.ndar
     Raises:
         DataError: not square, and no resolution is given.
     """
-    count, channels, height, width = images.shape
-    if resolution is None:
-        if height != width:
-            raise DataError(f"{where}: images are {width}x{height} pixels, not square; pass --resolution N")
+    shape = fitted_shape(images, resolution, where)
+    if images.shape[1:] == shape:
         return images
-    if (height, width) == (resolution, resolution):
-        return images
-    out = np.empty((count, channels, resolution, resolution), dtype=np.uint8)
-    with progress_bar(f"resizing {where}", count) as advance:
-        for source, target in zip(images, out):
-            pixels = source[0] if channels == 1 else source.transpose(1, 2, 0)
-            fitted = np.asarray(fit_square(Image.fromarray(np.ascontiguousarray(pixels)), resolution))
-            target[:] = fitted if channels == 1 else fitted.transpose(2, 0, 1)
-            advance()
+    out = np.empty((len(images), *shape), dtype=np.uint8)
+    for source, target in zip(images, out):
+        pixels = source[0] if len(source) == 1 else source.transpose(1, 2, 0)
+        fitted = np.asarray(fit_square(Image.fromarray(np.ascontiguousarray(pixels)), shape[-1]))
+        target[:] = fitted if len(source) == 1 else fitted.transpose(2, 0, 1)
     return out
+
+
+def fitted_shape(images: np.ndarray, resolution: int | None, where: str) -> tuple[int, int, int]:
+    """``(C, S, S)`` of what :func:`fit_array` gives, and what it raises."""
+    _, channels, height, width = images.shape
+    if resolution is None and height != width:
+        raise DataError(f"{where}: images are {width}x{height} pixels, not square; pass --resolution N")
+    side = height if resolution is None else resolution
+    return channels, side, side
 
 
 def _read_members(path: Path, choice: Choice) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

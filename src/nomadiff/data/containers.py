@@ -1,4 +1,4 @@
-"""Folders and zips of image files, listed in one order and read one file at a time, never unpacked to disk."""
+"""Folders and archives of image files, listed in one order and read one file at a time, never unpacked to disk."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import copy
 import io
 import lzma
 import os
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from nomadiff.data.decoding import is_image_name, reason_of
+from nomadiff.data.naming import LONGEST_NAME, is_hidden, leads_out, natural_key
+from nomadiff.data.tar_shards import TarTree, shards_of, stamp
 from nomadiff.errors import DataError
 from nomadiff.files import LARGEST_READ, normal_name, open_regular, read_regular
 
@@ -23,8 +25,8 @@ __all__ = [
     "FileTree",
     "FolderTree",
     "ZipTree",
+    "fingerprint",
     "image_names",
-    "natural_key",
     "open_entry",
     "open_tree",
     "other_names",
@@ -34,8 +36,6 @@ __all__ = [
 _COMPANIONS = frozenset(
     ("dataset.json", "manifest.json", "latents.json", "metadata.csv", "metadata.jsonl", "thumbs.db", "desktop.ini")
 )
-
-_LONGEST_NAME = 1000  # characters: a zip may hold names of 65,535, which no folder takes and no message should repeat
 
 
 class FileTree(Protocol):
@@ -48,9 +48,15 @@ class FileTree(Protocol):
     """
 
     path: Path
-    names: list[str]
+
+    @property
+    def names(self) -> list[str]: ...
 
     def read(self, name: str) -> bytes: ...
+
+    def fingerprint(self) -> list[Any]:
+        """Plain values that change when a file does, found without reading any."""
+        ...
 
 
 class FolderTree:
@@ -72,7 +78,15 @@ class FolderTree:
             if name in self._files:
                 raise DataError(f"{path}: two files are called {name!r}; rename one")
             self._files[name] = written
-        self.names = sorted(self._files, key=natural_key)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Every file, in natural order."""
+        return sorted(self._files, key=natural_key)
+
+    def fingerprint(self) -> list[Any]:
+        """What changes when a file does."""
+        return [[written, *stamp(self.path / written)] for written in sorted(self._files.values())]
 
     def _walk(self) -> Iterator[str]:
         def refuse(error: OSError) -> None:
@@ -127,16 +141,15 @@ class ZipTree:
         except Exception as error:  # damaged archives make zipfile raise more than BadZipFile
             self._handle.close()
             raise DataError(f"{path}: not a zip archive, or damaged ({reason_of(error)})") from error
-        hidden = re.compile(r"(^|/)(\.|__MACOSX/)")
-        self.names = sorted((name for name in self._entries if not hidden.search(name)), key=natural_key)
+        self.names = sorted((name for name in self._entries if not is_hidden(name)), key=natural_key)
 
     def _checked_entries(self) -> dict[str, zipfile.ZipInfo]:
         entries: dict[str, zipfile.ZipInfo] = {}
         for entry in self._archive.infolist():
             name = normal_name(entry.filename)
-            if len(name) > _LONGEST_NAME:
+            if len(name) > LONGEST_NAME:
                 raise DataError(f"{self.path}: an entry has a name of {len(name):,} characters; refused")
-            if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in name.split("/"):
+            if leads_out(name):
                 raise DataError(f"{self.path}: the entry {name!r} leads out of the archive; refused")
             if entry.filename.endswith(("/", "\\")):
                 continue
@@ -152,6 +165,10 @@ class ZipTree:
             Exception: as :func:`read_entry`.
         """
         return read_entry(self._archive, self._entries[name])
+
+    def fingerprint(self) -> list[Any]:
+        """What changes when the archive does."""
+        return stamp(self.path)
 
     def close(self) -> None:
         """Close the archive."""
@@ -217,23 +234,42 @@ def open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
 
 @contextmanager
 def open_tree(path: Path) -> Iterator[FileTree]:
-    """Open a folder or an archive (``.zip``, or the zip that a ``.npz`` is) for the time of a block.
+    """Open a folder, an archive or shards for the time of a block.
+
+    Archives are ``.zip`` (also the one that a ``.npz`` is) and ``.tar``; of shards see
+    :func:`~nomadiff.data.tar_shards.shards_of`.
 
     Raises:
-        DataError: it is neither, or cannot be read; the message names it.
+        DataError: it is none of them, or cannot be read; the message names it.
     """
-    if path.is_dir():
+    if shards := shards_of(path, ".tar"):
+        yield TarTree(path, shards)
+    elif path.is_dir():
         yield FolderTree(path)
     elif not path.exists():
         raise DataError(f"{path}: no such file or folder")
     elif path.suffix.lower() not in (".zip", ".npz"):
-        raise DataError(f"{path}: expected a folder of images, a .zip, .npz or .npy file, or hf:<data set id>")
+        raise DataError(
+            f"{path}: expected a folder of images, a .zip, .tar, .parquet, .npz or .npy file, or hf:<data set id>"
+        )
     else:
         archive = ZipTree(path)
         try:
             yield archive
         finally:
             archive.close()
+
+
+def fingerprint(path: Path) -> list[Any]:
+    """Plain values that change when a set of files does: its names, and sizes and times of its files; none is opened.
+
+    Raises:
+        OSError: a file is not there.
+        DataError: a folder cannot be listed.
+    """
+    if shards := shards_of(path, ".tar", ".parquet"):
+        return [[str(shard), *stamp(shard)] for shard in shards]
+    return FolderTree(path).fingerprint() if path.is_dir() else stamp(path)
 
 
 def image_names(names: list[str]) -> list[str]:
@@ -244,11 +280,3 @@ def image_names(names: list[str]) -> list[str]:
 def other_names(names: list[str]) -> list[str]:
     """The names that are neither images nor what belongs beside them: labels, manifests, prompts, folder settings."""
     return [name for name in names if not is_image_name(name) and name.rpartition("/")[2].lower() not in _COMPANIONS]
-
-
-def natural_key(name: str) -> tuple:
-    """Sort key that compares runs of digits as numbers; the name itself decides between ``1`` and ``01``."""
-    parts = re.split(r"([0-9]+)", name)
-    # a number is compared by its length, then its digits: int() refuses very long ones
-    numbers = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in parts[1::2]]
-    return (*(item for pair in zip(parts[::2], [*numbers, (0, "")]) for item in pair), name)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nomadiff.data.images import ImageSet, read_images
+from nomadiff.data.image_set import ImageSet
+from nomadiff.data.images import read_images
 from nomadiff.data.manifest import read_manifest
 from nomadiff.errors import DataError, UsageError
 

@@ -1,7 +1,10 @@
-"""Images of a Hugging Face data set: ``hf:<id>[:split]``, through the ``datasets`` package (an extra)."""
+"""Images of a Hugging Face data set, on the hub or in ``.parquet`` files, through ``datasets`` (an extra)."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,10 @@ import numpy as np
 
 from nomadiff.data.choice import Choice
 from nomadiff.data.labels import Labels, checked_labels, labels_by_name, named_labels
+from nomadiff.data.tar_shards import stamp
 from nomadiff.errors import DataError, UsageError
 from nomadiff.extras import install_command
-from nomadiff.files import read_regular
+from nomadiff.files import read_regular, require_regular
 
 __all__ = ["PREFIX", "HubTable"]
 
@@ -27,18 +31,17 @@ class HubTable:
 
     Args:
         choice: ``hf:<id>[:split]``, its columns and its configuration.
+        files: ``.parquet`` files that are the set instead; the location is then for messages.
 
     Attributes:
         path: the spec, for messages.
-        names: ``row 0``, ``row 1``, ...
-        labels: the class labels.
 
     Raises:
         UsageError: the extra is not installed, no id is given, or several columns or configurations could be meant.
         DataError: the set cannot be loaded, or has no image column.
     """
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: Choice, files: Sequence[Path] = ()) -> None:
         spec = choice.location
         identifier, _, split = spec.removeprefix(PREFIX).partition(":")
         if not identifier:
@@ -49,12 +52,19 @@ class HubTable:
             raise UsageError(f"{spec}: reading from the hub needs an extra: {install_command('hf')}") from error
         self.path = spec
         try:
-            if identifier.endswith(".parquet") and Path(identifier).is_file():
+            if files:
+                choice.refuse("config")
+                for each in files:
+                    require_regular(each)
+                table = datasets.load_dataset("parquet", data_files=[str(each) for each in files], split="train")
+            elif identifier.endswith(".parquet") and Path(identifier).is_file():
                 table = datasets.load_dataset("parquet", data_files=identifier, split=split or "train")
             else:
                 table = datasets.load_dataset(identifier, choice.config, split=split or "train")
+        except UsageError:
+            raise
         except Exception as error:  # network, hub and file errors of a dozen libraries
-            if len(known := _configurations(datasets, identifier)) > 1 and choice.config not in known:
+            if not files and len(known := _configurations(datasets, identifier)) > 1 and choice.config not in known:
                 choice.one_of("config", known)
                 raise UsageError(f"{spec}: no configuration {choice.config!r}; choose of {', '.join(known)}") from error
             lines = str(error).strip().splitlines()
@@ -65,10 +75,27 @@ class HubTable:
         column = choice.one_of("images", _of_kind(table.features, datasets.Image))
         if column is None:
             raise DataError(f"{spec}: has no image column (columns: {', '.join(table.column_names)})")
-        self.names = [f"row {index}" for index in range(len(table))]
-        self.labels = _labels(table, _label_column(table.features, datasets, choice), spec)
-        self._column, self._all = column, table
+        self._column, self._label_column = column, _label_column(table.features, datasets, choice)
+        self._whole, self._files = table, files
         self._table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """``row 0``, ``row 1``, ..."""
+        return [f"row {index}" for index in range(len(self._table))]
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The class labels."""
+        return _labels(self._whole, self._label_column, self.path)
+
+    def fingerprint(self) -> list[Any]:
+        """What changes when the set does."""
+        files = self._files or [Path(file["filename"]) for file in self._whole.cache_files]
+        if not files:  # in memory: nothing says whether it is the same again
+            return [uuid.uuid4().hex]
+        columns = [len(self._whole), self._column, self._label_column]
+        return [*columns, *([str(file), *stamp(file)] for file in files)]
 
     def read(self, name: str) -> bytes:
         """The encoded image of one row.
@@ -88,9 +115,9 @@ class HubTable:
         Raises:
             UsageError: there is none.
         """
-        if name not in self._all.column_names:
-            raise UsageError(f"{self.path}: has no column {name!r} (columns: {', '.join(self._all.column_names)})")
-        cells = self._all[name][:]
+        if name not in self._whole.column_names:
+            raise UsageError(f"{self.path}: has no column {name!r} (columns: {', '.join(self._whole.column_names)})")
+        cells = self._whole[name][:]
         return {row: str(cell) for row, cell in zip(self.names, cells) if cell is not None}
 
 

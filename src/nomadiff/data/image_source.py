@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.arrays import fit_array
-from nomadiff.data.images import ImageSet
+from nomadiff.data.image_set import ImageSet
 from nomadiff.data.in_memory import images_in_array, images_in_dataset
-from nomadiff.data.labels import class_names_of
+from nomadiff.data.labels import Labels, class_names_of
 from nomadiff.data.latents import LatentSpace
 from nomadiff.data.manifest import is_synthetic
-from nomadiff.data.selected_images import indices_of_classes, read_selected, taken
-from nomadiff.data.selection import parse_classes, parse_subset
-from nomadiff.errors import UsageError
+from nomadiff.data.mapped import InFile, content_hash, in_file
+from nomadiff.data.selected_images import read_selected, taken
+from nomadiff.data.selection import Part
+from nomadiff.errors import DataError, UsageError
 from nomadiff.pictures import html_grid
 
 __all__ = ["ImageSource", "pixels_of", "spec_text"]
@@ -37,12 +38,12 @@ _SHOWN = 16  # images of a source in a notebook
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Images of one origin, held once in memory: as uint8, or in latent space as float16.
+    """Images of one origin, held once, in memory or in a mapped file: as uint8, or in latent space as float16.
 
     Attributes:
         name: what reports and tables call it.
         images: uint8 ``(N, C, S, S)``, C 1 or 3, N at least 1; of latents float16 or float32, raw: means and standard
-            deviations ``(N, 2 C, S, S)``, or ``(N, C, S, S)`` that a model drew.
+            deviations ``(N, 2 C, S, S)``, or ``(N, C, S, S)`` that a model drew. Not to be written to.
         labels: int64 ``(N,)`` class labels, or None.
         provenance: where the images came from, plain values fit for JSON: ``spec`` and ``file`` (what was opened),
             ``kind`` ("real" or "synthetic"), ``subset`` (the choices made, in order), ``skipped`` (how many unreadable
@@ -66,7 +67,7 @@ class ImageSource:
     latents: LatentSpace | None = None
     class_names: tuple[str, ...] | None = None
     unlabelled: str | None = None
-    names: tuple[str, ...] | None = None
+    names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = tuple(self.images.shape), self.images.dtype
@@ -219,16 +220,13 @@ class ImageSource:
         if made and not synthetic and not allow_synthetic_as_real:
             told = f"{self.name}: this source is synthetic, and is given as real"
             raise UsageError(f"{told}; pass allow_synthetic_as_real if that is meant")
-        source = self
+        part, source = Part(classes, subset), self
         if resolution not in (None, self.resolution):
             if self.latents is not None:
                 raise UsageError(f"{self.name} holds latents, which cannot be resized")
             source = replace(source, images=torch.from_numpy(fit_array(self.images.numpy(), resolution, self.name)))
-        if classes is not None:
-            source = source.with_classes(classes)
-        if subset is not None:
-            labels = None if source.labels is None else source.labels.numpy()
-            source = source.chosen(parse_subset(subset)(len(source), labels), subset)
+        if part.steps:
+            source = source._selected(part)
         kind = "synthetic" if synthetic else "real"
         if (source.name, source.provenance.get("kind")) == (name, kind):
             return source
@@ -246,11 +244,19 @@ class ImageSource:
         return f"{html.escape(repr(self))}<br>{grid}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # as arrays: torch hands tensors to other processes through shared memory, of which containers have little
-        return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+        # as arrays: torch hands tensors to other processes through shared memory, of which containers have little;
+        # of a mapped tensor only where its file is
+        state = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+        return state | ({"images": file} if (file := in_file(self.images)) is not None else {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         tensors = {name: torch.from_numpy(value) for name, value in state.items() if isinstance(value, np.ndarray)}
+        if isinstance(file := state["images"], InFile):
+            try:
+                tensors["images"] = file.open()
+            except (OSError, ValueError) as error:
+                told = f"{file.path}: the decoded images are gone or damaged ({error})"
+                raise DataError(f"{told}; run the same command again") from error
         vars(self).update(state | tensors)
 
     def __len__(self) -> int:
@@ -283,9 +289,7 @@ class ImageSource:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the shape and the bytes of the images: 64 hexadecimal digits. Labels and names do not enter."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy().data)
-        return digest.hexdigest()
+        return content_hash(self.images)
 
     @cached_property
     def class_counts(self) -> dict[str, int]:
@@ -315,7 +319,7 @@ class ImageSource:
         Raises:
             UsageError: there are fewer, or ``count`` is below 1.
         """
-        return self.chosen(parse_subset(f"first:{count}")(len(self), None), f"first:{count}")
+        return self._selected(Part(subset=f"first:{count}"))
 
     def random(self, count: int, seed: int = 0) -> ImageSource:
         """``count`` images drawn without replacement, in their old order; a function of (size of the set, seed).
@@ -323,8 +327,7 @@ class ImageSource:
         Raises:
             UsageError: there are fewer, ``count`` is below 1, or ``seed`` negative.
         """
-        step = f"random:{count}:{seed}"
-        return self.chosen(parse_subset(step)(len(self), None), step)
+        return self._selected(Part(subset=f"random:{count}:{seed}"))
 
     def with_classes(self, classes: str) -> ImageSource:
         """The images of these classes (``0-7``, ``0,2,5-7``, ``cat,dog``). Labels keep their numbers.
@@ -332,13 +335,20 @@ class ImageSource:
         Raises:
             UsageError: no labels, a malformed range, or no such image.
         """
-        indices = indices_of_classes(self, parse_classes(classes), self.name)
-        return self.chosen(indices, f"classes:{classes}")
+        return self._selected(Part(classes))
+
+    def _selected(self, part: Part) -> ImageSource:
+        numbers = None if self.labels is None else self.labels.numpy()
+        indices = part.indices(len(self), Labels(numbers, self.class_names, self.unlabelled), self.name)
+        return self._taken(indices, part.steps)
 
     def chosen(self, indices: np.ndarray, step: str) -> ImageSource:
         """The images at these indices (int64, ascending); ``step`` says in the provenance how they were chosen."""
+        return self._taken(None if len(indices) == len(self) else indices, [step])
+
+    def _taken(self, indices: np.ndarray | None, steps: Sequence[str]) -> ImageSource:
         images, labels, names = taken(self, indices)
-        provenance = {**self.provenance, "subset": [*self.provenance.get("subset", []), step]}
+        provenance = {**self.provenance, "subset": [*self.provenance.get("subset", []), *steps]}
         return replace(self, images=images, labels=labels, names=names, provenance=provenance)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from nomadiff.data.arrays import channel_axis, fit_array
 from nomadiff.data.decoding import UnusableImage, fit_square, plain_image
-from nomadiff.data.images import ImageSet
+from nomadiff.data.image_set import ImageSet
 from nomadiff.data.labels import Labels, checked_labels, labels_by_name, named_labels
 from nomadiff.errors import DataError
 

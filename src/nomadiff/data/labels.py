@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nomadiff.data.containers import FileTree, natural_key
+from nomadiff.data.containers import FileTree
 from nomadiff.data.decoding import reason_of
+from nomadiff.data.naming import natural_key
+from nomadiff.data.tar_shards import TarTree
 from nomadiff.errors import DataError
 from nomadiff.files import normal_name, printable
 
@@ -69,9 +71,17 @@ class Labels:
 def labels_in(tree: FileTree, names: Sequence[str]) -> Labels:
     """Labels of these files: from the ``dataset.json`` that lies above all of them, or else from their folders.
 
+    In a tar archive the files beside each image come first (:meth:`~nomadiff.data.tar_shards.TarTree.labels_of`), and
+    shards are no folders.
+
     Raises:
-        DataError: a ``dataset.json`` that is wrong.
+        DataError: a ``dataset.json`` that is wrong, or labels beside some of the images only.
     """
+    if isinstance(tree, TarTree):
+        if (values := tree.labels_of(names)) is not None:
+            return _beside_images(values, names, str(tree.path))
+        if len(tree.prefixes) > 1:
+            return labels_from_folders([name.partition("/")[2] for name in names])
     found = [name for name in tree.names if name.rpartition("/")[2] == LABELS_NAME]
     above = [name for name in found if all(each.startswith(name.removesuffix(LABELS_NAME)) for each in names)]
     if not above:
@@ -248,6 +258,17 @@ def checked_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     if count and not 0 <= int(labels.min()) <= int(labels.max()) <= LARGEST_LABEL:
         raise DataError(f"{where}: labels must lie in 0..{LARGEST_LABEL:,}, got {labels.min()}..{labels.max()}")
     return labels.astype(np.int64)
+
+
+def _beside_images(values: Sequence[int | str], names: Sequence[str], where: str) -> Labels:
+    if all(isinstance(value, int) for value in values):
+        for name, value in zip(names, values):
+            if not 0 <= int(value) <= LARGEST_LABEL:
+                raise DataError(f"{where}: the label of {name} is {value}, not in 0..{LARGEST_LABEL:,}")
+        return Labels(np.array(values, dtype=np.int64))
+    if empty := next((name for name, value in zip(names, values) if value == ""), None):
+        raise DataError(f"{where}: the label of {empty} is empty")
+    return labels_by_name([str(value) for value in values])
 
 
 def _one_class(folder: str) -> Labels:

@@ -25,13 +25,25 @@ from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import reason_of
 from nomadiff.data.labels import LABELS_NAME, labels_json
 from nomadiff.data.manifest import MANIFEST_NAME
+from nomadiff.data.mapped import let_go
 from nomadiff.data.writing import store_entry
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import atomic_path
 from nomadiff.plain import from_plain, parse_json
 from nomadiff.progress import progress_bar
 
-__all__ = ["SPACE_NAME", "LatentSpace", "alike", "latent_names", "read_latents", "read_space", "write_latents"]
+__all__ = [
+    "SPACE_NAME",
+    "LatentSpace",
+    "alike",
+    "fill_latents",
+    "latent_names",
+    "latent_shape",
+    "read_space",
+    "write_latents",
+]
+
+_BETWEEN = 1000  # latents read before the pages of a mapped array are let go
 
 SPACE_NAME = "latents.json"
 
@@ -151,8 +163,22 @@ def read_space(path: str | Path) -> LatentSpace:
         return _space(tree)
 
 
-def read_latents(tree: FileTree, names: Sequence[str]) -> tuple[Tensor, LatentSpace]:
-    """Read a set of latents into memory.
+def latent_shape(tree: FileTree, names: Sequence[str]) -> tuple[tuple[int, ...], LatentSpace]:
+    """Shape of a set of latents, ``(N, 2 C, h, w)`` or ``(N, C, h, w)``, by its first one, and their space.
+
+    Args:
+        tree: the folder or archive.
+        names: its arrays.
+
+    Raises:
+        DataError: the first file is damaged.
+    """
+    space = _space(tree)
+    return (len(names), *_latent(tree, names[0], space).shape), space
+
+
+def fill_latents(tree: FileTree, names: Sequence[str], space: LatentSpace, held: np.ndarray) -> None:
+    """Read a set of latents.
 
     They are held in half precision, whatever the file has: it costs less than a thousandth of the network's scale (the
     256 levels of a pixel cost four times as much) and halves the largest array in memory.
@@ -160,35 +186,33 @@ def read_latents(tree: FileTree, names: Sequence[str]) -> tuple[Tensor, LatentSp
     Args:
         tree: the folder or archive.
         names: its arrays.
-
-    Returns:
-        float16, raw: ``(N, 2 C, h, w)`` means and standard deviations, or ``(N, C, h, w)`` latents drawn by a model;
-        and their space.
+        space: their space.
+        held: float16, of :func:`latent_shape`: filled, raw: means and standard deviations, or latents drawn by a model.
 
     Raises:
-        DataError: a file is damaged, of another shape than the others, or not of finite numbers.
+        DataError: a file is damaged, of another shape than the first, or not of finite numbers in half precision.
     """
-    space = _space(tree)
-    held: np.ndarray | None = None
     with progress_bar(f"reading {tree.path}", len(names)) as advance:
         for index, name in enumerate(names):
-            try:
-                array = _array(tree.read(name), space)
-            except MemoryError:
-                raise
-            except Exception as error:  # damaged zip entries and headers fail in many ways
-                raise DataError(f"{tree.path}/{name}: not a latent ({reason_of(error)})") from error
-            if held is None:
-                held = np.empty((len(names), *array.shape), dtype=np.float16)
+            array = _latent(tree, name, space)
             if array.shape != held.shape[1:]:
                 raise DataError(f"{tree.path}/{name}: a latent of {_shape(array.shape)} among {_shape(held.shape[1:])}")
-            with np.errstate(over="ignore"):  # what does not fit is reported below
+            with np.errstate(over="ignore"):  # what does not fit is reported
                 held[index] = array
+            if not np.isfinite(held[index]).all():
+                raise DataError(f"{tree.path}: holds latents that are not finite in half precision")
+            if index % _BETWEEN == 0:
+                let_go(held)
             advance()
-    assert held is not None
-    if not np.isfinite(held).all():
-        raise DataError(f"{tree.path}: holds latents that are not finite in half precision")
-    return torch.from_numpy(held), space
+
+
+def _latent(tree: FileTree, name: str, space: LatentSpace) -> np.ndarray:
+    try:
+        return _array(tree.read(name), space)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged zip entries and headers fail in many ways
+        raise DataError(f"{tree.path}/{name}: not a latent ({reason_of(error)})") from error
 
 
 def _space(tree: FileTree) -> LatentSpace:

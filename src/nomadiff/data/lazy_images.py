@@ -19,9 +19,11 @@ from nomadiff.data.choice import parse_choice
 from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import decode_image, reason_of
 from nomadiff.data.image_source import ImageSource
-from nomadiff.data.images import images_of, warn_of_skipped
+from nomadiff.data.images import images_of, note_of_skipped
 from nomadiff.data.labels import labels_in
-from nomadiff.data.manifest import read_manifest
+from nomadiff.data.manifest import manifest_in
+from nomadiff.data.mapped import rows
+from nomadiff.data.tar_shards import TarTree, shards_of
 from nomadiff.errors import DataError, NomadiffWarning
 from nomadiff.progress import progress_bar
 
@@ -82,7 +84,7 @@ class LazyImages:
 def open_lazily(
     spec: str | Path, *, resolution: int | None = None, skip_unreadable: bool = False
 ) -> Iterator[LazyImages]:
-    """Open a set for the time of a block: files in a folder or zip one by one, anything else at once.
+    """Open a set for the time of a block: files in a folder or archive one by one, anything else at once.
 
     Args:
         spec: as for :meth:`~nomadiff.data.image_source.ImageSource.open`.
@@ -95,7 +97,8 @@ def open_lazily(
     """
     choice = parse_choice(str(spec))
     path = Path(choice.location)
-    if not path.is_dir() and path.suffix.lower() != ".zip":
+    archives = path.is_dir() or path.suffix.lower() in (".zip", ".tar")
+    if not archives or shards_of(path, ".parquet"):
         whole = ImageSource.open(
             spec, name=str(spec), synthetic=True, resolution=resolution, skip_unreadable=skip_unreadable
         )
@@ -104,25 +107,26 @@ def open_lazily(
             whole.class_names,
             whole.provenance["manifest"],
             len(whole),
-            lambda index: whole.images[index],
-            lambda index: whole.images[index].numpy().tobytes(),
+            lambda index: rows(whole.images, torch.tensor([index]))[0],
+            lambda index: rows(whole.images, torch.tensor([index])).numpy().tobytes(),
         )
         try:
             yield images
         finally:
             images.close()
         return
-    choice.refuse("images", "labels", "config")
-    manifest = read_manifest(path)
     with open_tree(path) as tree, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns once a file about tags and palettes; what matters is raised
         warnings.simplefilter("default", NomadiffWarning)
-        names = images_of(tree)
+        choice.refuse("labels", "config", *(() if isinstance(tree, TarTree) else ("images",)))
+        manifest = manifest_in(tree)
+        names = images_of(tree, choice)
         labels = labels_in(tree, names)
         numbers = labels.tensor()
         if skip_unreadable:
             failures = _unreadable(tree, names, resolution)
-            warn_of_skipped(str(path), len(names), failures)
+            if failures:
+                warnings.warn(note_of_skipped(str(path), len(names), failures), NomadiffWarning, stacklevel=3)
             kept = [index for index, name in enumerate(names) if name not in failures]
             if not kept:
                 raise DataError(f"{path}: none of {len(names)} images can be read")

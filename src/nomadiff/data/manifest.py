@@ -7,11 +7,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from nomadiff.data.containers import natural_key, open_tree
+from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import reason_of
+from nomadiff.data.naming import natural_key
 from nomadiff.errors import DataError
 
-__all__ = ["MANIFEST_NAME", "is_synthetic", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "is_synthetic", "manifest_in", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 
@@ -31,17 +32,22 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
     ):
         return None
     with open_tree(path) as tree:
-        found = [name for name in tree.names if name.rpartition("/")[2] == MANIFEST_NAME]
-        found.sort(key=lambda name: (name.count("/"), natural_key(name)))
-        manifests = []
-        for name in found:
-            try:
-                manifest = json.loads(tree.read(name))
-            except Exception as error:  # damaged zip entries fail in many ways
-                raise DataError(f"{path}/{name}: cannot be read ({reason_of(error)})") from error
-            if not isinstance(manifest, dict):
-                raise DataError(f"{path}/{name}: expected a JSON object")
-            manifests.append(manifest)
+        return manifest_in(tree)
+
+
+def manifest_in(tree: FileTree) -> dict[str, Any] | None:
+    """The manifest of an open set, as :func:`read_manifest` gives it."""
+    found = [name for name in tree.names if name.rpartition("/")[2] == MANIFEST_NAME]
+    found.sort(key=lambda name: (name.count("/"), natural_key(name)))
+    manifests = []
+    for name in found:
+        try:
+            manifest = json.loads(tree.read(name))
+        except Exception as error:  # damaged zip entries fail in many ways
+            raise DataError(f"{tree.path}/{name}: cannot be read ({reason_of(error)})") from error
+        if not isinstance(manifest, dict):
+            raise DataError(f"{tree.path}/{name}: expected a JSON object")
+        manifests.append(manifest)
     return next((manifest for manifest in manifests if is_synthetic(manifest)), manifests[0] if manifests else None)
 
 

@@ -21,8 +21,9 @@ class MixSpec(Reading):
     From Python an :class:`~nomadiff.data.image_source.ImageSource` may stand where a path does.
 
     Attributes:
-        real: Real images: a folder, .zip, .npz or .npy file, hf:NAME of a hub data set, or digits:pool;
-            behind it may stand which part is meant: #images=NAME,labels=NAME,config=NAME.
+        real: Real images: a folder, .zip, .tar, .npz or .npy file, tar or parquet shards (a folder or a pattern),
+            hf:NAME of a hub data set, or digits:pool; behind it may stand what is meant:
+            #images=NAME,labels=NAME,config=NAME. Sets beyond 1 GiB decoded are kept in a file of the cache.
         synthetic: Synthetic sources, [name=]path. The name is the path's stem unless given.
         real_subset: Part of the real images: first:1000, range:0:1000, random:1000:SEED or each:125 (of every class).
         synthetic_subset: Part of every synthetic source, likewise.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from nomadiff.data.labels import class_names_of, is_number, listed
+from nomadiff.data.labels import Labels, class_names_of, is_number, listed
 from nomadiff.errors import UsageError
 from nomadiff.files import printable
 from nomadiff.seeding import mixed_seed
 
-__all__ = ["of_classes", "parse_classes", "parse_subset", "shuffled"]
+__all__ = ["Part", "of_classes", "parse_classes", "parse_subset", "shuffled"]
 
 _TAG = 0x5E1EC7  # keeps the draw of a subset apart from every other use of the same seed
 
@@ -112,3 +113,53 @@ def of_classes(labels: np.ndarray, names: Sequence[str] | None, wanted: frozense
     if not kept:
         raise UsageError(f"{where}: no image has a class among those asked for; there are {listed(classes)}")
     return np.flatnonzero(np.isin(labels, kept))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a set, chosen by its labels and places alone: what is not chosen need not be read.
+
+    Attributes:
+        classes: keep only these, see :func:`parse_classes`; None keeps all.
+        subset: of what is left then, see :func:`parse_subset`; None keeps all.
+
+    Raises:
+        UsageError: one of them is not of its form.
+    """
+
+    classes: str | None = None
+    subset: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            parse_classes(self.classes)
+        if self.subset is not None:
+            parse_subset(self.subset)
+
+    @property
+    def steps(self) -> list[str]:
+        """What was chosen, in order, for a record of it."""
+        classes = [] if self.classes is None else [f"classes:{self.classes}"]
+        return [*classes, *([] if self.subset is None else [self.subset])]
+
+    def indices(self, count: int, labels: Labels, where: str) -> np.ndarray | None:
+        """Places of the chosen images: int64, ascending; None for all of them.
+
+        Args:
+            count: images of the set.
+            labels: theirs.
+            where: the set, for messages.
+
+        Raises:
+            UsageError: the set has no labels where they are needed, no such class, or too few images.
+        """
+        chosen = np.arange(count)
+        if self.classes is not None:
+            if labels.numbers is None:
+                why = f" ({labels.absent})" if labels.absent else ""
+                raise UsageError(f"{where}: has no class labels to choose from{why}")
+            chosen = of_classes(labels.numbers, labels.names, parse_classes(self.classes), where)
+        if self.subset is not None:
+            left = None if labels.numbers is None else labels.numbers[chosen]
+            chosen = chosen[parse_subset(self.subset)(len(chosen), left)]
+        return None if len(chosen) == count else chosen

@@ -20,6 +20,7 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.interleave import Interleave, ShuffledEpochs, exact_shares
 from nomadiff.data.labels import listed, named_labels, vocabulary
 from nomadiff.data.latents import alike
+from nomadiff.data.mapped import rows
 from nomadiff.data.source_union import require_equal_kinds
 from nomadiff.errors import UsageError
 from nomadiff.pictures import html_table
@@ -209,10 +210,10 @@ class SourceMix:
         for order, where, (_, members) in zip(self._orders, places, self._streams):
             which = torch.from_numpy(order.indices(ordinal[where], seed))
             chosen.append(which if members is None else members[which])
-        # gathered source by source, then put in their places: index_select copies whole images, several times as fast
-        # as writing to images[where] (measured)
+        # gathered source by source, then put in their places: that copies whole images, several times as fast as
+        # writing to images[where] (measured)
         back = torch.from_numpy(np.argsort(np.concatenate(places)))
-        images = [self.sources[number].images.index_select(0, which) for number, which in zip(numbers, chosen)]
+        images = [rows(self.sources[number].images, which) for number, which in zip(numbers, chosen)]
         labels = [self._labels[k].index_select(0, which) for k, which in zip(numbers, chosen) if self.classes]
         floors = [self.floors[k].index_select(0, which) for k, which in zip(numbers, chosen) if self.floors]
         return Batch(

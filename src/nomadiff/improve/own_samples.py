@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nomadiff.data.image_set import ImageSet
 from nomadiff.data.image_source import ImageSource
-from nomadiff.data.images import ImageSet, read_images
+from nomadiff.data.images import read_images
 from nomadiff.data.latents import write_latents
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nomadiff.data.mapped import rows
 from nomadiff.errors import UsageError
 from nomadiff.metrics.screening import BLOCK, Pairs, Screen, blocks_of, measure
 from nomadiff.progress import progress_bar
 
-__all__ = ["LONG", "as_points", "check_finite", "kth_distances", "nearest_neighbours"]
+__all__ = ["AT_ONCE", "LONG", "as_points", "check_finite", "kth_distances", "nearest_neighbours"]
 
 LARGEST = 1e15  # of a coordinate: squared distances in 10^8 dimensions still fit float32
+AT_ONCE = 1 << 28  # values of images that are searched together: a gigabyte of float32
 LONG = 3e8  # pairs from which on the work takes seconds and shows a bar
 
 
@@ -52,7 +54,12 @@ def check_finite(x: Tensor, what: str) -> Tensor:
 
 
 def nearest_neighbours(
-    queries: Tensor | np.ndarray, points: Tensor | np.ndarray, k: int = 1, *, itself: bool = False
+    queries: Tensor | np.ndarray,
+    points: Tensor | np.ndarray,
+    k: int = 1,
+    *,
+    itself: bool = False,
+    only: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest of ``points`` for every query, nearest first.
 
@@ -60,6 +67,7 @@ def nearest_neighbours(
         queries: float ``(N, D)``, or uint8 images ``(N, C, H, W)``, which are scaled to [0, 1].
         points: what is searched, ``(M, D)`` or images of the same size, M at least k (k + 1 with ``itself``).
         k: how many.
+        only: search these rows of the points only, int64, ascending; the index is still that of the points.
         itself: the queries *are* the points, and a point is not its own neighbour (each pair is then computed once).
 
     Returns:
@@ -69,12 +77,35 @@ def nearest_neighbours(
         UsageError: too few points, different dimensions, or a value that is not finite.
     """
     x = as_points(queries, "queries")
+    if isinstance(points, Tensor) and not itself:
+        large = points.dtype == torch.uint8 and points.numel() > AT_ONCE
+        if large or only is not None:
+            return _nearest_in_parts(x, points, torch.arange(len(points)) if only is None else only, k)
     y = x if itself else as_points(points, "points")
-    if x.shape[1] != y.shape[1]:
-        raise UsageError(f"queries of dimension {x.shape[1]} cannot be compared with points of {y.shape[1]}")
-    if len(y) < k + itself:
-        raise UsageError(f"{k} nearest neighbours need at least {k + itself} points, got {len(y)}")
+    _check(x, y.shape[1], len(y), k, itself)
     return _nearest(x, None if itself else y, k, every=True)
+
+
+def _check(x: Tensor, dimension: int, count: int, k: int, itself: bool = False) -> None:
+    if x.shape[1] != dimension:
+        raise UsageError(f"queries of dimension {x.shape[1]} cannot be compared with points of {dimension}")
+    if count < k + itself:
+        raise UsageError(f"{k} nearest neighbours need at least {k + itself} points, got {count}")
+
+
+def _nearest_in_parts(x: Tensor, points: Tensor, places: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of so many points that a float32 copy of all would not fit into memory."""
+    width = max(1, points[:1].numel())
+    _check(x, width, len(places), k)
+    index = torch.empty(len(x), 0, dtype=torch.int64)
+    distance = torch.empty(len(x), 0, dtype=torch.float64)
+    for some in places.split(max(1, AT_ONCE // width)):
+        y = as_points(rows(points, some), "points")
+        found, far = _nearest(x, y, min(k, len(y)), every=True)
+        index, distance = torch.cat([index, some[found]], 1), torch.cat([distance, far], 1)
+        order = distance.argsort(dim=1, stable=True)[:, :k]  # equal ones in the order of the points
+        index, distance = index.gather(1, order), distance.gather(1, order)
+    return index, distance
 
 
 def kth_distances(points: Tensor | np.ndarray, k: int) -> Tensor:

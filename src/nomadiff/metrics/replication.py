@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nomadiff.data.mapped import chunks
 from nomadiff.errors import NomadiffWarning, UsageError
 from nomadiff.metrics.neighbours import nearest_neighbours
 
@@ -98,7 +99,7 @@ def calibrate(
     near = torch.zeros(0, dtype=torch.bool)
     if len(rest) and (allow_train_as_reference or 2 * len(rest) >= len(held_out)):
         # a doubled one is not its own second nearest
-        found = nearest_neighbours(held_out[rest], train[known], min(3, len(known)))[1]
+        found = nearest_neighbours(held_out[rest], train, min(3, len(known)), only=known)[1]
         distance, near = found[:, 0], _near_copies(found, held_out.dtype == torch.uint8)
     copies = int(exact.sum()) + int(near.sum())
     same = torch.zeros_like(near) if related is None or not len(near) else related[rest] & ~near
@@ -135,8 +136,8 @@ def _first_of_each(points: Tensor) -> dict[bytes, int]:
 
 
 def _hashes(points: Tensor) -> list[bytes]:
-    rows = points.contiguous().cpu().numpy()
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+    parts = (part.contiguous().cpu().numpy() for part in chunks(points, 4096))
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for part in parts for row in part]
 
 
 def _near_copies(distance: Tensor, are_images: bool) -> Tensor:

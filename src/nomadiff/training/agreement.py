@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -14,7 +16,7 @@ from nomadiff.processes import Processes
 from nomadiff.training.config import RunConfig
 from nomadiff.training.run_folder import RunFolder
 
-__all__ = ["require_agreement"]
+__all__ = ["part_to_keep", "require_agreement"]
 
 _PATIENCE = 5.0  # seconds until a network file system shows what another machine has written
 
@@ -52,6 +54,33 @@ def require_agreement(
                 f"{folder.path}: process {rank} does not see the folder of process 0 (it finds {found}): "
                 "--out must be a folder that all machines share"
             )
+
+
+def part_to_keep(facts: Mapping[str, Any], folder: RunFolder, count: int, batch: int) -> int | None:
+    """In how large parts to work on a batch, for a run to go on as the processes that began it would have gone on.
+
+    Args:
+        facts: of the state: how many ``processes`` wrote it, and the images of a ``part``.
+        folder: the run folder, for messages.
+        count: processes there are now.
+        batch: images of a batch.
+
+    Returns:
+        Images of a part; None where as many processes go on, or a state of before this was written does not say.
+
+    Raises:
+        UsageError: so many processes cannot make these parts.
+    """
+    processes, part = facts.get("processes"), facts.get("part")
+    if processes == count or type(part) is not int or part < 1:
+        return None
+    if batch // count % part:
+        fit = [str(number) for number in range(1, batch + 1) if batch % number == 0 and batch // number % part == 0]
+        raise UsageError(
+            f"{folder.path}: {processes} processes trained it in parts of {part} images, which {count} cannot make of "
+            f"{batch // count} images each, so the result would be another: start {' or '.join(fit) or processes}"
+        )
+    return part
 
 
 def _is_claimed(folder: RunFolder) -> bool:

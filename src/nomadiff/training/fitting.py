@@ -90,7 +90,7 @@ def fit(
     group.barrier()  # every process has looked before the main one writes
     if continued:
         try:
-            seen = load_state(state, module, {"ema": average.module}, optimizer)
+            seen = load_state(state, module, {"ema": average.module}, optimizer)["images_seen"]
         except DataError as error:
             raise DataError(f"{error}: delete it to begin again") from error
     end = -(-options.budget // options.batch) * options.batch

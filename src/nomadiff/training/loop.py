@@ -1,8 +1,9 @@
 """The training loop: images seen in, run folder out; it can be killed at any moment and goes on where it was.
 
-Everything random in a step is a function of (seed, rank, images seen), and the data order is a function of (seed,
-position), so a state holds weights, averages and Adam's moments only. On one device a continued run equals the unbroken
-one bit for bit.
+Everything random in a step is a function of (seed, images seen, place in the batch), and the data order is a function
+of (seed, position), so a state holds weights, averages and Adam's moments only. On one device a continued run equals
+the unbroken one bit for bit. A batch is worked on in parts, each with a stream of its own, whichever process has it:
+several processes equal one with as large parts (--microbatch) but for the order in which gradients are added up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from nomadiff.networks.flops import flops_of
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar, say
 from nomadiff.seeding import mixed_seed, own_randomness
-from nomadiff.training.agreement import require_agreement
+from nomadiff.training.agreement import part_to_keep, require_agreement
 from nomadiff.training.augment import Augment
 from nomadiff.training.config import RunConfig
 from nomadiff.training.ema import ModuleEMA
@@ -146,6 +147,8 @@ class _Training:
         # dropout draws from the global generator; torch.manual_seed seeds those of all devices and takes its time
         self.seed_dropout = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
         self.images_seen = 0
+        self.share = self.options.batch // processes.count
+        self.part = min(self.options.microbatch or self.share, self.share)
         if config.sources:
             check_source_reaches_output(self.denoiser, (mix.channels, mix.resolution, mix.resolution), device)
         self.continued = folder.state_path.exists() and self._load_state()
@@ -202,7 +205,7 @@ class _Training:
                 except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocator's is a plain one
                     if self.processes.count > 1 and (lost := partner_lost(error)):
                         raise lost from error
-                    raise explained(error, options.microbatch or options.batch // self.processes.count) from error
+                    raise explained(error, self.part) from error
                 self.images_seen += options.batch
                 meter.images += options.batch
                 advance(options.batch, lambda told=meter: f"loss {told.mean():.4g}")
@@ -223,11 +226,10 @@ class _Training:
 
     def _step(self, meter: Meter) -> None:
         options = self.options
-        share = options.batch // self.processes.count
-        size = min(options.microbatch or share, share)
+        share, size, first = self.share, self.part, self.processes.rank * self.share
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate_after(self.images_seen)
-        batch = self.mix.batch(self.images_seen + self.processes.rank * share, share, options.seed)
+        batch = self.mix.batch(self.images_seen + first, share, options.seed)
         if self.config.sources:
             check_labels("source", batch.source, self.config.sources)
         if self.config.classes:
@@ -235,7 +237,7 @@ class _Training:
             check_labels("class_label", batch.labels, self.config.classes)
         for start in range(0, share, size):
             # a stream each: drawn from one seed, an image's noise level would follow from how it is moved
-            place = (self.processes.rank, self.images_seen, start)
+            place = (0, self.images_seen, first + start)
             self.generator.manual_seed(mixed_seed(options.seed, 1, *place))
             self.motions.manual_seed(mixed_seed(options.seed, 2, *place))
             self.seed_dropout(mixed_seed(options.seed, 3, *place))
@@ -373,17 +375,21 @@ class _Training:
 
     def _save_state(self) -> None:
         if self.processes.is_main:
-            save_state(self.folder.state_path, self.denoiser, self._averages(), self.optimizer, self.images_seen)
+            facts = {"images_seen": self.images_seen, "processes": self.processes.count, "part": self.part}
+            save_state(self.folder.state_path, self.denoiser, self._averages(), self.optimizer, **facts)
         self.processes.barrier()
 
     def _load_state(self) -> bool:
         """Go on from the state; False where it is damaged and nothing is left to train."""
         try:
-            self.images_seen = load_state(self.folder.state_path, self.denoiser, self._averages(), self.optimizer)
+            facts = load_state(self.folder.state_path, self.denoiser, self._averages(), self.optimizer)
         except DataError as error:
             if images_seen_by(self.folder.model_path) == self.options.steps * self.options.batch:
                 return False
             raise DataError(f"{error}: delete it to train again from zero, or use one of the snapshots") from error
+        self.images_seen = facts["images_seen"]
+        if self.images_seen < self.options.steps * self.options.batch:
+            self.part = part_to_keep(facts, self.folder, self.processes.count, self.options.batch) or self.part
         return True
 
     def _averages(self) -> dict[str, EDMDenoiser]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +17,25 @@ __all__ = ["load_state", "save_state"]
 
 
 def save_state(
-    path: Path, module: nn.Module, averages: Mapping[str, nn.Module], optimizer: torch.optim.Adam, images_seen: int
+    path: Path,
+    module: nn.Module,
+    averages: Mapping[str, nn.Module],
+    optimizer: torch.optim.Adam,
+    images_seen: int,
+    **facts: int,
 ) -> None:
-    """Write a state in one atomic step; ``averages`` by the name that each has in the file.
+    """Write a state in one atomic step; ``averages`` by the name that each has in the file, ``facts`` by theirs.
 
     Raises:
         NomadiffError: as :func:`~nomadiff.training.run_folder.save_tensors`.
     """
-    save_tensors(path, _weights(module, averages) | _moments(optimizer), {"images_seen": images_seen})
+    save_tensors(path, _weights(module, averages) | _moments(optimizer), {"images_seen": images_seen, **facts})
 
 
-def load_state(path: Path, module: nn.Module, averages: Mapping[str, nn.Module], optimizer: torch.optim.Adam) -> int:
-    """Fill all of these from a state and give the images seen; if it does not fit, nothing is changed.
+def load_state(
+    path: Path, module: nn.Module, averages: Mapping[str, nn.Module], optimizer: torch.optim.Adam
+) -> dict[str, Any]:
+    """Fill all of these from a state and give its facts, ``images_seen`` among them; all or nothing.
 
     Raises:
         DataError: the file is absent or damaged, or the state of another training.
@@ -56,7 +64,7 @@ def load_state(path: Path, module: nn.Module, averages: Mapping[str, nn.Module],
             ]
             state[index] = _adam(count, *laid)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return images_seen
+    return metadata
 
 
 def _weights(module: nn.Module, averages: Mapping[str, nn.Module]) -> dict[str, Tensor]:

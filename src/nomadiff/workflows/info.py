@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.labels import is_number, listed
+from nomadiff.data.mapped import chunks
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import printable
 from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
@@ -154,7 +157,8 @@ def _describe_images(path: str, skip_unreadable: bool) -> list[str]:
     manifest = source.provenance.get("manifest")
     size = f"{len(source):,} of {source.channels} x {source.resolution} x {source.resolution}"
     if source.latents is None:
-        means = source.images.float().mean((0, 2, 3)) / 255
+        sums = torch.stack([part.sum((0, 2, 3)) for part in chunks(source.images, 4096)])  # whole numbers: exact
+        means = sums.sum(0) / (255 * len(source) * source.resolution**2)
         what = [f"images:      {size}", f"mean:        {', '.join(f'{value:.4f}' for value in means)} of 1"]
     else:
         what = [f"latents:     {size}", f"of:          {source.latents.vae}"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nomadiff.data.mapped import chunks, content_hash, rows
 from nomadiff.downloads import cache_folder
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import atomic_path, remove_leftovers
@@ -27,9 +28,7 @@ CACHE_BYTES = 8 << 30  # what a cache may grow to; the features that were not us
 
 def images_sha256(images: Tensor) -> str:
     """SHA-256 of the pixels and shape of uint8 images ``(N, C, H, W)``: the same images give it from any file."""
-    content = hashlib.sha256(repr(tuple(images.shape)).encode())
-    content.update(images.contiguous().cpu().numpy().data)
-    return content.hexdigest()
+    return content_hash(images)
 
 
 def feature_cache() -> Path:
@@ -104,9 +103,11 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_si
     return float((classify(classifier, images, batch_size=batch_size) == labels.cpu()).double().mean())
 
 
-def _computed(detector: Detector, images: Tensor | Iterable[Tensor], batch_size: int, show: bool = True) -> Tensor:
-    total = len(images) if isinstance(images, Tensor) else 0
-    batches: Iterator[Tensor] = iter(images.split(batch_size) if isinstance(images, Tensor) else images)
+def _computed(
+    detector: Detector, images: Tensor | Iterable[Tensor], batch_size: int, total: int = 0, show: bool = True
+) -> Tensor:
+    total = len(images) if isinstance(images, Tensor) else total
+    batches: Iterator[Tensor] = iter(chunks(images, batch_size) if isinstance(images, Tensor) else images)
     parts = []
     with progress_bar(f"features ({detector.name})", total=total, show=show) as advance:
         for batch in batches:
@@ -123,12 +124,17 @@ def _computed(detector: Detector, images: Tensor | Iterable[Tensor], batch_size:
 
 
 def _shared_out(detector: Detector, images: Tensor, batch_size: int, processes: Processes) -> Tensor:
-    """Process ``r`` of ``n`` takes images ``r, r + n, ...``; the last round is filled up with images from the front."""
-    rounds = -(-len(images) // processes.count)
-    mine = (torch.arange(rounds) * processes.count + processes.rank) % len(images)
-    features = _computed(detector, images[mine], batch_size, show=processes.is_main)
-    everything = processes.gather(features.to(processes.device)).cpu()
-    return everything.reshape(processes.count, rounds, -1).transpose(0, 1).flatten(0, 1)[: len(images)].contiguous()
+    """Process ``r`` of ``n`` takes batches ``r, r + n, ...`` of those that one process would make: the same bits."""
+    starts = range(0, len(images), batch_size)
+    rounds = -(-len(starts) // processes.count)
+    mine = starts[processes.rank :: processes.count] or starts[:1]  # whoever has none learns what features look like
+    batches = (rows(images, torch.arange(start, min(start + batch_size, len(images)))) for start in mine)
+    features = _computed(detector, batches, batch_size, len(mine) * batch_size, show=processes.is_main)
+    padded = features.new_zeros(rounds * batch_size, features.shape[1])
+    padded[: len(features)] = features  # only the last batch of all is smaller
+    everything = processes.gather(padded.to(processes.device)).cpu()
+    in_order = everything.reshape(processes.count, rounds, batch_size, -1).transpose(0, 1)
+    return in_order.reshape(rounds * processes.count * batch_size, -1)[: len(images)].contiguous()
 
 
 def _write(path: Path, features: Tensor) -> None:
