@@ -130,7 +130,7 @@ def counts(workdir: Path) -> None:
     group = join_processes("cpu")
     alone = Processes(0, 1, group.device)
     mix = SourceMix(source("real", 0), [source("made", 1)])
-    config = recipe(mix, "digits", augment=0.3)
+    config = recipe(mix, "tiny", augment=0.3)
     parts = replace(config, training=replace(config.training, microbatch=4))
 
     def trained(name: str, config: RunConfig, budget: int, count: int) -> None:
@@ -164,7 +164,7 @@ def verbs(out: Path) -> None:
     assert main(["sample", str(out / "run"), *draw, *device]) == 0
     os.environ["NOMADIFF_CACHE"] = str(out / "cache")
     os.chdir(out)
-    assert main(["evaluate", "s.zip", "--reference", "digits:test", *device, "--out", "m.json"]) == 0
+    assert main(["evaluate", "s.zip", "--reference", "digits:reference", *device, "--out", "m.json"]) == 0
 
 
 def dying(arguments: list[str], owner: Any, name: str, call: int) -> int:

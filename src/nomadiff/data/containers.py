@@ -86,7 +86,13 @@ class FolderTree:
 
     def fingerprint(self) -> list[Any]:
         """What changes when a file does."""
-        return [[written, *stamp(self.path / written)] for written in sorted(self._files.values())]
+        found: list[Any] = []
+        for written in sorted(self._files.values()):
+            try:
+                found.append([written, *stamp(self.path / written)])
+            except OSError:  # a link to nothing
+                found.append([written])
+        return found
 
     def _walk(self) -> Iterator[str]:
         def refuse(error: OSError) -> None:
@@ -133,6 +139,7 @@ class ZipTree:
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
         try:
+            self._stamp = stamp(self._handle.fileno())
             self._archive = zipfile.ZipFile(self._handle)
             self._entries = self._checked_entries()
         except DataError:
@@ -168,7 +175,7 @@ class ZipTree:
 
     def fingerprint(self) -> list[Any]:
         """What changes when the archive does."""
-        return stamp(self.path)
+        return self._stamp
 
     def close(self) -> None:
         """Close the archive."""
@@ -268,7 +275,7 @@ def fingerprint(path: Path) -> list[Any]:
         DataError: a folder cannot be listed.
     """
     if shards := shards_of(path, ".tar", ".parquet"):
-        return [[str(shard), *stamp(shard)] for shard in shards]
+        return [[shard.name, *stamp(shard)] for shard in shards]
     return FolderTree(path).fingerprint() if path.is_dir() else stamp(path)
 
 

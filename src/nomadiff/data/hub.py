@@ -95,7 +95,7 @@ class HubTable:
         if not files:  # in memory: nothing says whether it is the same again
             return [uuid.uuid4().hex]
         columns = [len(self._whole), self._column, self._label_column]
-        return [*columns, *([str(file), *stamp(file)] for file in files)]
+        return [*columns, *([file.name, *stamp(file)] for file in files)]
 
     def read(self, name: str) -> bytes:
         """The encoded image of one row.

@@ -12,6 +12,7 @@ Why a file of all images and not a buffer that shuffles shards as they come: the
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -51,6 +52,12 @@ class Room:
         self._where = str(what["where"])
         self._key = _short_hash([_FORMAT, dict(what)])
         self._fingerprint = fingerprint
+
+    def of(self, fingerprint: Callable[[], Any]) -> Room:
+        """The same for a set that is open already, whose files as they were then make the fingerprint."""
+        other = copy.copy(self)
+        other._fingerprint = fingerprint
+        return other
 
     def found(self) -> ImageSet | None:
         """The set as it was decoded before; None if it was not, or has changed since."""

@@ -101,23 +101,30 @@ def read_images(
     }
     room = Room(what, (lambda: fingerprint(location)) if table is None else table.fingerprint)
     if (found := room.found()) is None:
-        reading = _Reading(str(path), resolution, skip_unreadable, part, room, accept or (lambda manifest: None))
+        reading = _Reading(
+            str(path), resolution, skip_unreadable, latents, part, room, accept or (lambda manifest: None)
+        )
         if table is not None:
             found = reading.decoded(table.names, table.read, table.labels, None)
         elif location.suffix.lower() in (".npz", ".npy") and not location.is_dir():
             found = reading.array(location, choice)
         else:
             found = reading.tree(location, choice)
-    elif accept is not None:
-        accept(found.manifest)
+    else:
+        if accept is not None:
+            accept(found.manifest)
+        if found.latents is not None:
+            _require_pixels_are_not_needed(str(path), latents, resolution)
     if found.note:
         warnings.warn(found.note, NomadiffWarning, stacklevel=2)
-    if found.latents is not None:
-        if not latents:
-            raise UsageError(f"{path} holds latents where images are needed")
-        if resolution is not None:
-            raise UsageError(f"{path} holds latents, which cannot be resized: encode images at another --resolution")
     return found
+
+
+def _require_pixels_are_not_needed(where: str, latents: bool, resolution: int | None) -> None:
+    if not latents:
+        raise UsageError(f"{where} holds latents where images are needed")
+    if resolution is not None:
+        raise UsageError(f"{where} holds latents, which cannot be resized: encode images at another --resolution")
 
 
 class _ColourFound(Exception):
@@ -131,6 +138,7 @@ class _Reading:
     where: str
     resolution: int | None
     skip_unreadable: bool
+    latents: bool
     part: Part
     room: Room
     accept: Callable[[dict[str, Any] | None], None]
@@ -167,12 +175,14 @@ class _Reading:
             choice.refuse("labels", "config", *(() if isinstance(tree, TarTree) else ("images",)))
             manifest = manifest_in(tree)
             self.accept(manifest)
+            opened = replace(self, room=self.room.of(tree.fingerprint))
             if not any(map(is_image_name, tree.names)) and (stored := latent_names(tree.names)):
-                return self._latents(tree, stored, manifest)
+                return opened._latents(tree, stored, manifest)
             names = images_of(tree, choice)
-            return self.decoded(names, tree.read, labels_in(tree, names), manifest)
+            return opened.decoded(names, tree.read, labels_in(tree, names), manifest)
 
     def _latents(self, tree: FileTree, names: Sequence[str], manifest: dict[str, Any] | None) -> ImageSet:
+        _require_pixels_are_not_needed(self.where, self.latents, self.resolution)
         labels = labels_in(tree, names)
         names, labels = _chosen(names, labels, self.part.indices(len(names), labels, self.where))
         shape, space = latent_shape(tree, names)
@@ -241,10 +251,9 @@ class _Reading:
                 ThreadPoolExecutor(workers) as pool,
             ):
                 warnings.simplefilter("ignore")
-                for number, count in enumerate(pool.map(some, chunks)):
+                for count in pool.map(some, chunks):
+                    let_go(out)
                     advance(count)
-                    if number % _CHUNK == 0:
-                        let_go(out)
             if failures and not self.skip_unreadable:
                 raise DataError(f"{where}: {_failed(names, failures)}; pass --skip-unreadable to leave them out")
             kept = np.array([index for index in range(len(names)) if index not in failures])

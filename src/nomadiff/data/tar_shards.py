@@ -53,10 +53,11 @@ class TarTree:
         self.path = path
         self._shards = tuple(shards)
         self._members: dict[str, _Member] = {}
+        self._stamps: list[list[int]] = []
         self.names: list[str] = []
         self.prefixes = [""] if len(shards) == 1 else [f"{shard.name.removesuffix('.tar')}/" for shard in shards]
-        if twice := next((one for one in self.prefixes if self.prefixes.count(one) > 1), None):
-            raise DataError(f"{path}: two shards are called {twice[:-1]!r}; rename one")
+        if len(set(self.prefixes)) < len(shards):
+            raise DataError(f"{path}: two shards have the same name; rename one")
         for number, shard in enumerate(shards):
             found = self._index(number, shard)
             self.names += sorted(found, key=natural_key)
@@ -66,7 +67,8 @@ class TarTree:
         end = 0
         try:
             with open_regular(shard) as handle, tarfile.open(fileobj=handle, mode="r:") as archive:
-                size = os.fstat(handle.fileno()).st_size
+                self._stamps.append(stamp(handle.fileno()))
+                size = self._stamps[-1][0]
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined] # it would keep every one
                     if member.offset < end or member.offset_data + member.size > size or member.size < 0:
@@ -113,18 +115,16 @@ class TarTree:
         member = self._members[name]
         if member.size > LARGEST_READ:
             raise ValueError(f"claims {member.size >> 20:,} MiB, too much for a file")
-        descriptor = os.open(self._shards[member.shard], os.O_RDONLY)  # one at a time: a set may have thousands
-        try:
-            content = os.pread(descriptor, member.size, member.offset)
-        finally:
-            os.close(descriptor)
+        with open(self._shards[member.shard], "rb", buffering=0) as handle:  # one at a time: a set may have thousands
+            handle.seek(member.offset)
+            content = handle.read(member.size)
         if len(content) != member.size:
             raise ValueError("is damaged, or its archive has changed")
         return content
 
     def fingerprint(self) -> list[Any]:
         """What changes when an archive does."""
-        return [[str(shard), *stamp(shard)] for shard in self._shards]
+        return [[shard.name, *each] for shard, each in zip(self._shards, self._stamps)]
 
     def labels_of(self, names: Sequence[str]) -> list[Any] | None:
         """What the samples of these images say of their class: an integer or a name each; None where none says it.
@@ -179,7 +179,7 @@ def _ending(name: str) -> str:
     return name[len(sample_of(name)) + 1 :]
 
 
-def stamp(path: Path) -> list[int]:
+def stamp(path: Path | int) -> list[int]:
     """Size, times and number of a file: what changes when it is written or replaced.
 
     Raises:
