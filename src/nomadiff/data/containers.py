@@ -31,6 +31,7 @@ __all__ = [
     "open_tree",
     "other_names",
     "read_entry",
+    "size_of_archives",
 ]
 
 _COMPANIONS = frozenset(
@@ -277,6 +278,14 @@ def fingerprint(path: Path) -> list[Any]:
     if shards := shards_of(path, ".tar", ".parquet"):
         return [[shard.name, *stamp(shard)] for shard in shards]
     return FolderTree(path).fingerprint() if path.is_dir() else stamp(path)
+
+
+def size_of_archives(path: Path) -> int:
+    """Bytes of an archive or of shards; 0 for a folder of files, or nothing."""
+    try:
+        return sum(stamp(each)[0] for each in shards_of(path, ".tar") or [path] if not each.is_dir())
+    except OSError:
+        return 0
 
 
 def image_names(names: list[str]) -> list[str]:

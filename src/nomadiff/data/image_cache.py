@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -36,6 +36,7 @@ __all__ = ["LARGEST_HELD", "Room"]
 
 LARGEST_HELD = 1 << 30  # bytes of decoded images that every process holds in memory
 
+_PACKED = 20  # how much smaller than its pixels a set of files may be
 _FORMAT = 1  # of an entry, and of what decoding makes of a file
 _PIXELS, _ABOUT, _LABELS, _NAMES = "images.bin", "about.json", "labels.npy", "names.txt"
 
@@ -52,6 +53,28 @@ class Room:
         self._where = str(what["where"])
         self._key = _short_hash([_FORMAT, dict(what)])
         self._fingerprint = fingerprint
+        self._lock: Any = None
+
+    @contextmanager
+    def turn(self, on_disk: int) -> Iterator[None]:
+        """Let one process at a time index a set that may be large, for its index takes memory: others find it made.
+
+        Args:
+            on_disk: bytes of its files; so few that it cannot be large, and nobody waits.
+        """
+        from filelock import FileLock
+
+        folder = _folder()
+        if on_disk > LARGEST_HELD // _PACKED:
+            with suppress(OSError):  # a cache that cannot be written matters only if the set is large
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = FileLock(folder / f"{self._key}.lock")
+                self._lock.acquire()
+        try:
+            yield
+        finally:
+            if self._lock is not None:
+                self._lock.release(force=True)
 
     def of(self, fingerprint: Callable[[], Any]) -> Room:
         """The same for a set that is open already, whose files as they were then make the fingerprint."""
@@ -85,9 +108,11 @@ class Room:
 
         if int(np.prod(shape)) * np.dtype(dtype).itemsize <= LARGEST_HELD:
             self._remove_others(None)
+            if self._lock is not None:
+                self._lock.release(force=True)
             return fill(np.empty(shape, dtype))
         folder = _folder()
-        lock = FileLock(folder / f"{self._key}.lock")
+        lock = self._lock or FileLock(folder / f"{self._key}.lock")
         with _advice(folder):
             with one_line_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ import torch
 
 from nomadiff.data.arrays import fit_array, fitted_shape, read_array
 from nomadiff.data.choice import Choice, parse_choice
-from nomadiff.data.containers import FileTree, fingerprint, image_names, open_tree, other_names
+from nomadiff.data.containers import FileTree, fingerprint, image_names, open_tree, other_names, size_of_archives
 from nomadiff.data.decoding import decode_image, is_image_name, reason_of
 from nomadiff.data.hub import PREFIX, HubTable
 from nomadiff.data.image_cache import Room
@@ -100,21 +100,18 @@ def read_images(
         "part": part.steps,
     }
     room = Room(what, (lambda: fingerprint(location)) if table is None else table.fingerprint)
-    if (found := room.found()) is None:
-        reading = _Reading(
-            str(path), resolution, skip_unreadable, latents, part, room, accept or (lambda manifest: None)
-        )
-        if table is not None:
+    reading = _Reading(str(path), resolution, skip_unreadable, latents, part, room, accept or (lambda manifest: None))
+    with room.turn(size_of_archives(location) if table is None else 0):
+        if (found := room.found()) is not None:
+            reading.accept(found.manifest)
+            if found.latents is not None:
+                _require_pixels_are_not_needed(str(path), latents, resolution)
+        elif table is not None:
             found = reading.decoded(table.names, table.read, table.labels, None)
         elif location.suffix.lower() in (".npz", ".npy") and not location.is_dir():
             found = reading.array(location, choice)
         else:
             found = reading.tree(location, choice)
-    else:
-        if accept is not None:
-            accept(found.manifest)
-        if found.latents is not None:
-            _require_pixels_are_not_needed(str(path), latents, resolution)
     if found.note:
         warnings.warn(found.note, NomadiffWarning, stacklevel=2)
     return found
