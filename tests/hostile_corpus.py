@@ -384,9 +384,9 @@ def _images(folder: Path, count: int = 4) -> Path:
 
 
 def _tars() -> dict[str, bytes]:
-    def packed(*more: tuple[str, bytes, dict[str, Any]], format: int = tarfile.PAX_FORMAT) -> bytes:
+    def packed(*more: tuple[str, bytes, dict[str, Any]]) -> bytes:
         handle = io.BytesIO()
-        with tarfile.open(fileobj=handle, mode="w", format=format) as archive:
+        with tarfile.open(fileobj=handle, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for name, content, claims in [*((f"{index}.png", _png(index), {}) for index in range(4)), *more]:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
@@ -395,7 +395,8 @@ def _tars() -> dict[str, bytes]:
                 archive.addfile(member, io.BytesIO(content))
         return handle.getvalue()
 
-    whole = packed()
+    whole, claim = packed(), tarfile.TarInfo("big.png")
+    claim.size = 1 << 50
     negative = bytearray(packed(("back.png", b"xx", {})))  # a size below zero leads back to where one was before
     header = negative.index(b"back.png")
     negative[header + 124 : header + 136] = b"\xff" * 10 + b"\xf0\x00"
@@ -409,7 +410,7 @@ def _tars() -> dict[str, bytes]:
         "pax-sparse": packed(("hole.png", b"1\n0\n9\n", {"pax_headers": {"GNU.sparse.major": "1"}})),
         "pax-size": packed(("big.png", b"xx", {"pax_headers": {"size": "9" * 30}})),
         "pax-text": packed(("long.png", b"xx", {"pax_headers": {"comment": "x" * 3_000_000}})),
-        "claims": packed(("big.png", b"", {"size": 1 << 50}), format=tarfile.GNU_FORMAT)[:-20_000] + bytes(20_000),
+        "claims": whole[: -(-len(whole.rstrip(b"\0")) // 512) * 512] + claim.tobuf(tarfile.GNU_FORMAT) + bytes(20_480),
         "negative": bytes(negative),
         "dotdot": packed(("../../evil.png", _png(), {})),
         "absolute": packed(("/etc/evil.png", _png(), {})),

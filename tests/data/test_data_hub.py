@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 
 import numpy as np
@@ -89,17 +91,27 @@ def test_labels_that_are_plain_columns(monkeypatch, column, values, labels, name
 
 
 def test_parquet_shards_are_one_set(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets", reason="needs nomadiff[hf]")
+    pytest.importorskip("datasets", reason="needs nomadiff[hf]")
+    import pyarrow
+    from pyarrow import parquet
+
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "decoded"))
     pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)
     folder = tmp_path / "shards"
     folder.mkdir()
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}  # as the hub has it
     for shard, name in enumerate(("train-2.parquet", "train-9.parquet", "train-10.parquet")):
         part = range(shard * 4, shard * 4 + 4)
-        columns = {"image": [Image.fromarray(pixels[index]) for index in part], "label": [index % 2 for index in part]}
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / name)
+        cells = []
+        for index in part:
+            buffer = io.BytesIO()
+            Image.fromarray(pixels[index]).save(buffer, "PNG")
+            cells.append({"bytes": buffer.getvalue(), "path": None})
+        kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+        columns = {"image": pyarrow.array(cells, kind), "label": pyarrow.array([index % 2 for index in part])}
+        parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), folder / name)
     for spec in (folder, folder / "train-*.parquet", folder / "train-{2,9,10}.parquet", folder / "train-9.parquet"):
         found = read_images(f"{spec}#labels=label")
         part = slice(4, 8) if spec.name == "train-9.parquet" else slice(None)

@@ -178,6 +178,18 @@ def test_a_source_is_handed_over_by_its_path(tmp_path, small):
         pickle.loads(packed)
 
 
+def test_a_large_part_of_a_mapped_set_is_mapped_too(tmp_path, small):
+    source = opened(write(tmp_path / "set"))
+    rest = np.arange(300)[np.arange(300) % 7 != 0]
+    for _ in range(2):  # made, and found
+        part = source.chosen(rest, "without every seventh")
+        assert torch.equal(part.images, PIXELS[rest]) and in_file(part.images) is not None and len(entries(small)) == 2
+    assert part.content_hash == content_hash(PIXELS[rest]) and part.labels.tolist() == (rest % 5).tolist()
+    assert list(part.names) == [source.names[index] for index in rest]
+    assert in_file(source.chosen(rest[:9], "few").images) is None
+    assert len(pickle.dumps(source)) < 10_000 and pickle.loads(pickle.dumps(source)).names[7] == source.names[7]
+
+
 @pytest.mark.parametrize("damage", ["about.json", "images.bin", "labels.npy"])
 def test_a_damaged_entry_is_made_anew(tmp_path, small, damage):
     path = write(tmp_path / "set.zip")

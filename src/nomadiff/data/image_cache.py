@@ -223,6 +223,9 @@ class _Names(Sequence[str]):
     def _names(self) -> list[str]:
         return self._path.read_text(encoding="utf-8").split("\n")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_path": self._path, "_count": self._count}
+
     def __len__(self) -> int:
         return self._count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,18 @@ from torch import Tensor
 from nomadiff.data import digits, hub
 from nomadiff.data.arrays import fit_array
 from nomadiff.data.choice import parse_choice
+from nomadiff.data.image_cache import Room
 from nomadiff.data.image_set import ImageSet
 from nomadiff.data.images import read_images
 from nomadiff.data.labels import Labels
 from nomadiff.data.manifest import is_synthetic
-from nomadiff.data.mapped import rows
+from nomadiff.data.mapped import InFile, in_file, let_go, rows
 from nomadiff.data.selection import Part
 from nomadiff.errors import UsageError
 
 __all__ = ["read_selected", "taken"]
+
+_ROWS = 1024  # images copied at a time from one file to another
 
 
 def read_selected(
@@ -100,4 +104,23 @@ def taken(found: Labelled, indices: np.ndarray | None) -> tuple[Tensor, Tensor |
         return found.images, found.labels, found.names
     chosen = torch.from_numpy(indices)
     names = None if found.names is None else tuple(found.names[index] for index in indices.tolist())
-    return rows(found.images, chosen), None if found.labels is None else found.labels[chosen], names
+    file = in_file(found.images)
+    images = rows(found.images, chosen) if file is None else _part_of_file(found.images, file, chosen)
+    return images, None if found.labels is None else found.labels[chosen], names
+
+
+def _part_of_file(images: Tensor, file: InFile, chosen: Tensor) -> Tensor:
+    """Some of the images that a file holds: in memory, or in a file of their own where they are too many for that."""
+    place = {"where": f"a part of {file.content_hash}", "rows": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()}
+    room = Room(place, lambda: file.content_hash)
+
+    def fill(out: np.ndarray) -> ImageSet:
+        for start in range(0, len(chosen), _ROWS):
+            out[start : start + _ROWS] = rows(images, chosen[start : start + _ROWS]).numpy()
+            let_go(out)
+        return ImageSet(torch.from_numpy(out), None, None)
+
+    found = room.found()
+    if found is None:
+        found = room.hold((len(chosen), *images.shape[1:]), np.dtype(file.dtype), fill)
+    return found.images
