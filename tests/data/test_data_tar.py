@@ -198,6 +198,10 @@ def test_patterns_that_mean_nothing_or_too_much(tmp_path):
     odd = folder / "train-{0..1}.tar"
     (folder / "train-0000.tar").rename(odd)  # what exists under the whole text is meant
     assert len(read_images(odd).images) == 4
+    (folder / "loop").symlink_to("loop")
+    assert len(read_images(folder / "train-*.tar").images) == 12  # the link is not looked at
+    with pytest.raises(DataError):
+        read_images(folder)
     twice = tmp_path / "twice"
     for place in ("a", "b"):
         tar(twice / f"{place}.tar", {"0.png": png(PIXELS[0])})

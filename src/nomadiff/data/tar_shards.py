@@ -209,14 +209,17 @@ def shards_of(path: Path, *endings: str) -> list[Path]:
     if not stat.S_ISDIR(mode):
         return [path] if path.suffix.lower() in endings else []
     found = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if is_image_name(entry.name) or entry.is_dir():
-                return []
-            if entry.name.lower().endswith(endings):
-                found.append(path / entry.name)
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if is_image_name(entry.name) or entry.is_dir():
+                    return []
+                if entry.name.lower().endswith(endings):
+                    found.append(path / entry.name)
+    except OSError:  # closed to us, or a link to itself: whoever lists its files says so
+        return []
     if len({each.suffix.lower() for each in found}) > 1:
         return []
     return sorted(found, key=lambda each: natural_key(each.name))
