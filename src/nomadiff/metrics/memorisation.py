@@ -75,9 +75,9 @@ def nearest_training(samples: Tensor, train: Tensor, known: Tensor | None = None
         UsageError: different sizes, or a value that is not finite.
     """
     known = distinct(train) if known is None else known
-    index, distance = nearest_neighbours(samples, train[known], min(2, len(known)))
+    index, distance = nearest_neighbours(samples, train, min(2, len(known)), only=known)
     nearest = distance[:, 0]
     ratio = torch.ones_like(nearest)
     if distance.shape[1] == 2:  # of features both may be 0: then it is one of the two
         ratio = torch.where(nearest == 0, 0.0, nearest / distance[:, 1])
-    return NearestTraining(known[index[:, 0]], nearest, ratio)
+    return NearestTraining(index[:, 0], nearest, ratio)

@@ -77,9 +77,9 @@ def nearest_neighbours(
         UsageError: too few points, different dimensions, or a value that is not finite.
     """
     x = as_points(queries, "queries")
-    if isinstance(points, Tensor) and not itself:
-        large = points.dtype == torch.uint8 and points.numel() > AT_ONCE
-        if large or only is not None:
+    if not itself:
+        points = torch.as_tensor(points)
+        if only is not None or (points.dtype == torch.uint8 and points.numel() > AT_ONCE):
             return _nearest_in_parts(x, points, torch.arange(len(points)) if only is None else only, k)
     y = x if itself else as_points(points, "points")
     _check(x, y.shape[1], len(y), k, itself)
