@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nomadiff.data.image_source import ImageSource
+from nomadiff.data.mapped import rows
 from nomadiff.data.selection import shuffled
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
@@ -237,7 +238,7 @@ def _judged(
         generator = torch.Generator(device).manual_seed(mixed_seed(seed, number))
         for column, level in enumerate(levels.tolist()):
             for _ in range(_DRAWS):
-                clean = mix.clean(images[chosen[part]].to(device), generator)
+                clean = mix.clean(rows(images, chosen[part]).to(device), generator)
                 noisy = clean + level * torch.randn(clean.shape, generator=generator, device=device)
                 sigma = torch.full((len(clean),), level, device=device)
                 logits[part, column] += judge(noisy, sigma, **_condition(recipe, labels, part)) / _DRAWS

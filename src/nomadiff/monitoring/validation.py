@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nomadiff.data.image_source import ImageSource
+from nomadiff.data.mapped import chunks
 from nomadiff.data.selection import shuffled
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import NomadiffWarning, UsageError
@@ -77,7 +78,8 @@ def _without_copies(source: ImageSource, real: ImageSource) -> ImageSource:
 
 
 def _hashes(source: ImageSource) -> list[bytes]:
-    return [hashlib.sha256(image.tobytes()).digest() for image in source.images.contiguous().numpy()]
+    parts = chunks(source.images, 4096)
+    return [hashlib.sha256(image.tobytes()).digest() for part in parts for image in part.contiguous().numpy()]
 
 
 def told_in_recipe(monitoring: Monitoring) -> ValidationImages | None:
