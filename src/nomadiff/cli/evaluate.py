@@ -46,7 +46,7 @@ def evaluate(
     --train replication, and a list of likely copies beside their training images; with a classifier the class
     composition. On demand (--extra): KID, CMMD, SSIM and LPIPS between samples and to the nearest training image.
 
-    Two examples:
+    An example, and another:
 
     nomadiff evaluate samples.zip --reference held-out/ --train photos/ --out metrics.json
 

@@ -27,7 +27,7 @@ def metrics(
 ) -> None:
     """Score features of your own: distances, precision, recall, density, coverage, replication; intervals and floors.
 
-    Two examples:
+    An example, and another:
 
     nomadiff metrics real.npy generated.npz --train train.pt --out table.json
 
