@@ -21,6 +21,7 @@ __all__ = ["DETECTORS", "load_classifier", "load_detector", "names_detector"]
 # each with the module that is imported when it is first used
 DETECTORS = {
     "digits": "digits:DigitsDetector",
+    "wavelets": "wavelets:WaveletDetector",
     "pixels": "pixels:PixelDetector",
     "inception": "inception:Inception",
     "dinov2": "dinov2:DINOv2",
