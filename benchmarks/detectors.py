@@ -97,7 +97,9 @@ def ranks(values: list[float]) -> np.ndarray:
     return np.argsort(np.argsort(values)).astype(float)
 
 
-def distances(detector: Detector, fresh: ImageSet, reference: Tensor, more: dict[str, Tensor]) -> dict[str, list[float]]:
+def distances(
+    detector: Detector, fresh: ImageSet, reference: Tensor, more: dict[str, Tensor]
+) -> dict[str, list[float]]:
     against = extract_features(detector, reference)
     assert fresh.labels is not None
     found = {"fresh": [frechet(against, extract_features(detector, fresh.images))]}
@@ -147,7 +149,9 @@ def main() -> None:
         if others:
             flat = {name: [each for many in scores.values() for each in many] for name, scores in found.items()}
             best = ranks(flat[others[0]])
-            rows.append(["ranks as ResNet-56", *(f"{np.corrcoef(best, ranks(flat[name]))[0, 1]:.2f}" for name in found)])
+            rows.append(
+                ["ranks as ResNet-56", *(f"{np.corrcoef(best, ranks(flat[name]))[0, 1]:.2f}" for name in found)]
+            )
         rows.append(["CPU seconds", *(f"{seconds[name]:.0f}" for name in found)])
         print_table(["", *found], rows)
 

@@ -107,7 +107,10 @@ def main() -> None:
         emoji = read_images(data / "emoji" / f"{name}-64.zip").images
         chosen_on = np.random.default_rng(1).permutation(len(emoji))[:1000]
         rest = np.setdiff1d(np.arange(len(emoji)), chosen_on)
-        sets[f"{name} emoji (64)"] = emoji, torch.from_numpy(np.random.default_rng(2).permutation(rest))[: options.count]
+        sets[f"{name} emoji (64)"] = (
+            emoji,
+            torch.from_numpy(np.random.default_rng(2).permutation(rest))[: options.count],
+        )
     rows = []
     for name, (images, chosen) in sets.items():
         some = images[chosen]
@@ -127,7 +130,9 @@ def main() -> None:
         found = near_duplicates(images)
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
         new = [k for k, kind in enumerate(found.kinds) if kind != "identical"]
-        rows.append([name, f"{len(images):,}", f"{len(found.kinds) - len(new):,}", f"{len(new):,}", f"{wall:.0f} ({cpu:.0f})"])
+        rows.append(
+            [name, f"{len(images):,}", f"{len(found.kinds) - len(new):,}", f"{len(new):,}", f"{wall:.0f} ({cpu:.0f})"]
+        )
         if options.pictures is not None and new:
             options.pictures.mkdir(parents=True, exist_ok=True)
             pairs = found.pairs[new].T

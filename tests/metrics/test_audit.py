@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,8 +32,10 @@ def test_a_folder_with_a_fifth_of_a_source(digits) -> None:
     row = result.table().rows[0]
     assert row["source"] == "style" and row["share"] == found.share.share and result.table().meta["count"] == 500
     bound = audit(folder, {"style": style[100:]}).suspicions[0]
-    assert bound.share.bound_only and 0.2 <= bound.share.high < 0.35 and bound.error is None
-    assert bound.sentence.startswith("At most")
+    assert bound.share.bound_only and bound.share.share is None and bound.error is None
+    assert 0.2 <= bound.share.high < 0.35
+    assert re.match(r"At most \d+% of the folder comes from it, and maybe none", bound.sentence)
+    assert audit(folder, {"style": style[100:]}).table().rows[0]["share"] is None
 
 
 def test_a_clean_folder_is_cleared_and_a_source_like_real_is_not_judged(digits) -> None:
@@ -51,6 +57,48 @@ def test_copies_across_and_within_are_counted(digits) -> None:
     assert result.suspicions[0].copies.count == 5
     assert result.suspicions[0].copies.pairs[:, 0].tolist() == [10, 11, 12, 13, 14]
     assert result.text().startswith("6 of 503 images have a near-duplicate within the folder.")
+    pairs = result.duplicates().rows
+    assert [row["image"] for row in pairs] == [f"image {i}" for i in (0, 1, 2, 10, 11, 12, 13, 14)]
+    assert [row["of"] for row in pairs] == ["folder"] * 3 + ["style"] * 5
+    assert pairs[0]["doubles"] == "image 500" and pairs[0]["kind"] == "identical" and pairs[0]["difference"] == 0
+    assert pairs[3]["doubles"] == "image 500" and pairs[3]["kind"] == "saved again"
+
+
+@pytest.mark.parametrize("with_trusted", [True, False])
+def test_the_most_synthetic_images_come_first_by_name(digits, with_trusted: bool) -> None:
+    folder = torch.cat([digits["style"][:40], digits["real"][:200]])
+    trusted = digits["trusted"] if with_trusted else None
+    result = audit(folder, {"style": digits["style"][100:]}, trusted=trusted, detector="digits")
+    result = replace(result, names={"folder": tuple(f"{i:03}.png" for i in range(240))})
+    rows = result.most_synthetic().rows
+    assert len(rows) == 240 and {row["image"] for row in rows[:30]} <= {f"{i:03}.png" for i in range(40)}
+    scores = [row["style"] for row in rows]
+    assert scores == sorted(scores, reverse=True) and 0 <= scores[-1] <= scores[0] <= 1
+
+
+def test_a_source_like_real_scores_no_image(digits) -> None:
+    result = audit(digits["real"], {"fresh": digits["pool"][500:]}, trusted=digits["trusted"], detector="digits")
+    assert result.most_synthetic().rows == []
+
+
+@pytest.mark.parametrize("copied", ["exactly", "brighter"])
+@pytest.mark.parametrize("of", ["source", "trusted"])
+def test_pictures_that_are_in_two_sets_do_not_move_the_share(digits, copied: str, of: str) -> None:
+    """Models that saw a copy of an image score it too surely; in many dimensions the share came out wrong."""
+    change = {"exactly": lambda x: x, "brighter": lambda x: x.int().add(2).clamp(max=255).to(torch.uint8)}[copied]
+    noisy = torch.Generator().manual_seed(0)
+
+    def rough(images: torch.Tensor) -> torch.Tensor:
+        noise = torch.randint(-60, 60, images.shape, generator=noisy)
+        return (images + noise).clamp(0, 255).to(torch.uint8)
+
+    real, style = rough(digits["pool"][:400]), rough(digits["style"][:400])
+    if of == "source":
+        folder, source, trusted = torch.cat([real[:200], change(style[:200])]), style[:200], real[200:]
+    else:
+        folder, source, trusted = torch.cat([change(real[:200]), style[:200]]), style[200:], real[:200]
+    share = audit(folder, {"style": source}, trusted=trusted, detector="pixels").suspicions[0].share
+    assert share.low <= 0.5 <= share.high and abs(share.share - 0.5) < 0.06
 
 
 @pytest.mark.parametrize("with_trusted", [True, False])
@@ -61,7 +109,8 @@ def test_known_mixtures_are_recovered_within_the_stated_error(digits, with_trust
     rows = known_mixtures(real, source, with_trusted=with_trusted)
     assert [row["share"] for row in rows] == pytest.approx([0, 0.05, 0.2, 0.5], abs=0.01)
     for row in rows:
-        assert row["estimate"] == pytest.approx(row["share"], abs=0.02 if with_trusted else 0.1)
+        assert not with_trusted or row["estimate"] == pytest.approx(row["share"], abs=0.02)
+        assert with_trusted or math.isnan(row["estimate"])
         assert row["low"] <= row["share"] <= row["high"]
 
 
@@ -71,6 +120,8 @@ def test_bad_input_is_told(digits) -> None:
         (real, {}, {}, "at least one suspect"),
         (real, {"x": real[..., :4]}, {}, r"x: images of \(1, 8, 4\), the folder's are \(1, 8, 8\)"),
         (real, {"x": real}, {"trusted": real[..., :4]}, "trusted: images of"),
+        (real, {"x": real, "folder": real}, {}, "cannot be called 'folder'"),
+        (real, {"trusted": real}, {"trusted": real}, "cannot be called 'folder' or 'trusted'"),
         (real[:10], {"x": real}, {}, "at least 20 images a side, got 10"),
     ]:
         with pytest.raises(UsageError, match=words):

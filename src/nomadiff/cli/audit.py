@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, SkipUnreadable
+from nomadiff.cli.options import Device, SkipUnreadable, command_line
 
 __all__ = ["audit"]
 
@@ -33,19 +33,17 @@ def audit(
     Args:
         images: the folder in question.
         against: Suspect synthetic sources, [name=]path.
-        trusted: Images known to be real; without them shares are upper bounds.
+        trusted: Images known to be real; without them there is only an upper bound.
         detector: Feature space; pixels see the traces of generators best.
         detector_weights: File or URL of the detector's weights; checked by SHA-256.
         resolution: Resize everything to this many pixels.
         skip_unreadable: leave files out.
-        out: Where to write the table, if anywhere.
+        out: Where to write the table, such as audit.json; beside it come audit-duplicates (the pairs) and audit-images
+            (every image with its scores), each as .json and .csv, and audit.html with pictures.
         device: where to compute.
     """
-    from nomadiff.tables import check_table
     from nomadiff.workflows.audit import audit_files
 
-    if out is not None:
-        check_table(out)
     found = audit_files(
         images,
         against,
@@ -54,8 +52,11 @@ def audit(
         detector_weights=detector_weights,
         resolution=resolution,
         skip_unreadable=skip_unreadable,
+        out=out,
+        command=command_line(),
         device=device,
     )
     print(found.text())
     if out is not None:
-        found.table().write(out)
+        beside = f"{out.stem}-duplicates.csv, {out.stem}-images.csv"
+        print(f"by the names of files: {beside}; with pictures: {out.with_suffix('.html')}")

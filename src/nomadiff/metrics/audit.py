@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,14 @@ from nomadiff.metrics.mixture import (
     is_separable,
     separation,
     shares_of_sources,
+    source_scores,
 )
 from nomadiff.tables import Table
 
-__all__ = ["SHARES", "Audit", "Suspicion", "audit", "known_mixtures"]
+__all__ = ["FOLDER", "SHARES", "Audit", "Suspicion", "audit", "known_mixtures"]
 
 SHARES = (0.0, 0.05, 0.2, 0.5)
+FOLDER = "folder"  # what the set in question is called among the sources
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Suspicion:
         share: share of the folder that comes from the source; None where the source cannot be told from real images.
         error: mean absolute error of the share on mixtures of trusted images and the source in known shares; None
             without trusted images, or with too few.
+        scores: float64 ``(N,)``, how much each image of the folder looks like the source: the probability of a
+            classifier that did not see it, which takes both for equally frequent. None where the two cannot be told
+            apart.
         sentence: all of it in words.
     """
 
@@ -55,6 +60,7 @@ class Suspicion:
     separation: Separation
     share: Share | None
     error: float | None
+    scores: Tensor | None
     sentence: str
 
 
@@ -67,12 +73,19 @@ class Audit:
         within: near-duplicates within the folder.
         suspicions: one for each suspect.
         detector: name of the detector whose features were used.
+        names: names of the files of the folder (``"folder"``) and of each source; without them images go by number.
     """
 
     count: int
     within: Duplicates
     suspicions: list[Suspicion]
     detector: str
+    names: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
+
+    def name_of(self, index: int, source: str = FOLDER) -> str:
+        """The file of an image of the folder or of a source, or its number, as in ``"image 7"``."""
+        names = self.names.get(source)
+        return f"image {index}" if names is None else names[index]
 
     def table(self) -> Table:
         """One row a suspect."""
@@ -97,6 +110,26 @@ class Audit:
         meta = {"count": self.count, "duplicates_within": self.within.count, "detector": self.detector}
         return Table(rows, meta)
 
+    def duplicates(self) -> Table:
+        """One row a pair of near-duplicates: two files, ``kind`` and ``difference`` as in
+        :class:`~nomadiff.metrics.duplicates.Duplicates`; ``of`` says whose the second one is."""
+        rows = []
+        for source, found in ((FOLDER, self.within), *((item.source, item.copies) for item in self.suspicions)):
+            for (one, other), kind, difference in zip(found.pairs.tolist(), found.kinds, found.difference.tolist()):
+                first, second = self.name_of(one), self.name_of(other, source)
+                rows.append({"image": first, "of": source, "doubles": second, "kind": kind, "difference": difference})
+        return Table(rows, {"count": self.count})
+
+    def most_synthetic(self) -> Table:
+        """One row an image of the folder, those that look most like any source first: its file and, by source, its
+        score; empty where no source can be told from the images."""
+        scored = {item.source: item.scores for item in self.suspicions if item.scores is not None}
+        if not scored:
+            return Table([], {"count": self.count})
+        order = torch.stack(list(scored.values())).amax(0).argsort(descending=True, stable=True).tolist()
+        rows = [{"image": self.name_of(i), **{name: float(each[i]) for name, each in scored.items()}} for i in order]
+        return Table(rows, {"count": self.count, "detector": self.detector})
+
     def text(self) -> str:
         """The audit in plain words."""
         doubled = f"{self.within.count} of {self.count} images have a near-duplicate within the folder."
@@ -108,7 +141,7 @@ def audit(
     suspects: Mapping[str, Tensor],
     *,
     trusted: Tensor | None = None,
-    detector: str | Detector = "pixels",
+    detector: str | Detector = "wavelets",
     level: float = 0.95,
     device: str | torch.device = "cpu",
     cache: str | Path | None = None,
@@ -125,7 +158,7 @@ def audit(
         cache: folder where features are kept between runs.
 
     Raises:
-        UsageError: no suspects, too few images, or images of different sizes.
+        UsageError: no suspects, one of a name that is taken, too few images, or images of different sizes.
     """
     if not suspects:
         raise UsageError("an audit needs at least one suspect source")
@@ -134,29 +167,69 @@ def audit(
         if others is not None and others.shape[1:] != images.shape[1:]:
             sizes = f"{tuple(others.shape[1:])}, the folder's are {tuple(images.shape[1:])}"
             raise UsageError(f"{name}: images of {sizes}")
-    features = extract_features(loaded, images, cache=cache)
-    of_sources = {name: extract_features(loaded, others, cache=cache) for name, others in suspects.items()}
+    sets = {FOLDER: images, **({} if trusted is None else {"trusted": trusted}), **suspects}
+    if len(sets) != len(suspects) + 1 + (trusted is not None):
+        raise UsageError(f"a suspect cannot be called {FOLDER!r} or 'trusted', which the others are called")
+    doubles = _doubles(sets)
+    groups = _groups(sets, doubles)
+    features = {name: extract_features(loaded, each, cache=cache) for name, each in sets.items()}
+    folder = features[FOLDER]
     shares: dict[str, Share] = {}
     errors: dict[str, float] = {}
     if trusted is None:
-        shares = {name: bound_on_share(features, source, level=level) for name, source in of_sources.items()}
+        for name in suspects:
+            alike = (groups[FOLDER], groups[name])
+            shares[name] = bound_on_share(folder, features[name], level=level, groups=alike)
     else:
-        known = extract_features(loaded, trusted, cache=cache)
-        clear = {name: source for name, source in of_sources.items() if is_separable(known, source)}
+        known = features["trusted"]
+        clear = [
+            name for name in suspects if is_separable(known, features[name], groups=(groups["trusted"], groups[name]))
+        ]
         if clear:
-            shares = shares_of_sources(features, clear, known, level=level)
-        for name, source in clear.items():
-            if min(len(known), len(source)) >= 4 * FEWEST:
-                rows = known_mixtures(known, source, level=level)
+            alike = [groups[name] for name in ("trusted", *clear, FOLDER)]
+            of_clear = {name: features[name] for name in clear}
+            shares = shares_of_sources(folder, of_clear, known, level=level, groups=alike)
+        for name in clear:
+            if min(len(known), len(features[name])) >= 4 * FEWEST:
+                rows = known_mixtures(known, features[name], level=level)
                 errors[name] = float(np.mean([abs(row["estimate"] - row["share"]) for row in rows]))
     suspicions = []
-    for name, others in suspects.items():
-        apart = separation(features, of_sources[name], level=level)
-        copies = near_duplicates(images, others)
-        share, error = shares.get(name), errors.get(name)
+    for name in suspects:
+        source = features[name]
+        apart = separation(folder, source, level=level, groups=(groups[FOLDER], groups[name]))
+        share, error, copies = shares.get(name), errors.get(name), doubles[FOLDER, name]
+        scores = None
+        if share is not None and trusted is not None:
+            alike = [groups[each] for each in ("trusted", name, FOLDER)]
+            scores = source_scores(folder, source, features["trusted"], groups=alike)
+        elif share is not None and apart.low > 0.5:
+            scores = source_scores(folder, source, groups=(groups[FOLDER], groups[name]))
         sentence = _sentence(len(images), copies, apart, share, error)
-        suspicions.append(Suspicion(name, copies, apart, share, error, sentence))
-    return Audit(len(images), near_duplicates(images), suspicions, loaded.name)
+        suspicions.append(Suspicion(name, copies, apart, share, error, scores, sentence))
+    return Audit(len(images), doubles[FOLDER, FOLDER], suspicions, loaded.name)
+
+
+def _doubles(sets: Mapping[str, Tensor]) -> dict[tuple[str, str], Duplicates]:
+    """Near-duplicates within each set, and of each among every later one."""
+    names = list(sets)
+    return {
+        (one, other): near_duplicates(sets[one], None if one == other else sets[other])
+        for i, one in enumerate(names)
+        for other in names[i:]
+    }
+
+
+def _groups(sets: Mapping[str, Tensor], doubles: Mapping[tuple[str, str], Duplicates]) -> dict[str, Tensor]:
+    """A number for each image of each set, int64 ``(N,)``: the same for all copies of one picture."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    counts = [len(each) for each in sets.values()]
+    starts = dict(zip(sets, np.cumsum([0, *counts])[:-1].tolist()))
+    pairs = [found.pairs.numpy() + np.array([starts[one], starts[other]]) for (one, other), found in doubles.items()]
+    i, j = np.concatenate(pairs).T
+    numbers = connected_components(coo_array((np.ones(len(i)), (i, j)), (sum(counts), sum(counts))), directed=False)[1]
+    return dict(zip(sets, torch.from_numpy(numbers.astype(np.int64)).split(counts)))
 
 
 def known_mixtures(
@@ -179,8 +252,8 @@ def known_mixtures(
         seed: of the halves and mixtures.
 
     Returns:
-        One row a share: ``share``, ``estimate``, ``low``, ``high``; with trusted images that cannot be told from the
-        source ``estimate`` is NaN.
+        One row a share: ``share``, ``estimate``, ``low``, ``high``; ``estimate`` is NaN without trusted images, and
+        with ones that cannot be told from the source.
 
     Raises:
         UsageError: too few features.
@@ -203,7 +276,8 @@ def known_mixtures(
         elif is_separable(trusted, known, seed=seed):
             found = shares_of_sources(mixed, {"source": known}, trusted, level=level, seed=seed)["source"]
         if found is not None:
-            row |= {"estimate": found.share, "low": found.low, "high": found.high}
+            row |= {"low": found.low, "high": found.high}
+            row |= {} if found.share is None else {"estimate": found.share}
         rows.append(row)
     return rows
 
@@ -215,9 +289,11 @@ def _sentence(count: int, copies: Duplicates, apart: Separation, share: Share | 
     if share is None:
         parts.append("it cannot be told from trusted real images, so no share can be said")
     elif share.bound_only and share.high > 0.9:
-        parts.append("the folder cannot be told from it; give trusted real images to learn which share comes from it")
-    elif share.bound_only:
-        parts.append(f"at most {share.high:.0%} of the folder can come from it (likely {share.share:.0%})")
+        parts.append("any share of the folder may come from it, none too: only trusted real images can tell")
+    elif share.share is None:
+        parts.append(
+            f"at most {share.high:.0%} of the folder comes from it, and maybe none: only trusted real images can tell"
+        )
     elif share.low > 0:
         parts.append(f"{share.share:.0%} of the folder comes from it ({share.low:.0%} to {share.high:.0%})")
     elif share.high <= 0.2:

@@ -72,7 +72,7 @@ def near_duplicates(images: Tensor, others: Tensor | None = None) -> Duplicates:
         found = _alike(thumbnails(images), thumbnails(others[distinct]), torch.arange(len(images)), distinct)
         known = {digest: index for index, digest in zip(distinct.tolist(), _digests(others[distinct]))}
         same = ((i, known[digest]) for i, digest in enumerate(_digests(images)) if digest in known)
-        found |= {pair: ("identical", 0.0) for pair in same}
+        found |= dict.fromkeys(same, ("identical", 0.0))
         touched = {i for i, _ in found}
     order = sorted(found)
     return Duplicates(

@@ -8,13 +8,20 @@ fitted on it (cross-validation). Two questions are answered from the scores:
   trusted and of synthetic images, in proportion to the shares. Without them only an upper bound can be had: where the
   synthetic images are most typical, the set holds at most as many of them as it has images there (Scott 2015;
   Garg et al. 2021). The bound is tight where some synthetic images look like no real one, and loose for a source that
-  looks real.
+  looks real; any share below it is as likely as the bound itself.
+
+One picture may be in several of the sets, saved again and again: in the folder and among a source's images, for one.
+A model that has seen one of them has seen the other, and scores it too surely, which made shares too large. So all
+copies of a picture are kept in one fold, and are scored by the model that saw none of them.
+``benchmarks/audit.py`` counts how often the intervals hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +30,9 @@ from torch import Tensor
 from nomadiff.errors import UsageError
 from nomadiff.metrics.neighbours import as_points
 
-__all__ = ["Separation", "Share", "bound_on_share", "is_separable", "separation", "shares_of_sources"]
+__all__ = ["Separation", "Share", "bound_on_share", "is_separable", "separation", "shares_of_sources", "source_scores"]
+
+Groups = Sequence[Tensor] | None
 
 FOLDS = 5
 CLEAR = 4.0  # standard errors between real and synthetic scores, below which a share would be a guess
@@ -50,29 +59,35 @@ class Share:
     """Estimated share of a set that comes from a source.
 
     Attributes:
-        share: in [0, 1]; an upper bound where there were no trusted images.
+        share: in [0, 1]; None without trusted images, when anything up to ``high`` would look the same.
         low, high: interval of the share; ``low`` is 0 without trusted images.
-        bound_only: True without trusted images.
     """
 
-    share: float
+    share: float | None
     low: float
     high: float
-    bound_only: bool = False
+
+    @property
+    def bound_only(self) -> bool:
+        """Whether ``high`` is all that is known."""
+        return self.share is None
 
 
-def separation(first: Tensor, second: Tensor, *, level: float = 0.95, seed: int = 0) -> Separation:
+def separation(
+    first: Tensor, second: Tensor, *, level: float = 0.95, seed: int = 0, groups: Groups = None
+) -> Separation:
     """Two-sample classifier test (Lopez-Paz & Oquab 2017) of two sets of features, by cross-validation.
 
     Args:
         first, second: float features ``(N, D)`` and ``(M, D)``, at least 20 each.
         level: of the interval (Hanley & McNeil 1982).
         seed: of the folds.
+        groups: int64 ``(N,)`` and ``(M,)``: images with one number are one picture; None if all differ.
 
     Raises:
         UsageError: too few features, different dimensions, or a value that is not finite.
     """
-    a, b = (scores[:, 1] for scores in _scores([first, second], seed)[0])
+    a, b = (scores[:, 1] for scores in _scores([first, second], seed, groups=groups)[0])
     order = np.argsort(np.concatenate([a, b]), kind="stable")
     merged = np.concatenate([a, b])[order]
     # mean ranks of ties, so that an uninformative score gives exactly one half
@@ -89,7 +104,13 @@ def separation(first: Tensor, second: Tensor, *, level: float = 0.95, seed: int 
 
 
 def shares_of_sources(
-    mixed: Tensor, sources: Mapping[str, Tensor], trusted: Tensor, *, level: float = 0.95, seed: int = 0
+    mixed: Tensor,
+    sources: Mapping[str, Tensor],
+    trusted: Tensor,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    groups: Groups = None,
 ) -> dict[str, Share]:
     """Which share of ``mixed`` comes from each of several sources, all at once, the rest being real.
 
@@ -104,6 +125,8 @@ def shares_of_sources(
         trusted: features of images known to be real, at least 20.
         level: of the intervals (bootstrap of the images' scores).
         seed: of folds and bootstrap.
+        groups: int64, for the trusted images, those of every source and the mixed ones, in this order: images with one
+            number are one picture. None if all differ.
 
     Raises:
         UsageError: too few features, different dimensions, or a value that is not finite.
@@ -111,18 +134,17 @@ def shares_of_sources(
     from scipy.optimize import nnls
 
     _quantile(level)
-    pure, (unknown,) = _scores([trusted, *sources.values()], seed, [mixed])
+    random = np.random.default_rng(seed)
 
     def solved(parts: Sequence[np.ndarray], whole: np.ndarray) -> np.ndarray:
         columns = np.stack([part.mean(0) for part in parts], 1)
         heavy = 1e3 * np.ones((1, len(parts)))  # shares of real images and of all sources sum to one
         return nnls(np.concatenate([columns, heavy]), np.append(whole.mean(0), 1e3))[0][1:]
 
-    random = np.random.default_rng(seed)
-
     def again(part: np.ndarray) -> np.ndarray:
         return part[random.integers(0, len(part), len(part))]
 
+    pure, (unknown,) = _scores([trusted, *sources.values()], seed, [mixed], groups)
     value = solved(pure, unknown)
     drawn = np.array([solved([again(part) for part in pure], again(unknown)) for _ in range(400)])
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -132,7 +154,9 @@ def shares_of_sources(
     }
 
 
-def bound_on_share(mixed: Tensor, source: Tensor, *, level: float = 0.95, seed: int = 0) -> Share:
+def bound_on_share(
+    mixed: Tensor, source: Tensor, *, level: float = 0.95, seed: int = 0, groups: Groups = None
+) -> Share:
     """What share of ``mixed`` a source can make up at most: the smallest ratio of the two sets above a threshold.
 
     Args:
@@ -140,13 +164,14 @@ def bound_on_share(mixed: Tensor, source: Tensor, *, level: float = 0.95, seed: 
         source: features of images known to come from the source, at least 20.
         level: probability that the bound holds.
         seed: of the folds.
+        groups: int64 ``(N,)`` and ``(M,)``: images with one number are one picture; None if all differ.
 
     Raises:
         UsageError: too few features, different dimensions, or a value that is not finite.
     """
-    (unknown, synthetic), _ = _scores([mixed, source], seed)
+    (unknown, synthetic), _ = _scores([mixed, source], seed, groups=groups)
     unknown, synthetic = unknown[:, 1], synthetic[:, 1]
-    best, highest = 1.0, 1.0
+    highest = 1.0
     thresholds = np.quantile(synthetic, np.linspace(0, 0.95, 20))
     quantile = _quantile(1 - (1 - level) / len(thresholds))  # the least of twenty bounds: each must be surer
     for threshold in thresholds:
@@ -154,53 +179,102 @@ def bound_on_share(mixed: Tensor, source: Tensor, *, level: float = 0.95, seed: 
         # the interval of the ratio, by the delta method on its logarithm; half an image replaces none
         of_mixed = max(of_mixed, 0.5 / len(unknown))
         error = np.sqrt((1 - of_mixed) / (of_mixed * len(unknown)) + (1 - of_source) / (of_source * len(synthetic)))
-        upper = of_mixed / of_source * np.exp(quantile * error)
-        if upper < highest:
-            best, highest = of_mixed / of_source, upper
-    return Share(float(min(best, 1.0)), 0.0, float(min(highest, 1.0)), bound_only=True)
+        highest = min(highest, float(of_mixed / of_source * np.exp(quantile * error)))
+    return Share(None, 0.0, highest)
 
 
-def is_separable(trusted: Tensor, source: Tensor, *, seed: int = 0) -> bool:
+def is_separable(trusted: Tensor, source: Tensor, *, seed: int = 0, groups: Groups = None) -> bool:
     """Whether a source differs from real images clearly enough for :func:`shares_of_sources` to say its share.
+
+    Arguments as those of :func:`separation`.
 
     Raises:
         UsageError: too few features, different dimensions, or a value that is not finite.
     """
-    real, synthetic = (scores[:, 1] for scores in _scores([trusted, source], seed)[0])
+    real, synthetic = (scores[:, 1] for scores in _scores([trusted, source], seed, groups=groups)[0])
     error = np.sqrt(real.var(ddof=1) / len(real) + synthetic.var(ddof=1) / len(synthetic))
     return bool(synthetic.mean() - real.mean() > CLEAR * error)
 
 
+def source_scores(
+    images: Tensor, source: Tensor, trusted: Tensor | None = None, *, seed: int = 0, groups: Groups = None
+) -> Tensor:
+    """How much each image looks like those of a source, by models that did not see it.
+
+    Args:
+        images: features ``(N, D)``, at least 20.
+        source: features of the source, at least 20.
+        trusted: features of real images, which the source is told from; without them it is told from ``images``.
+        seed: of the folds.
+        groups: int64, for the trusted images (if given), the source and, last, the images if there are trusted ones,
+            else first: images with one number are one picture. None if all differ.
+
+    Returns:
+        float64 ``(N,)``: probability of the source, were it as frequent as the others.
+    """
+    if trusted is None:
+        return torch.from_numpy(_scores([images, source], seed, groups=groups)[0][0][:, 1])
+    return torch.from_numpy(_scores([trusted, source], seed, [images], groups)[1][0][:, 1])
+
+
 def _scores(
-    sets: Sequence[Tensor], seed: int, others: Sequence[Tensor] = ()
+    sets: Sequence[Tensor], seed: int, others: Sequence[Tensor] = (), groups: Groups = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Probabilities ``(N, sets)`` that an image belongs to each set, by models that did not see the image.
 
-    ``others`` were seen by no model: theirs is the mean over all models, which has the same expectation.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    ``others`` were seen by no model: theirs is the mean over all models, which has the same expectation; that of
+    pictures that are in the sets, too, is the one model's that did not see them there.
 
-    points = [as_points(features, "features").numpy() for features in (*sets, *others)]
+    Args:
+        sets: features of each set.
+        seed: of the folds.
+        others: features of further images.
+        groups: int64, for all of these: images with one number are one picture. None if all differ.
+    """
+    points = _points([*sets, *others])
+    random = np.random.default_rng(seed)
+    pure, rest = points[: len(sets)], points[len(sets) :]
+    numbers = [np.arange(len(part)) for part in points] if groups is None else [np.asarray(part) for part in groups]
+    if groups is None:
+        for before, after in pairwise(numbers):
+            after += before[-1] + 1
+    fold_of: dict[int, int] = {}
+    folds = []
+    for part in numbers[: len(sets)]:
+        for number, fold in zip(part.tolist(), (random.permutation(len(part)) % FOLDS).tolist()):
+            fold_of.setdefault(number, fold)
+        folds.append(np.array([fold_of[number] for number in part.tolist()]))
+    unseen_by = [np.array([fold_of.get(number, -1) for number in part.tolist()]) for part in numbers[len(sets) :]]
+    scores = [np.empty((len(part), len(sets))) for part in pure]
+    of_others = [np.zeros((len(part), len(sets))) for part in rest]
+    for fold in range(FOLDS):
+        model = _fitted([part[of != fold] for part, of in zip(pure, folds)])
+        for part, of, score in zip(pure, folds, scores):
+            if (of == fold).any():
+                score[of == fold] = model.predict_proba(part[of == fold])
+        for part, of, score in zip(rest, unseen_by, of_others):
+            score += model.predict_proba(part) * np.where(of < 0, 1 / FOLDS, of == fold)[:, None]
+    return scores, of_others
+
+
+def _points(sets: Sequence[Tensor]) -> list[np.ndarray]:
+    """Features of several sets as arrays, if they can be compared."""
+    points = [as_points(features, "features").numpy() for features in sets]
     if len({part.shape[1] for part in points}) > 1:
         raise UsageError("features of different dimensions cannot be compared: two detectors?")
     if min(len(part) for part in points) < FEWEST:
         raise UsageError(f"a two-sample test needs at least {FEWEST} images a side, got {min(map(len, points))}")
-    random = np.random.default_rng(seed)
-    pure, rest = points[: len(sets)], points[len(sets) :]
-    folds = [random.permutation(len(part)) % FOLDS for part in pure]
-    scores = [np.empty((len(part), len(sets))) for part in pure]
-    of_others = [np.zeros((len(part), len(sets))) for part in rest]
-    for fold in range(FOLDS):
-        seen = [part[of != fold] for part, of in zip(pure, folds)]
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"))
-        model.fit(np.concatenate(seen), np.repeat(np.arange(len(sets)), [len(part) for part in seen]))
-        for part, of, score in zip(pure, folds, scores):
-            score[of == fold] = model.predict_proba(part[of == fold])
-        for part, score in zip(rest, of_others):
-            score += model.predict_proba(part) / FOLDS
-    return scores, of_others
+    return points
+
+
+def _fitted(sets: Sequence[np.ndarray]) -> Any:
+    """A model that tells these sets apart, none being more frequent than the others."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"))
+    return model.fit(np.concatenate(sets), np.repeat(np.arange(len(sets)), [len(part) for part in sets]))
 
 
 def _quantile(level: float) -> float:

@@ -19,7 +19,7 @@ from nomadiff.reports.plots import Curve, composition_bars, metric_bars, trainin
 from nomadiff.reports.summary import MetricInfo, blocks_by_source, floor_cells, sources_of
 from nomadiff.tables import Table
 
-__all__ = ["Composition", "Figure", "Finding", "GridPanel", "Neighbours", "PageTable", "Report"]
+__all__ = ["Composition", "Figure", "Finding", "Gallery", "GridPanel", "Neighbours", "PageTable", "Report"]
 
 _MOST_BARS = 16  # a bar plot of more arms is unreadable: the table and the caller's own figures show them
 
@@ -57,6 +57,20 @@ class GridPanel:
     columns: int = 8
     source: str = ""
     method: str = ""
+
+
+class Gallery(NamedTuple):
+    """Pictures of one kind, each with a line below.
+
+    Attributes:
+        title: what they are.
+        sentence: what to know about them; may be empty.
+        pictures: images uint8 ``(k, C, H, W)`` that stand side by side, and the line below them.
+    """
+
+    title: str
+    sentence: str
+    pictures: Sequence[tuple[Tensor, str]]
 
 
 class Neighbours(NamedTuple):
@@ -131,6 +145,7 @@ class Report:
             what the figures depend on and is printed.
         metrics: the metrics to show, in order; those that no row has are left out.
         grids: sample grids.
+        galleries: single images or pairs, each with a line below.
         neighbours: samples beside their nearest training images (tuples in the order of :class:`Neighbours` will do).
         compositions: class composition of sample sets; the one of method ``real`` is the reference.
         curves: training logs.
@@ -153,6 +168,7 @@ class Report:
     table: Table = field(default_factory=Table)
     metrics: Sequence[MetricInfo] = ()
     grids: Sequence[GridPanel] = ()
+    galleries: Sequence[Gallery] = ()
     neighbours: Sequence[Neighbours] = ()
     compositions: Sequence[Composition] = ()
     curves: Sequence[Curve] = ()
@@ -208,6 +224,7 @@ class Report:
         return {
             "report": self,
             "neighbours": [_neighbour_panel(panel, decimals) for panel in panels],
+            "galleries": [_gallery(each) for each in self.galleries],
             "grids": self._grid_groups(),
             "same_noise": len({panel.method for panel in self.grids} - {"", "real"}) > 1,
             "metrics": metrics,
@@ -313,6 +330,16 @@ def _grid_panel(panel: GridPanel) -> dict[str, Any]:
         "desktop": max(1, 230 // picture.width),
         "phone": max(1, 150 // picture.width),
     }
+
+
+def _gallery(gallery: Gallery) -> dict[str, Any]:
+    """One picture an entry, enlarged by a whole factor, or made smaller."""
+    shown = []
+    for images, line in gallery.pictures:
+        picture = image_grid(images, len(images), background=None)
+        scale = max(1, 64 // images.shape[-1])
+        shown.append({"uri": png_data_uri(picture), "width": min(scale * picture.width, 260), "line": line})
+    return {"title": gallery.title, "sentence": gallery.sentence, "pictures": shown}
 
 
 def _neighbour_panel(panel: Neighbours, decimals: int) -> dict[str, Any]:
