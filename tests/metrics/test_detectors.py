@@ -5,12 +5,21 @@ from __future__ import annotations
 import my_parts
 import pytest
 import torch
+from torch import Tensor
 
 from nomadiff.data.digits import read_digits
 from nomadiff.errors import DataError, UsageError
-from nomadiff.metrics.detectors import Classifier, Detector, extract_features, load_classifier, load_detector
+from nomadiff.metrics.detectors import (
+    DEFAULT_DETECTOR,
+    Classifier,
+    Detector,
+    extract_features,
+    load_classifier,
+    load_detector,
+)
 from nomadiff.metrics.detectors import digits as digits_module
 from nomadiff.metrics.evaluate import evaluate
+from nomadiff.metrics.frechet import frechet_distance_from_features
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +182,60 @@ def test_an_own_detector_takes_weights_if_it_says_so() -> None:
 def test_what_is_no_detector_is_told(spec, told) -> None:
     with pytest.raises(UsageError, match=told):
         load_detector(spec)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Tensor:
+    """800 images with detail of every size, each with its own contrast and colour."""
+    random = torch.Generator().manual_seed(0)
+    total = torch.zeros(800, 3, 32, 32)
+    for cells in (2, 4, 8, 16, 32):
+        rough = torch.rand(800, 3, cells, cells, generator=random) - 0.5
+        strength = torch.rand(800, 1, 1, 1, generator=random) * 400 / cells
+        total += torch.nn.functional.interpolate(rough, (32, 32), mode="bicubic") * strength
+    return (total + 128).clamp(0, 255).to(torch.uint8)
+
+
+def blurred(images: Tensor) -> Tensor:
+    kernel = torch.tensor([0.2, 0.6, 0.2])[:, None] * torch.tensor([0.2, 0.6, 0.2])
+    framed = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode="replicate")
+    return torch.nn.functional.conv2d(framed, kernel.expand(3, 1, 3, 3), groups=3).round().to(torch.uint8)
+
+
+DAMAGE = {
+    "blur": blurred,
+    "colour": lambda x: (x.int() + torch.tensor([8, 0, -8])[:, None, None]).clamp(0, 255).to(torch.uint8),
+    "noise": lambda x: (
+        (x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) * 12).clamp(0, 255).to(torch.uint8)
+    ),
+    "copies": lambda x: x[torch.arange(len(x)) % 80],
+    "contrast": lambda x: ((x.float() - 128) * 0.85 + 128).to(torch.uint8),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", ["colour", "grey", "large", "small"])
+def test_the_default_sees_damage_that_fresh_images_do_not_have(scenes, damage: str, kind: str) -> None:
+    if kind == "grey" and damage == "colour":
+        pytest.skip("grey images have no colour")
+    detector = load_detector(DEFAULT_DETECTOR)
+    change = {
+        "colour": lambda x: x,
+        "grey": lambda x: x[:, :1],
+        "large": lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        "small": lambda x: x[..., ::2, ::2],
+    }[kind]
+    reference, fresh = scenes[:400], scenes[400:]
+    features = [detector(change(images)) for images in (reference, fresh, DAMAGE[damage](fresh))]
+    assert features[0].shape == (400, detector.dimension)
+    floor, damaged = (frechet_distance_from_features(features[0], each) for each in features[1:])
+    assert damaged > 1.05 * floor
+
+
+def test_the_default_reads_grey_and_colour_alike_and_says_what_it_cannot_read() -> None:
+    detector = load_detector(DEFAULT_DETECTOR)
+    grey = torch.randint(0, 255, (3, 1, 40, 33), dtype=torch.uint8)
+    torch.testing.assert_close(detector(grey), detector(grey.expand(-1, 3, -1, -1)))
+    assert bool(torch.isfinite(detector(torch.zeros(2, 3, 1, 1, dtype=torch.uint8))).all())
+    with pytest.raises(UsageError, match="grey or RGB images, got 2 channels"):
+        detector(grey.expand(-1, 2, -1, -1))

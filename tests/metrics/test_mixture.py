@@ -72,6 +72,35 @@ def test_without_trusted_images_the_bound_holds(share: float) -> None:
     assert bound_on_share(draw(200, 0), draw(200, 1)).high > 0.8  # near 1, so of no use, where it is not
 
 
+@pytest.mark.parametrize("copied", ["source", "trusted"])
+def test_copies_between_the_sets_do_not_move_a_share(copied: str) -> None:
+    """In many dimensions a model knows what it was fitted on; where a picture is in two sets, that is no evidence."""
+    count, told, untold = 100, [], []
+    for seed in range(4):
+        real, made = draw(2 * count, 10 * seed, 0.0, 200), draw(2 * count, 10 * seed + 1, 2.0, 200)
+        of_real, of_made = torch.arange(2 * count), torch.arange(2 * count, 4 * count)
+        first, last = slice(count), slice(count, None)
+        r, m = (last, first) if copied == "source" else (first, last)  # which of each are in the folder
+        mixed, of_mixed = torch.cat([real[r], made[m]]), torch.cat([of_real[r], of_made[m]])
+        groups = (of_real[first], of_made[first], of_mixed)
+        sets = mixed, {"s": made[first]}, real[first]
+        told.append(shares_of_sources(*sets, groups=groups)["s"])
+        untold.append(shares_of_sources(*sets)["s"].share)
+    assert np.mean([found.share for found in told]) == pytest.approx(0.5, abs=0.07)
+    assert all(found.low <= 0.5 <= found.high for found in told)
+    assert abs(np.mean(untold) - 0.5) > 0.1
+
+
+def test_copies_between_the_sets_make_no_difference_that_is_none() -> None:
+    """Half of both sets are the same pictures: a model that knows them from the other set is no worse than chance."""
+    first, second = draw(100, 0, 0.0, 100), draw(100, 1, 0.0, 100)
+    second[:50] = first[:50]
+    groups = torch.arange(100), torch.cat([torch.arange(50), torch.arange(100, 150)])
+    found = separation(first, second, groups=groups)
+    assert found.low <= 0.5 <= found.high
+    assert separation(first, second).high < 0.5  # the models learn the wrong side by heart
+
+
 def test_what_cannot_be_told_apart_is_said() -> None:
     assert is_separable(draw(100, 0), draw(100, 1, 1.0))
     assert not any(is_separable(draw(100, 2 * seed), draw(100, 2 * seed + 1)) for seed in range(10))

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nomadiff.cli.options import Device, SkipUnreadable, command_line
+from nomadiff.metrics.detectors import DEFAULT_DETECTOR
 
 __all__ = ["audit"]
 
@@ -17,7 +18,7 @@ def audit(
     *,
     against: tuple[str, ...],
     trusted: str | None = None,
-    detector: str = "pixels",
+    detector: str = DEFAULT_DETECTOR,
     detector_weights: str | None = None,
     resolution: int | None = None,
     skip_unreadable: SkipUnreadable = False,
@@ -34,7 +35,7 @@ def audit(
         images: the folder in question.
         against: Suspect synthetic sources, [name=]path.
         trusted: Images known to be real; without them there is only an upper bound.
-        detector: Feature space; pixels see the traces of generators best.
+        detector: Feature space; a classifier of objects hardly sees the traces that generators leave.
         detector_weights: File or URL of the detector's weights; checked by SHA-256.
         resolution: Resize everything to this many pixels.
         skip_unreadable: leave files out.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import Detector, extract_features, load_detector
+from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector, extract_features, load_detector
 from nomadiff.metrics.duplicates import Duplicates, near_duplicates
 from nomadiff.metrics.mixture import (
     FEWEST,
@@ -141,7 +141,7 @@ def audit(
     suspects: Mapping[str, Tensor],
     *,
     trusted: Tensor | None = None,
-    detector: str | Detector = "wavelets",
+    detector: str | Detector = DEFAULT_DETECTOR,
     level: float = 0.95,
     device: str | torch.device = "cpu",
     cache: str | Path | None = None,
@@ -152,7 +152,7 @@ def audit(
         images: the folder in question, uint8 ``(N, C, H, W)``, at least 20.
         suspects: name of each synthetic source and images of it, uint8 of the same size, at least 20.
         trusted: images known to be real; without them shares are upper bounds.
-        detector: feature space. Pixels see the traces that generators leave better than a classifier's features do.
+        detector: feature space. A classifier of objects hardly sees the traces that generators leave.
         level: of the intervals.
         device: where a detector given by name computes.
         cache: folder where features are kept between runs.
@@ -265,6 +265,7 @@ def known_mixtures(
     trusted, fresh = real[: len(real) // 2], real[len(real) // 2 :]
     known, hidden = source[: len(source) // 2], source[len(source) // 2 :]
     count = int(min(len(fresh), len(hidden) / max(max(shares), 0.01)))
+    told = with_trusted and is_separable(trusted, known, seed=seed)
     rows = []
     for share in shares:
         added = round(share * count)
@@ -273,7 +274,7 @@ def known_mixtures(
         found = None
         if not with_trusted:
             found = bound_on_share(mixed, known, level=level, seed=seed)
-        elif is_separable(trusted, known, seed=seed):
+        elif told:
             found = shares_of_sources(mixed, {"source": known}, trusted, level=level, seed=seed)["source"]
         if found is not None:
             row |= {"low": found.low, "high": found.high}

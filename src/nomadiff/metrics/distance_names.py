@@ -6,10 +6,24 @@ from collections.abc import Iterable
 
 from nomadiff.metrics.detectors import Detector, inception
 
-__all__ = ["PREFIXES", "distance_in", "distance_name", "kernel_name"]
+__all__ = ["PREFIXES", "distance_in", "distance_name", "kernel_name", "what_it_misses"]
 
 PREFIXES = ("fd_", "fid")
 """How the names of distances begin."""
+
+
+_MISSES = {
+    "fd_pixels": "Sees layout and colours: blurred images can score better than fresh real ones.",
+    "fd_wavelets": "Sees sharpness, noise, contrast, colours and variety; knows no objects, misses light compression.",
+    "fd_cifar10_resnet56": "Knows ten kinds of objects: a light colour cast can score better than fresh real images.",
+    "fd_digits": "Knows digits of 8x8 pixels, and nothing else.",
+}
+
+
+def what_it_misses(distance: str) -> str:
+    """One or two sentences on what a distance sees and what it does not, as measured by ``benchmarks/detectors.py``;
+    empty for one that was not measured."""
+    return _MISSES.get(distance, "")
 
 
 def distance_name(detector: Detector) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import Detector
+from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector
 
 __all__ = ["TRACKERS", "Monitoring"]
 
@@ -25,7 +25,7 @@ class Monitoring:
         grid: Samples drawn at every snapshot, always from the same noise, for grids/; 0 for none.
         evaluate_every: Images between scores of samples against the validation images, taken at the next snapshot.
         evaluate_count: Samples of each such score.
-        detector: Feature space of the scores: pixels, digits, inception, ... or a TorchScript file.
+        detector: Feature space of the scores: wavelets, pixels, digits, inception, ... or a TorchScript file.
         best_by: What the best snapshot (best.safetensors) and --early-stop go by: loss (held-out) or score.
         early_stop: Stop the training when so many measurements in a row brought nothing better (patience).
         track: Where to log: tensorboard, wandb, mlflow or trackio; offline, in the run folder's tracking/, unless
@@ -37,7 +37,7 @@ class Monitoring:
     grid: int = 32
     evaluate_every: int | None = None
     evaluate_count: int = 256
-    detector: str | Detector = "pixels"
+    detector: str | Detector = DEFAULT_DETECTOR
     best_by: str = "loss"
     early_stop: int | None = None
     track: tuple[Any, ...] = ()

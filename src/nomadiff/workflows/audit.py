@@ -14,7 +14,7 @@ from nomadiff.data.manifest import is_synthetic
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.files import check_output
 from nomadiff.metrics.audit import FOLDER, Audit, audit
-from nomadiff.metrics.detectors import Detector, load_detector
+from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.duplicates import Duplicates
 from nomadiff.processes import join_processes
@@ -32,7 +32,7 @@ def audit_files(
     against: Sequence[str | ImageSource],
     *,
     trusted: str | ImageSource | None = None,
-    detector: str | Detector = "wavelets",
+    detector: str | Detector = DEFAULT_DETECTOR,
     detector_weights: str | None = None,
     resolution: int | None = None,
     skip_unreadable: bool = False,

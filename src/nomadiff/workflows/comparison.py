@@ -15,7 +15,7 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.methods.ambient import Ambient
 from nomadiff.methods.method import Method
 from nomadiff.methods.registry import METHODS, method_named
-from nomadiff.metrics.detectors import Detector
+from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector
 from nomadiff.metrics.replication import calibrate
 from nomadiff.models.dry_run import plan_training
 from nomadiff.plain import plain_settings, with_tuples
@@ -47,7 +47,7 @@ class Comparison:
         validation: Real images to measure every model's held-out loss on while it trains, or a share of the real images
             to set apart for that: a model whose loss still falls fast at the end is called untrained.
         count: Samples of every model.
-        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
+        detector: Feature space of the metrics: wavelets, pixels, digits, inception, ... or a TorchScript file.
         detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
         classifier: Classifier for the class composition; by default the detector itself where it classifies.
         classifier_weights: File or URL of the classifier's weights, if not its own; checked by SHA-256.
@@ -74,7 +74,7 @@ class Comparison:
     class_labels: bool = False
     validation: str | float | None = None
     count: int = 1000
-    detector: str | Detector = "pixels"
+    detector: str | Detector = DEFAULT_DETECTOR
     detector_weights: str | None = None
     classifier: str | Detector | None = None
     classifier_weights: str | None = None

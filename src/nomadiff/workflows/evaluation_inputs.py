@@ -12,7 +12,7 @@ from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.data.metadata import subjects_of
 from nomadiff.data.reading import Reading
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import Classifier, Detector, load_classifier, load_detector
+from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Classifier, Detector, load_classifier, load_detector
 from nomadiff.metrics.intervals import validate_count
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import EXTRAS, ReferenceSet
@@ -36,7 +36,7 @@ class EvaluationSettings(Reading):
 
     Attributes:
         train: The real images the model was trained on; needed for replication and the list of likely copies.
-        detector: Feature space: pixels, digits, inception, dinov2, clip, ... or a TorchScript file.
+        detector: Feature space: wavelets, pixels, digits, inception, dinov2, clip, ... or a TorchScript file.
         detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
         classifier: Classifier for composition and classes; the detector itself where it classifies.
         classifier_weights: File or URL of the classifier's weights, if not its own; checked by SHA-256.
@@ -57,7 +57,7 @@ class EvaluationSettings(Reading):
     """
 
     train: str | ImageSource | None = None
-    detector: str | Detector = "pixels"
+    detector: str | Detector = DEFAULT_DETECTOR
     detector_weights: str | None = None
     classifier: str | Detector | None = None
     classifier_weights: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nomadiff.metrics.distance_names import distance_in
+from nomadiff.metrics.distance_names import distance_in, what_it_misses
 from nomadiff.metrics.fdr import too_few
 from nomadiff.metrics.memorisation import NearestTraining
 from nomadiff.metrics.replication import NEAR
@@ -126,6 +126,9 @@ def notes_on(evaluation: Evaluation) -> list[str]:
     known = {**({} if evaluation.reference is None else {"reference": len(evaluation.reference)}), **counts}
     if told := too_few(known, meta.get("dimension")):
         notes.append(told)
+    distance = distance_in(row["metric"] for row in evaluation.table.rows)
+    if told := what_it_misses(distance):
+        notes.append(f"{distance}: {told}")
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         notes.append(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.metadata import subjects_of
 from nomadiff.data.reading import Reading
-from nomadiff.metrics.detectors import Classifier, Detector
+from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Classifier, Detector
 from nomadiff.metrics.evaluate import ReferenceSet
 from nomadiff.models.model import Model
 
@@ -20,13 +20,13 @@ class HeldOut(Reading):
 
     Attributes:
         reference: Held-out real images to score by; without them improve needs --weight, and shift measures shares.
-        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
+        detector: Feature space of the metrics: wavelets, pixels, digits, inception, ... or a TorchScript file.
         group_by: Column of the metadata that says whose an image is, such as patient: nobody is in both halves.
         allow_train_as_reference: Accept a reference that the model was trained on.
     """
 
     reference: str | ImageSource | None = None
-    detector: str | Detector = "pixels"
+    detector: str | Detector = DEFAULT_DETECTOR
     allow_synthetic_as_real: bool = False
     skip_unreadable: bool = False
     group_by: str | None = None

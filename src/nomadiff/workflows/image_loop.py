@@ -19,7 +19,7 @@ from nomadiff.loops.images import ImageAlgorithm, image_algorithm
 from nomadiff.loops.loop import KINDS, AutophagousLoop
 from nomadiff.loops.real_images import RealImages
 from nomadiff.methods.dm import DM
-from nomadiff.metrics.detectors import Detector, load_detector
+from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector, load_detector
 from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.fdr import FDR
 from nomadiff.metrics.reference import ReferenceSet
@@ -56,7 +56,7 @@ class ImageLoop(Reading):
         warm_start: Train every generation from its predecessor's weights instead of from scratch.
         seeds: Seeds. One loop of every algorithm is run for each.
         count: Samples every generation is judged by.
-        detector: Feature space of the metrics: pixels, digits, inception, ... or a TorchScript file.
+        detector: Feature space of the metrics: wavelets, pixels, digits, inception, ... or a TorchScript file.
         detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
         device: Where to compute.
         command: The command line, printed in the report.
@@ -76,7 +76,7 @@ class ImageLoop(Reading):
     warm_start: bool = False
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     count: int = 1000
-    detector: str | Detector = "pixels"
+    detector: str | Detector = DEFAULT_DETECTOR
     detector_weights: str | None = None
     resolution: int | None = None
     allow_synthetic_as_real: bool = False

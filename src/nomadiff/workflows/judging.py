@@ -16,7 +16,7 @@ from nomadiff.errors import UsageError
 from nomadiff.methods.method import Method
 from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
-from nomadiff.metrics.distance_names import distance_name, kernel_name
+from nomadiff.metrics.distance_names import distance_name, kernel_name, what_it_misses
 from nomadiff.metrics.fdr import FDR, FDR_MEANS
 from nomadiff.metrics.intervals import GROUPS
 from nomadiff.metrics.neighbours import nearest_neighbours
@@ -241,8 +241,9 @@ def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]
         distance: name of the Frechet distance, such as ``fd_digits``.
         floors: what fresh real data scores, by metric.
     """
+    told = f"Frechet distance to held-out real images in the detector's feature space. {what_it_misses(distance)}"
     described = [
-        (distance, distance, "lower", "Frechet distance to held-out real images in the detector's feature space."),
+        (distance, distance, "lower", told.strip()),
         (FDR, "FDr", "lower", FDR_MEANS),
         ("precision", "precision", "higher", "Share of samples that lie among the real images."),
         ("recall", "recall", "higher", "Share of real images that lie among the samples."),

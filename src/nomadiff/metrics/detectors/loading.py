@@ -16,7 +16,7 @@ from nomadiff.metrics.detectors.torchscript import SCRIPTS
 from nomadiff.registry import Registry, meant, modules_of_parts
 from nomadiff.seeding import own_randomness
 
-__all__ = ["DETECTORS", "load_classifier", "load_detector", "names_detector"]
+__all__ = ["DEFAULT_DETECTOR", "DETECTORS", "load_classifier", "load_detector", "names_detector"]
 
 # each with the module that is imported when it is first used
 DETECTORS = {
@@ -32,6 +32,7 @@ DETECTORS = {
     "sscd": "sscd:SSCD",
     "cifar10-resnet56": "cifar10_resnet56:Cifar10ResNet56",
 }
+DEFAULT_DETECTOR = "wavelets"
 
 
 def _flaw(part: Any) -> str:

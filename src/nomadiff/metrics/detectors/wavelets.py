@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, interpolate, pad
 
+from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors.protocol import check_images
 
 __all__ = ["WaveletDetector"]
@@ -27,8 +28,8 @@ class WaveletDetector:
       directions and of the bend (Laplacian), in each quarter of the image; of the colours' bend over the whole image;
     * how far each octave's contrast lies where the next one's does, and how unevenly it is spread.
 
-    It sees blur, noise, colour casts, compression, missing kinds of images and lack of variety. It does not know
-    objects: a cat with five legs looks right to it.
+    It sees blur, noise, colour casts, missing kinds of images and lack of variety, light compression hardly
+    (``benchmarks/detectors.py``). It does not know objects: a cat with five legs looks right to it.
     """
 
     name = "wavelets"
@@ -40,8 +41,14 @@ class WaveletDetector:
         self.device = torch.device(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``(N, 1 or 3, H, W)`` to float32 ``(N, D)``."""
+        """uint8 ``(N, 1 or 3, H, W)`` to float32 ``(N, 154)``.
+
+        Raises:
+            UsageError: not such images.
+        """
         check_images(images, f"detector {self.name}")
+        if images.shape[1] not in (1, 3):
+            raise UsageError(f"detector {self.name}: needs grey or RGB images, got {images.shape[1]} channels")
         x = images.to(self.device).float() / 127.5 - 1
         if min(x.shape[2:]) < SMALLEST:
             x = interpolate(x, tuple(max(side, SMALLEST) for side in x.shape[2:]), mode="bilinear", antialias=False)
