@@ -24,6 +24,7 @@ from torch import Tensor
 from nomadiff.data.images import ImageSet, read_images
 from nomadiff.metrics.detectors import Detector, extract_features, load_detector
 from nomadiff.metrics.frechet import frechet_distance_from_features as frechet
+from nomadiff.metrics.manifold import prdc
 
 Change = Callable[[Tensor, Tensor], Tensor]  # images and their labels to images
 
@@ -154,6 +155,15 @@ def main() -> None:
             )
         rows.append(["CPU seconds", *(f"{seconds[name]:.0f}" for name in found)])
         print_table(["", *found], rows)
+        rows = []
+        for name in found:
+            detector = load_detector(name, weights=weights.get(name))
+            against = extract_features(detector, real.images[:count])
+            for what, change in (("fresh", None), ("blur 0.7 px", blur(0.7)), ("colour cast 8 levels", cast(8))):
+                images = fresh.images if change is None else change(fresh.images, fresh.labels)
+                scores = prdc(against, extract_features(detector, images))
+                rows.append([name, what, *(f"{each:.2f}" for each in scores.values())])
+        print_table(["", "", *scores], rows)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,12 @@ def test_what_cannot_be_told_apart_is_said() -> None:
     assert not any(is_separable(draw(100, 2 * seed), draw(100, 2 * seed + 1)) for seed in range(10))
 
 
+def test_a_set_of_one_picture_is_told() -> None:
+    groups = torch.arange(40), torch.full((40,), 40)
+    with pytest.raises(UsageError, match="40 images that are copies of hardly any pictures"):
+        separation(draw(40, 0), draw(40, 1), groups=groups)
+
+
 def test_bad_input_is_told() -> None:
     good = draw(30, 0)
     with pytest.raises(UsageError, match="at least 20 images a side, got 19"):

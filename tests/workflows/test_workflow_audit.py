@@ -73,3 +73,5 @@ def test_what_cannot_be_written_is_told_before_the_work(folders, tmp_path, taken
         nd.audit("absent", ["absent"], out=tmp_path / "x.json")
     with pytest.raises(UsageError, match=r"give the name of the JSON file"):
         nd.audit("absent", ["absent"], out=tmp_path / "x.csv")
+    with pytest.raises(UsageError, match=r"give the name of the JSON file, such as y\.json"):
+        nd.audit("absent", ["absent"], out=tmp_path / "y.html")

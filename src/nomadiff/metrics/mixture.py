@@ -85,7 +85,7 @@ def separation(
         groups: int64 ``(N,)`` and ``(M,)``: images with one number are one picture; None if all differ.
 
     Raises:
-        UsageError: too few features, different dimensions, or a value that is not finite.
+        UsageError: too few features or pictures, different dimensions, or a value that is not finite.
     """
     a, b = (scores[:, 1] for scores in _scores([first, second], seed, groups=groups)[0])
     order = np.argsort(np.concatenate([a, b]), kind="stable")
@@ -129,7 +129,7 @@ def shares_of_sources(
             number are one picture. None if all differ.
 
     Raises:
-        UsageError: too few features, different dimensions, or a value that is not finite.
+        UsageError: too few features or pictures, different dimensions, or a value that is not finite.
     """
     from scipy.optimize import nnls
 
@@ -167,7 +167,7 @@ def bound_on_share(
         groups: int64 ``(N,)`` and ``(M,)``: images with one number are one picture; None if all differ.
 
     Raises:
-        UsageError: too few features, different dimensions, or a value that is not finite.
+        UsageError: too few features or pictures, different dimensions, or a value that is not finite.
     """
     (unknown, synthetic), _ = _scores([mixed, source], seed, groups=groups)
     unknown, synthetic = unknown[:, 1], synthetic[:, 1]
@@ -189,7 +189,7 @@ def is_separable(trusted: Tensor, source: Tensor, *, seed: int = 0, groups: Grou
     Arguments as those of :func:`separation`.
 
     Raises:
-        UsageError: too few features, different dimensions, or a value that is not finite.
+        UsageError: too few features or pictures, different dimensions, or a value that is not finite.
     """
     real, synthetic = (scores[:, 1] for scores in _scores([trusted, source], seed, groups=groups)[0])
     error = np.sqrt(real.var(ddof=1) / len(real) + synthetic.var(ddof=1) / len(synthetic))
@@ -244,6 +244,8 @@ def _scores(
         for number, fold in zip(part.tolist(), (random.permutation(len(part)) % FOLDS).tolist()):
             fold_of.setdefault(number, fold)
         folds.append(np.array([fold_of[number] for number in part.tolist()]))
+        if len(set(folds[-1].tolist())) < 2:
+            raise UsageError(f"a set of {len(part)} images that are copies of hardly any pictures cannot be compared")
     unseen_by = [np.array([fold_of.get(number, -1) for number in part.tolist()]) for part in numbers[len(sets) :]]
     scores = [np.empty((len(part), len(sets))) for part in pure]
     of_others = [np.zeros((len(part), len(sets))) for part in rest]

@@ -12,6 +12,7 @@ import torch
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import is_synthetic
 from nomadiff.data.mix_spec import MixSpec
+from nomadiff.errors import UsageError
 from nomadiff.files import check_output
 from nomadiff.metrics.audit import FOLDER, Audit, audit
 from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector, load_detector
@@ -103,6 +104,8 @@ def check_audit_files(out: str | Path) -> None:
         UsageError, NomadiffError: they cannot.
     """
     *tables, page = _files(out)
+    if page == Path(out):
+        raise UsageError(f"{out}: give the name of the JSON file, such as {page.stem}.json; the page goes beside it")
     for table in tables:
         check_table(table)
     check_output(page, "file")
