@@ -178,8 +178,8 @@ def audit(
     errors: dict[str, float] = {}
     if trusted is None:
         for name in suspects:
-            alike = (groups[FOLDER], groups[name])
-            shares[name] = bound_on_share(folder, features[name], level=level, groups=alike)
+            both = (groups[FOLDER], groups[name])
+            shares[name] = bound_on_share(folder, features[name], level=level, groups=both)
     else:
         known = features["trusted"]
         clear = [

@@ -92,8 +92,8 @@ def _agreement(first: Tensor, second: Tensor) -> Agreement:
     rest = (first - moved) * seen
     squares = rest.square().sum((2, 3)) / count[:, None]
     light, other = first[:, :1], moved[:, :1]
-    slopes = [_slopes(side) for side in (light, other)]
-    contrast = sum(x.square() + y.square() for x, y in slopes) / 2
+    slopes = torch.stack([*_slopes(light), *_slopes(other)])
+    contrast = slopes.square().sum(0) / 2
     around = avg_pool2d(contrast, 7, 1, padding=3, count_include_pad=False).sqrt()
     patches = avg_pool2d(rest, 3, 1, padding=1).abs()
     return Agreement(
