@@ -1,8 +1,8 @@
 """Near-duplicates: images that are one picture but for saving, resizing, mirroring and slight cropping.
 
 Two stages, so that no two of all images need be compared closely. A coarse likeness (8x8 of brightness, 4x4 of colour)
-gives each image its nearest few, from products of blocks; :mod:`~nomadiff.metrics.same_picture` looks at those. Images
-with hardly any contrast are found where they are identical only: little in them survives saving.
+gives each image its nearest few, from products of blocks; :mod:`~nomadiff.metrics.same_picture` looks at those. With
+hardly any contrast many are found only where they are identical: little in them survives saving.
 """
 
 from __future__ import annotations

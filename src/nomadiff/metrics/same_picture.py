@@ -21,9 +21,9 @@ LARGEST_STRETCH, LARGEST_SHIFT = 0.1, 0.12  # of the side, and of half the side:
 STAGES = ((3, 3), (1, 4))  # how often both are smoothed, and how many steps are taken
 TOGETHER = 256  # pairs compared at a time
 LEAST_CORRELATION = 0.9
-MOST_LIGHT, MOST_COLOUR = 8.0, 32.0  # grey levels, mean of 3x3: JPEG at quality 60 leaves less in 99 of 100 images
-MOST_GATHERED_LIGHT, MOST_GATHERED_COLOUR = 3.0, 4.5  # times the mean: what saving leaves lies at all edges
-MOST_BESIDE_EDGES = 0.36  # of the contrast around
+MOST_LIGHT, MOST_COLOUR = 8.0, 28.0  # grey levels, mean of 3x3: JPEG at quality 60 leaves less in most images
+MOST_GATHERED_LIGHT, MOST_GATHERED_COLOUR = 3.0, 4.0  # times the mean: what saving leaves lies at all edges
+MOST_BESIDE_EDGES = 0.32  # of the contrast around
 
 
 class Agreement(NamedTuple):

@@ -154,7 +154,7 @@ def audit_report(found: Audit, sources: Mapping[str, ImageSource], *, command: s
         versions=versions(),
         notes=(
             "Looked for are copies that were saved again, resized, mirrored, or cropped by up to about 5 % of a side; "
-            "not turned ones, nor ones in other colours. Images with hardly any contrast are found only if identical.",
+            "not turned ones, nor ones in other colours. With hardly any contrast many are found only if identical.",
             "A source that is not among the suspects, or looks real, is not found.",
             "Without trusted real images there is only an upper bound on a source's share: less would look the same.",
         ),
