@@ -196,7 +196,7 @@ def test_nobody_is_compared_with_themselves(tmp_path: Path, kind: str, capsys) -
     reference = folder_of_people(tmp_path / "reference", 30, 0, kind=kind)
     train = folder_of_people(tmp_path / "train", 12, 20, kind=kind)  # ten of them are in the reference too
     fresh = folder_of_people(tmp_path / "made", 20, 100)
-    words = ["evaluate", fresh, "--reference", reference, "--device", "cpu", "--out"]
+    words = ["evaluate", fresh, "--reference", reference, "--detector", "pixels", "--device", "cpu", "--out"]
     tables = {}
     for by in ((), ("--group-by", "person")):
         out = tmp_path / f"{len(by)}.json"
@@ -217,6 +217,7 @@ def test_groups_of_one_subject_have_no_floor(tmp_path: Path) -> None:
     reference = folder_of_people(tmp_path / "reference", 12, 0, each=8)
     made = folder_of_people(tmp_path / "made", 12, 100, each=8)
     settings = {"classifier": "digits", "by_class": True, "group_by": "person", "device": "cpu", "k": 3}
+    settings["detector"] = "pixels"
     rows = evaluate_files(made, reference, **settings).rows
     classes = {row["group"]: row for row in rows if row["group"] and row["metric"] == "fd_pixels" and row["value"]}
     assert classes  # whether a class holds several people or one, it is scored, with a floor or without
