@@ -265,7 +265,7 @@ def test_groups_by_statistics_are_refused(pool: torch.Tensor, tmp_path: Path) ->
 
 def test_the_page_of_statistics_has_no_floor(pool: torch.Tensor, tmp_path: Path) -> None:
     np.savez(tmp_path / "edm.npz", mu=np.zeros(64), sigma=np.eye(64))
-    found = evaluate_sets(source("a", pool[:80]), str(tmp_path / "edm.npz"), device="cpu")
+    found = evaluate_sets(source("a", pool[:80]), str(tmp_path / "edm.npz"), detector="pixels", device="cpu")
     assert [row["metric"] for row in found.table.rows] == ["fd_pixels"]
     assert "judged by statistics" in evaluation_report(found).html()
 
