@@ -197,7 +197,7 @@ def test_any_metric_of_the_library_can_decide(base, reference, tmp_path, monkeyp
     search = [row for row in done.table.rows if row["noise"] == "search" and row["budget"]]
     chosen = max(search, key=lambda row: (row["coverage"], -row["budget"]))
     assert f"{chosen['budget']:012d}" in done.model.guidance.auxiliary
-    with pytest.raises(UsageError, match="no metric 'fid': this reference gives fd_wavelets, precision"):
+    with pytest.raises(UsageError, match="no metric 'fid': this reference gives fd_pixels, fdr, precision"):
         improve(base, tmp_path / "p", dataclasses.replace(QUICK, metric="fid"), reference=reference, device="cpu")
 
 
