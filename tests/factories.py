@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,10 @@ from nomadiff.training.config import TrainingConfig
 from nomadiff.training.loop import _Training
 from nomadiff.training.presets import Preset
 
-__all__ = ["noise_images", "noise_source", "stopped_at", "tiny_preset"]
+__all__ = ["TWO_PROCESSES", "noise_images", "noise_source", "stopped_at", "tiny_preset"]
+
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+"""What starts a script, or ``-m`` a module, in two processes."""
 
 
 def noise_images(count: int = 40, seed: int = 0, channels: int = 1, side: int = 8) -> Tensor:

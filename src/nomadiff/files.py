@@ -13,7 +13,7 @@ import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ __all__ = [
     "open_regular",
     "printable",
     "read_json",
+    "read_json_lines",
     "read_regular",
     "remove_leftovers",
     "require_regular",
@@ -227,6 +228,28 @@ def read_json(path: str | Path, kind: type | None = None) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     return parse_json(content, str(path), kind)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file that holds one a line; other lines, such as one torn by a kill, are left out.
+
+    Args:
+        path: the file; none is an empty list.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = read_regular(path).decode("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    found = []
+    for line in lines:
+        with suppress(DataError):
+            found.append(parse_json(line, "line", dict))
+    return found
 
 
 def require_regular(path: str | Path) -> int:

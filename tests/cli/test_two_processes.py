@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
+from factories import TWO_PROCESSES
 
 from nomadiff.cli import main
 from nomadiff.data.images import read_images
@@ -16,7 +16,7 @@ SMALL = ["--preset", "digits", "--budget", "512", "--batch", "64", "--warmup", "
 
 
 def two_processes(*arguments):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = TWO_PROCESSES
     done = subprocess.run(
         [*launcher, "-m", "nomadiff", *arguments, "--device", "cpu"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

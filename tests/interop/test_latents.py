@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import noise_images
+from factories import TWO_PROCESSES, noise_images
 
 from nomadiff.cli import main
 from nomadiff.data.image_source import ImageSource
@@ -420,16 +419,7 @@ def test_two_processes_encode_what_one_encodes(workdir: Path, tmp_path: Path) ->
     write_images(tmp_path / "photos", [pictures(1010)], 1010, manifest={"kind": "real"})  # two shards of the work
     words = ["encode", str(tmp_path / "photos"), "--vae", str(workdir / "vae"), "--device", "cpu", "--batch-size", "64"]
     assert main([*words, "--out", str(tmp_path / "one.zip")]) == 0
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "nomadiff",
-    ]
+    launcher = [*TWO_PROCESSES, "-m", "nomadiff"]
     done = subprocess.run(
         [*launcher, *words, "--out", str(tmp_path / "two.zip")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import TWO_PROCESSES
 from safetensors.torch import load_file
 
 from nomadiff.networks.presets import NETWORKS
@@ -24,7 +25,7 @@ WORKER = Path(__file__).with_name("two_processes.py")
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = TWO_PROCESSES
     return subprocess.run(
         [*launcher, str(WORKER), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import noise_source
 
 from nomadiff.cli import main
 from nomadiff.data.source_mix import SourceMix
@@ -15,7 +16,6 @@ from nomadiff.methods.dm import DM
 from nomadiff.training.presets import PRESETS, presets_that_fit, proposed_preset
 from nomadiff.workflows.presets import preset_table
 from nomadiff.workflows.suggest import suggest
-from tests.factories import noise_source
 
 
 @pytest.mark.parametrize(

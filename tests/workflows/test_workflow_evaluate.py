@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from factories import TWO_PROCESSES
 
 from nomadiff.cli import main
 from nomadiff.data.digits import read_digits
@@ -128,16 +128,7 @@ def test_lpips_is_asked_for_by_name(samples: str, tmp_path: Path, monkeypatch: p
 def test_two_processes_share_the_detectors_work(samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     evaluate(samples, out=tmp_path / "one.json")
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "nomadiff",
-    ]
+    launcher = [*TWO_PROCESSES, "-m", "nomadiff"]
     monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "cache"))
     words = [*launcher, *command(samples, "--out", str(tmp_path / "two.json"))]
     done = subprocess.run(words, capture_output=True, text=True, timeout=180)

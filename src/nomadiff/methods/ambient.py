@@ -89,13 +89,11 @@ class Ambient(PreparedMethod):
 
     def prepared(self, mix: SourceMix, recipe: RunConfig, folder: Path, budget: int, processes: Processes) -> SourceMix:
         """Find a floor for every synthetic image."""
-        path = folder / "floors.json"
-        if not self.is_found(path, processes):
-            judged = judge_sources(mix, recipe, folder, budget, processes)
-            if processes.is_main:
-                self._table(mix, judged).write(path)
-            processes.barrier()
-        rows = read_table(path).rows
+
+        def find() -> Table:
+            return self._table(mix, judge_sources(mix, recipe, folder, budget, processes))
+
+        rows = self.findings(folder / "floors.json", processes, find).rows
         floors = [
             torch.tensor([row["floor"] for row in rows if row["source"] == name], dtype=torch.float32)
             for name in mix.names[1:]

@@ -58,13 +58,11 @@ class Filtered(PreparedMethod):
 
     def prepared(self, mix: SourceMix, recipe: RunConfig, folder: Path, budget: int, processes: Processes) -> SourceMix:
         """Choose the synthetic images to keep."""
-        path = folder / "kept.json"
-        if not self.is_found(path, processes):
-            judged = judge_sources(mix, recipe, folder, budget, processes)
-            if processes.is_main:
-                _table(mix, judged).write(path)
-            processes.barrier()
-        rows = read_table(path).rows
+
+        def find() -> Table:
+            return _table(mix, judge_sources(mix, recipe, folder, budget, processes))
+
+        rows = self.findings(folder / "kept.json", processes, find).rows
         real, *synthetic = mix.sources
         kept, shares = [], [float(mix.shares[0])]
         for source, share in zip(synthetic, mix.shares[1:]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nomadiff.models.model import Model
 from nomadiff.monitoring.monitor import Monitor
 from nomadiff.monitoring.settings import Monitoring
 from nomadiff.processes import Processes, join_processes
+from nomadiff.tables import Table, read_table
 from nomadiff.training.config import RunConfig
 from nomadiff.training.loop import train
 from nomadiff.training.presets import AnyPreset
@@ -68,11 +70,16 @@ class PreparedMethod(Method):
         raise NotImplementedError
 
     @staticmethod
-    def is_found(table: Path, processes: Processes) -> bool:
-        """Whether a table is there; of its two files the CSV comes last. Every process looks before one writes."""
-        done = table.with_suffix(".csv").exists()
-        processes.barrier()
-        return done
+    def findings(path: Path, processes: Processes, find: Callable[[], Table]) -> Table:
+        """The table of what was found, at ``path``; where it is not there yet, all processes find it and one writes."""
+        done = path.with_suffix(".csv").exists()  # of its two files the CSV comes last
+        processes.barrier()  # every process looks before one writes
+        if not done:
+            table = find()
+            if processes.is_main:
+                table.write(path)
+            processes.barrier()
+        return read_table(path)
 
     def own_settings(self) -> dict[str, Any]:
         """Options that the preparation depends on, plain values."""

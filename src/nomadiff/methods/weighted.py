@@ -83,15 +83,15 @@ class Weighted(PreparedMethod):
 
     def prepared(self, mix: SourceMix, recipe: RunConfig, folder: Path, budget: int, processes: Processes) -> SourceMix:
         """Search the share."""
-        path = folder / "shares.json"
-        if not self.is_found(path, processes):
+
+        def find() -> Table:
             table = self._searched(mix, recipe, folder, budget, processes)
             if processes.is_main:
                 for part in folder.glob("share-*/s*/"):  # states and snapshots, of no use any more
                     shutil.rmtree(part)
-                table.write(path)
-            processes.barrier()
-        best = min(read_table(path).rows, key=lambda row: row["loss"])
+            return table
+
+        best = min(self.findings(folder / "shares.json", processes, find).rows, key=lambda row: row["loss"])
         return _shared(mix, mix.sources[0], best["real_share"])
 
     def _searched(self, mix: SourceMix, recipe: RunConfig, folder: Path, budget: int, processes: Processes) -> Table:

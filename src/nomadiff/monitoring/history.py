@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nomadiff.errors import DataError
-from nomadiff.files import atomic_path, read_regular
+from nomadiff.files import atomic_path, read_json_lines
 from nomadiff.metrics.distance_names import distance_in
-from nomadiff.plain import parse_json
 
 __all__ = ["HISTORY_NAME", "History"]
 
@@ -41,18 +38,7 @@ class History:
 
     def read(self) -> None:
         """Read the file; lines that are no measurements are left out."""
-        self.rows = []
-        if not self.path.exists():
-            return
-        try:
-            text = read_regular(self.path).decode("utf-8", errors="replace")
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read ({error.strerror or error})") from error
-        for line in text.splitlines():
-            with suppress(DataError):
-                row = parse_json(line, "line", dict)
-                if _is_measurement(row):
-                    self.rows.append(row)
+        self.rows = [row for row in read_json_lines(self.path) if _is_measurement(row)]
 
     def trim(self, images_seen: int) -> None:
         """Forget what came after ``images_seen``."""

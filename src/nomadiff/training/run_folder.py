@@ -13,7 +13,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from nomadiff.files import (
     atomic_path,
     one_line_errors,
     read_json,
-    read_regular,
+    read_json_lines,
     remove_leftovers,
     require_regular,
     write_json,
@@ -289,17 +289,10 @@ class RunFolder:
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of ``log.jsonl``; a torn last line (after a kill while writing) is left out."""
         records = []
-        if self.log_path.exists():
-            try:
-                text = read_regular(self.log_path).decode("utf-8", errors="replace")
-            except OSError as error:
-                raise DataError(f"{self.log_path}: cannot be read ({error.strerror or error})") from error
-            for line in text.splitlines():
-                with suppress(DataError):
-                    record = parse_json(line, "line", dict)
-                    numbers = [record.get(name) for name in ("images_seen", "loss")]
-                    if all(type(number) in (int, float) and abs(number) < 1 << 63 for number in numbers):
-                        records.append(record)
+        for record in read_json_lines(self.log_path):
+            numbers: list[Any] = [record.get(name) for name in ("images_seen", "loss")]
+            if all(type(number) in (int, float) and abs(number) < 1 << 63 for number in numbers):
+                records.append(record)
         return records
 
     def read_sources(self) -> list[dict[str, Any]]:

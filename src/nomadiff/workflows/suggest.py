@@ -27,7 +27,8 @@ _CORE, _GPU = 5e10, 2e13  # operations a second, for the size of the trial's bat
 _COMPARED = ("cifar10", "ffhq64", "small32", "compact32", "digits")
 
 FEW_REAL = 1000
-"""Below so many real images a model of them alone is expected to copy: one of 96 digits copies 92 % (docs/demo.md)."""
+"""Below so many real images a model of them alone is expected to copy: one of 100 digits copies 92 % (docs/demo.md),
+and CASD sections 4.2 and 4.4 see it with 1,000 faces."""
 
 SMALL_SHARE = 0.05
 """Below this share of real images a network hardly learns their source (docs/casd.md: on digits 0.15 was best)."""
@@ -158,8 +159,8 @@ def _trouble(mix: SourceMix, budget: int) -> list[str]:
     told = []
     if len(real) < FEW_REAL:
         told.append(
-            f"{len(real):,} real images are few: a model trained on them alone copies them (dm of 96 digits: 92 % of "
-            "its samples); look at replication in evaluate --train"
+            f"{len(real):,} real images are few: a model trained on them alone copies them (CASD section 4.4; 92 % of "
+            "the samples in docs/demo.md); look at replication in evaluate --train"
         )
     passes = budget * share / len(real)
     if passes > 1000:
@@ -168,7 +169,8 @@ def _trouble(mix: SourceMix, budget: int) -> list[str]:
         told.append(f"at {share:.1%} of a batch the network hardly sees real images: try --real-fraction 0.15, too")
     if synthetic and total < len(real):
         told.append(
-            f"{total:,} synthetic images beside {len(real):,} real ones change little: the papers use 2 to 10 times"
+            f"{total:,} synthetic images beside {len(real):,} real ones may change little: CASD's Table 1 has 1 "
+            "to 10 times as many"
         )
     for source in synthetic:
         if missing := sorted(real.class_counts.keys() - source.class_counts.keys()) if source.class_counts else []:
