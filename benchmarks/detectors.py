@@ -30,6 +30,8 @@ Change = Callable[[Tensor, Tensor], Tensor]  # images and their labels to images
 
 
 def pictures(change: Callable[[Image.Image], Image.Image]) -> Change:
+    """A change of Pillow images, made on uint8 ``(N, 3, S, S)``."""
+
     def changed(images: Tensor, labels: Tensor) -> Tensor:
         each = [change(Image.fromarray(image.permute(1, 2, 0).numpy())).convert("RGB") for image in images]
         return torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in each])
@@ -38,6 +40,8 @@ def pictures(change: Callable[[Image.Image], Image.Image]) -> Change:
 
 
 def jpeg(quality: int) -> Change:
+    """Saved as JPEG and read again."""
+
     def saved(picture: Image.Image) -> Image.Image:
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=quality)
@@ -47,15 +51,19 @@ def jpeg(quality: int) -> Change:
 
 
 def blur(radius: float) -> Change:
+    """Gaussian blur; the radius in pixels."""
     return pictures(lambda picture: picture.filter(ImageFilter.GaussianBlur(radius)))
 
 
 def cast(levels: float) -> Change:
+    """Red raised and blue lowered by so many grey levels."""
     tint = torch.tensor([levels, 0, -levels])[:, None, None]
     return lambda images, labels: (images + tint).round().clamp(0, 255).to(torch.uint8)
 
 
 def noise(levels: float) -> Change:
+    """Gaussian noise with this standard deviation in grey levels."""
+
     def noisy(images: Tensor, labels: Tensor) -> Tensor:
         random = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
         return (images + levels * random).round().clamp(0, 255).to(torch.uint8)
@@ -74,6 +82,7 @@ def without(classes: int) -> Change:
 
 
 def repeats(times: int) -> Change:
+    """The first of the images, each so many times."""
     return lambda images, labels: images[torch.arange(len(images)) % (len(images) // times)]
 
 
@@ -95,12 +104,14 @@ DAMAGE: dict[str, tuple[Change, ...]] = {
 
 
 def ranks(values: list[float]) -> np.ndarray:
+    """The place of each value in ascending order."""
     return np.argsort(np.argsort(values)).astype(float)
 
 
 def distances(
     detector: Detector, fresh: ImageSet, reference: Tensor, more: dict[str, Tensor]
 ) -> dict[str, list[float]]:
+    """Frechet distances to the reference: of fresh images, of each damage to them, and of further sets."""
     against = extract_features(detector, reference)
     assert fresh.labels is not None
     found = {"fresh": [frechet(against, extract_features(detector, fresh.images))]}
