@@ -55,6 +55,7 @@ class Job:
         about: what the products depend on; done with something else, it is done again.
         images: how many training images it takes, for progress.
         run_folder: where their log is, relative to the study.
+        shared: whether several processes, each of which calls ``run``, may do it together.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Job:
     about: str = ""
     images: int = 0
     run_folder: str = ""
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,11 @@ class JobFolder:
             path = self.path / job.name / "plan.json"
             if not path.exists() or read_json(path) != plan:
                 write_json(path, plan)
+        begin = self.path / "study.json"
         if settings is not None:
-            write_json(self.path / "study.json", {**settings, "folder": os.getcwd()})
+            write_json(begin, {**settings, "folder": os.getcwd()})
+        else:
+            begin.unlink(missing_ok=True)  # that of other jobs
 
     def settings(self) -> dict[str, Any]:
         """The settings that the plan was made from, and the ``folder`` that their paths are relative to.

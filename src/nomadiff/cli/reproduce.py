@@ -25,6 +25,7 @@ def reproduce(
     runs: int | None = None,
     generations: int | None = None,
     processes: int | None = None,
+    gpus_per_job: int | None = None,
     learners: tuple[str, ...] | None = None,
     exact: int | None = None,
     device: Annotated[
@@ -49,6 +50,8 @@ def reproduce(
         runs: Independent runs, for recipes of loops.
         generations: Generations, for recipes of loops.
         processes: Jobs side by side, for SIMS' recipes and those of loops; one a core by default.
+        gpus_per_job: GPUs that train and sample one model together, through torchrun; on a CPU as many processes. For
+            CASD's recipes.
         learners: Learners of the 2-D recipes: N, P, P0, P2, G; once for every learner.
         exact: For sims-figure-5: measure every generation also by exact optimal transport between this many samples and
             true ones, and print its floor (500 cost little, 2000 most of the time).
@@ -78,6 +81,7 @@ def reproduce(
             runs=runs,
             generations=generations,
             processes=processes,
+            gpus_per_job=gpus_per_job,
             learners=learners,
             exact=exact,
             device=device,

@@ -15,6 +15,7 @@ def work(
     *,
     devices: tuple[str, ...] = (),
     jobs: int | None = None,
+    gpus_per_job: int | None = None,
     stop_after: Duration | None = None,
     retry_failed: bool = False,
     launch: Literal["slurm", "local"] | None = None,
@@ -39,6 +40,8 @@ def work(
         study: The --out of compare, loop or a CASD recipe of reproduce.
         devices: Where to compute (cuda:0, cuda:1, cpu). By default every GPU, or the CPU.
         jobs: Jobs side by side; by default one a GPU, or one a CPU core.
+        gpus_per_job: GPUs that train and sample one model together, through torchrun; on a CPU as many processes. By
+            default what the study was begun with.
         stop_after: Save and stop after so long: 90m, 3h, 2d.
         retry_failed: Try failed jobs again.
         launch: Submit workers to a scheduler instead: slurm, or local (processes of this machine).
@@ -50,6 +53,7 @@ def work(
 
         words = [word for device in devices for word in ("--devices", device)]
         words += [] if jobs is None else ["--jobs", str(jobs)]
+        words += [] if gpus_per_job is None else ["--gpus-per-job", str(gpus_per_job)]
         words += [] if stop_after is None else ["--stop-after", f"{stop_after:g}s"]
         words += ["--retry-failed"] if retry_failed else []
         submitted = launch_workers(study, launch, workers, options=launch_option, words=words)
@@ -57,6 +61,13 @@ def work(
     else:
         from nomadiff.studies.work import work_study
 
-        work_study(study, devices=devices, processes=jobs, stop_after=stop_after, retry_failed=retry_failed)
+        work_study(
+            study,
+            devices=devices,
+            processes=jobs,
+            stop_after=stop_after,
+            retry_failed=retry_failed,
+            gpus_per_job=gpus_per_job,
+        )
         print(f"done: {study}")
     print(f"next: nomadiff status {study}")

@@ -43,6 +43,7 @@ class DiscriminatorGuided(GuidedMethod):
     """
 
     name = "discriminator-guidance"
+    shares_work = False
     description = "Discriminator guidance: a base and the gradient of a discriminator between real and own images."
 
     def __init__(

@@ -43,6 +43,7 @@ class Method:
         uses_synthetic: whether it trains on synthetic sources at all.
         control: of a method that guides a base, the base's method; empty for others.
         base_folder: where in the folder of a model the run of its (base) network lies.
+        shares_work: whether several processes can train it together.
 
     Raises:
         UsageError: no such preset or training field, or a value out of range.
@@ -54,6 +55,7 @@ class Method:
     uses_synthetic: bool = True
     control: str = ""
     base_folder: ClassVar[str] = "."
+    shares_work: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class Request:
         runs: independent runs.
         generations: generations of every loop.
         processes: jobs side by side.
+        gpus_per_job: GPUs that train and sample one model together.
         learners: names of two-dimensional learners.
         exact: samples on which exact optimal transport is computed, too.
         device: where to compute.
@@ -61,6 +62,7 @@ class Request:
     runs: int | None = None
     generations: int | None = None
     processes: int | None = None
+    gpus_per_job: int | None = None
     learners: tuple[str, ...] | None = None
     exact: int | None = None
     device: str | None = None

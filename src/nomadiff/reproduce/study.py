@@ -81,7 +81,7 @@ def study_recipe(name: str, description: str, study: Callable[[Request], Study])
         name=name,
         description=description,
         scales=("smoke", "small", "medium", "paper"),
-        options=("data", "seeds", "device"),
+        options=("data", "seeds", "gpus_per_job", "device"),
         plan=lambda request: plan_study(study(request), request.data),
         run=lambda request: run_study(name, study(request), request),
     )
@@ -130,10 +130,17 @@ def run_study(name: str, study: Study, request: Request) -> Result:
     folder = JobFolder(request.out)
     values = {"scale": request.scale, "command": request.command, "seeds": request.seeds, "device": request.device}
     data = None if request.data is None else str(request.data)
-    folder.write_plan(jobs, {"study": "reproduce", "name": name, "request": {**values, "data": data}})
+    told = {"study": "reproduce", "name": name, "request": {**values, "data": data}}
+    folder.write_plan(jobs, {**told, "gpus_per_job": request.gpus_per_job or 1})
     folder.forget_failures()
     workers = {cell.comparison.workers for cell in study.cells}
-    work_on(request.out, jobs[:-1], device=request.device, processes=workers.pop() if len(workers) == 1 else None)
+    work_on(
+        request.out,
+        jobs[:-1],
+        device=request.device,
+        processes=workers.pop() if len(workers) == 1 else None,
+        gpus_per_job=request.gpus_per_job or 1,
+    )
     result = _summarised(name, placed, request)
     folder.mark_done(jobs[-1])
     return result
@@ -170,6 +177,7 @@ def _placed(study: Study, request: Request) -> Study:
             out=out / "cells" / _name(cell),
             device=device or cell.comparison.device,
             command=request.command,
+            gpus_per_job=1 if request.gpus_per_job is None else request.gpus_per_job,
         )
         cells.append(replace(cell, comparison=comparison))
     generators = [replace(arm, out=sources / arm.out, device=device or arm.device) for arm in study.generators]

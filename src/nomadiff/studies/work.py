@@ -8,13 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nomadiff.errors import DataError
-from nomadiff.job_folder import JobFolder, JobState
+from nomadiff.errors import DataError, UsageError
+from nomadiff.job_folder import Job, JobFolder, JobState
 from nomadiff.reproduce import study as recipes
 from nomadiff.workflows import compare, loop
 from nomadiff.workflows.workers import progress_of, work_on
 
-__all__ = ["study_status", "work_study"]
+__all__ = ["jobs_of", "study_status", "work_study"]
 
 
 def work_study(
@@ -24,6 +24,7 @@ def work_study(
     processes: int | None = None,
     stop_after: float | None = None,
     retry_failed: bool = False,
+    gpus_per_job: int | None = None,
 ) -> None:
     """Work on a study that ``compare``, ``loop`` or ``reproduce`` has begun, from any machine that sees its folder.
 
@@ -33,6 +34,7 @@ def work_study(
         processes: processes side by side; None takes one a GPU, or one a CPU core.
         stop_after: seconds after which states are saved and jobs given back.
         retry_failed: try failed jobs again.
+        gpus_per_job: GPUs, on a CPU processes, that do a job together; None takes what the study was begun with.
 
     Raises:
         UsageError: no such study has been begun.
@@ -41,18 +43,31 @@ def work_study(
         Interrupted: as for :func:`work_on`.
     """
     study = Path(study).absolute()
+    asked = JobFolder(study).settings().get("gpus_per_job", 1) if gpus_per_job is None else gpus_per_job
+    if type(asked) is not int or asked < 1:
+        raise UsageError(f"gpus_per_job must be at least 1, got {asked}")
+    jobs = jobs_of(study)
+    if retry_failed:
+        JobFolder(study).forget_failures()
+    work_on(study, jobs, devices=devices, processes=processes, stop_after=stop_after, gpus_per_job=asked)
+
+
+def jobs_of(study: Path) -> list[Job]:
+    """The jobs of a study that was begun; this process goes to the folder that its relative paths are relative to.
+
+    Raises:
+        UsageError: no such study has been begun.
+        DataError: its settings are damaged.
+    """
     folder = JobFolder(study)
     settings = folder.settings()
     makers = {"compare": compare.jobs_from, "loop": loop.jobs_from, "reproduce": recipes.jobs_from}
     maker = makers.get(str(settings.pop("study", "")))
     if maker is None:
         raise DataError(f"{folder.path / 'study.json'}: not the settings of a study that this version knows")
-    with suppress(OSError):  # its relative paths are those of the folder it was begun in
+    with suppress(OSError):
         os.chdir(str(settings.pop("folder", ".")))
-    jobs = maker(settings, study)
-    if retry_failed:
-        folder.forget_failures()
-    work_on(study, jobs, devices=devices, processes=processes, stop_after=stop_after)
+    return maker(settings, study)
 
 
 def study_status(study: str | Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from nomadiff.methods.method import Method
 from nomadiff.methods.registry import method_named
 from nomadiff.models.model import Model
 from nomadiff.monitoring.settings import Monitoring
+from nomadiff.processes import join_processes
 from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder
 
@@ -72,20 +73,23 @@ class Arm:
 
     def run(self) -> None:
         """Train and sample, or whatever of it is not done yet."""
+        processes = join_processes(self.device)
         model = self.algorithm().fit(self.mix.open(), self.out, device=self.device, monitoring=self.monitoring)
         wanted = model.manifest(self.count, self.seed)
 
         def of_another_model(found: dict[str, Any] | None) -> bool:
             return found is None or any(found.get(key) != wanted[key] for key in ("model_sha256", "count", "sampler"))
 
-        part = part_of(self.samples_path)
-        if (part / JOB_NAME).exists() and of_another_model(read_json(part / JOB_NAME)):
-            discard(self.samples_path)  # unfinished when the arm was killed; the run was extended since
-        if of_another_model(read_manifest(self.samples_path) if self.samples_path.exists() else None):
-            self.samples_path.unlink(missing_ok=True)
-            model.write_samples(self.samples_path, self.count, self.seed)
-        else:
-            discard(self.samples_path)
+        begun = part_of(self.samples_path) / JOB_NAME
+        drawn = not of_another_model(read_manifest(self.samples_path) if self.samples_path.exists() else None)
+        processes.barrier()  # every process has looked before the main one writes
+        if processes.is_main:
+            if drawn or (begun.exists() and of_another_model(read_json(begun))):
+                discard(self.samples_path)  # unfinished when the arm was killed; the run was extended since
+            if not drawn:
+                self.samples_path.unlink(missing_ok=True)
+        if not drawn:
+            model.write_samples(self.samples_path, self.count, self.seed, processes=processes)
 
     @property
     def monitoring(self) -> Monitoring | None:
@@ -127,6 +131,7 @@ def job_of(arm: Arm, study: Path, name: str = "", after: tuple[str, ...] = ()) -
         hashlib.sha256(told.encode()).hexdigest(),
         arm.images_to_see,
         str(arm.out.relative_to(study)),
+        arm.algorithm().shares_work,
     )
 
 

@@ -22,7 +22,7 @@ from nomadiff.tables import Table
 from nomadiff.workflows.arms import job_of
 from nomadiff.workflows.comparison import Comparison, check_comparison
 from nomadiff.workflows.judging import judge
-from nomadiff.workflows.workers import work_on
+from nomadiff.workflows.workers import check_group, work_on
 
 __all__ = ["Comparison", "begin_comparison", "check_parts", "compare", "compared", "comparison_jobs", "jobs_from"]
 
@@ -51,7 +51,13 @@ def compared(comparison: Comparison) -> tuple[Table, Report]:
     """As :func:`compare`, but the report is returned unwritten, for callers that add to it."""
     reference = begin_comparison(comparison)
     *arms, _ = comparison_jobs(comparison)
-    work_on(comparison.out, arms, device=comparison.device, processes=comparison.workers)
+    work_on(
+        comparison.out,
+        arms,
+        device=comparison.device,
+        processes=comparison.workers,
+        gpus_per_job=comparison.gpus_per_job,
+    )
     return judge(comparison, comparison.arms(), reference)
 
 
@@ -76,6 +82,7 @@ def check_parts(comparison: Comparison) -> ImageSource:
     """
     if not comparison.mix_spec.synthetic and comparison.needs_synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
+    check_group(comparison.gpus_per_job, comparison.arms()[-1].algorithm().training.batch)
     reference, mix = check_comparison(comparison)
     load_detector(comparison.detector, weights=comparison.detector_weights)(reference.images[:1])
     if comparison.classifier is not None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
 
-from nomadiff.errors import NomadiffError
-from nomadiff.job_folder import Job, work
+from nomadiff.errors import NomadiffError, UsageError
+from nomadiff.files import read_json
+from nomadiff.job_folder import Job, JobFolder, work
 from nomadiff.processes import join_processes
+from nomadiff.progress import QUIET
+from nomadiff.registry import modules_of_parts
 from nomadiff.training.run_folder import PREPARATION, RunFolder
 
-__all__ = ["progress_of", "work_on"]
+__all__ = ["check_group", "progress_of", "work_on"]
 
 _LOGS = (
     "log.jsonl",
@@ -33,6 +42,7 @@ def work_on(
     devices: Sequence[str] = (),
     processes: int | None = None,
     stop_after: float | None = None,
+    gpus_per_job: int = 1,
 ) -> None:
     """Do jobs of a study whose plan is written, side by side with other processes and machines.
 
@@ -43,16 +53,26 @@ def work_on(
         devices: several devices.
         processes: processes side by side; None takes one a GPU, or one a CPU core.
         stop_after: seconds after which states are saved and jobs given back.
+        gpus_per_job: GPUs, on a CPU processes, that do a job together where it can be shared.
 
     Raises:
+        UsageError: the devices do not divide into so many, or no other process can know the jobs.
         NomadiffError, Interrupted: as :func:`~nomadiff.job_folder.work`.
     """
-    kind = join_processes(device or (devices[0] if devices else None)).device.type
+    kind = _kind_of(device or (devices[0] if devices else None))
     places: list[str | None] = [*devices] or [device]
-    if places == [None] and kind == "cuda" and torch.cuda.device_count() > 1:
+    every = kind == "cuda" and (places == [None] or (places == ["cuda"] and gpus_per_job > 1))
+    if every and torch.cuda.device_count() > 1:
         places = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    room = len(places) if kind != "cpu" else os.cpu_count() or 1
+    if gpus_per_job > 1:
+        JobFolder(study).settings()  # what the processes of a job read: their UsageError
+        jobs = [replace(job, run=partial(_run_together, study.absolute(), job, gpus_per_job)) for job in jobs]
+        if kind != "cpu":
+            places = _groups(places, gpus_per_job)
+        room = max(1, room // gpus_per_job)
     if processes is None:
-        processes = len(places) if kind != "cpu" else os.cpu_count() or 1
+        processes = room
     runs = [study / name for name in dict.fromkeys(job.run_folder for job in jobs) if name]
     work(
         study,
@@ -62,6 +82,79 @@ def work_on(
         stop_after=stop_after,
         images_seen=lambda: sum(progress_of(run)[0] for run in runs),
     )
+
+
+def check_group(gpus_per_job: int, batch: int) -> None:
+    """Refuse a number of processes that cannot train together.
+
+    Raises:
+        UsageError: there are none, or the batch does not divide among them.
+    """
+    if gpus_per_job < 1:
+        raise UsageError(f"gpus_per_job must be at least 1, got {gpus_per_job}")
+    if batch % gpus_per_job:
+        raise UsageError(f"batch {batch} does not divide among {gpus_per_job} processes (--gpus-per-job)")
+
+
+def _kind_of(device: str | None) -> str:
+    return join_processes(device).device.type
+
+
+def _groups(places: Sequence[str | None], size: int) -> list[str | None]:
+    """Devices of each job, as ``cuda:0,cuda:1``."""
+    numbered = [place for place in places if place and place.startswith("cuda:")]
+    if len(numbered) < len(places) or len(places) < size or len(places) % size:
+        told = ", ".join(place or "this machine's" for place in places)
+        raise UsageError(f"{len(places)} GPUs ({told}) do not divide among jobs of {size} (--gpus-per-job)")
+    return [",".join(numbered[start : start + size]) for start in range(0, len(numbered), size)]
+
+
+def _run_together(study: Path, job: Job, count: int, devices: str | None) -> None:
+    """A job by several processes of torchrun, or by this one alone where it cannot be shared.
+
+    The claim on it is this process's, and they do not outlive it.
+
+    Args:
+        study: the folder of the study.
+        job: the job.
+        count: processes.
+        devices: their GPUs, as ``cuda:0,cuda:1``; else the CPU.
+
+    Raises:
+        NomadiffError: the first of their errors.
+        KeyboardInterrupt: stopped by a signal, once they have saved their states.
+    """
+    first, *others = (devices or "cpu").split(",")
+    if not job.shared:
+        job.run(first if others else devices)
+        return
+    environment = dict(os.environ)
+    if others:
+        seen = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        numbers = [int(place.partition(":")[2]) for place in (first, *others)]
+        names = [seen[number] if number < len(seen) and seen[number] else str(number) for number in numbers]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    if parent_process() is not None:  # one of several workers: their parent shows how far all are
+        environment[QUIET] = "1"
+    with tempfile.TemporaryDirectory(prefix="nomadiff-job-") as told:
+        given = [str(count), str(os.getpid()), str(study), job.name, "cuda" if others else "cpu", told]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nomadiff.studies.together", *given, *modules_of_parts()],
+            env=environment,
+            start_new_session=True,  # Ctrl-C is told to them once, by us
+        )
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # torchrun passes it on and waits
+            process.wait()
+            raise
+        if code:
+            found = sorted((read_json(path, dict) for path in Path(told).glob("*.json")), key=lambda each: each["time"])
+            text = f"{count} processes together ended with exit code {code}"
+            error = NomadiffError(found[0]["error"] if found else text)
+            error.add_note(found[0]["traceback"] if found else "none of them said why")
+            raise error
 
 
 def progress_of(run: Path) -> tuple[int, float | None]:

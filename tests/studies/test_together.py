@@ -1,0 +1,180 @@
+"""``--gpus-per-job``: a worker starts torchrun for a job, and it is as if that had been started by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from factories import TWO_PROCESSES
+from safetensors.torch import load_file
+
+from nomadiff.cli import main
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.mix_spec import MixSpec
+from nomadiff.errors import UsageError
+from nomadiff.studies.work import study_status
+from nomadiff.workflows import workers
+from nomadiff.workflows.compare import Comparison, begin_comparison, comparison_jobs, compare
+from nomadiff.workflows.workers import work_on
+
+IMAGES = "--real digits:pool --synthetic close=digits:close --real-subset first:30 --real-fraction 0.3 "
+TRAINING = "--preset digits --budget 512 --batch 64 --warmup 64 --snapshot-every 128 --device cpu "
+COMPARE = f"compare {IMAGES} {TRAINING} --seeds 0 --reference digits:reference --detector digits --count 40 "
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def worker(study: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "nomadiff", "work", str(study), "--jobs", "1", *words]
+    return subprocess.Popen(command, env=ALONE, stderr=subprocess.PIPE, text=True)
+
+
+def by_two(words: str) -> None:
+    done = subprocess.run(
+        [*TWO_PROCESSES, "-m", "nomadiff", *shlex.split(words)], env=ALONE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def children(pid: int) -> set[int]:
+    """All processes that descend from one."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        found |= {int(child) for child in task.read_text().split()}
+    return found.union(*map(children, found)) if found else found
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def images(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if name.endswith(".png")}
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes_is_torchrun_by_hand(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "study"
+    assert main([*shlex.split(COMPARE), "--out", str(out), "--gpus-per-job", "2"]) == 0
+    said = capfd.readouterr()
+    assert "report:" in said.out and "torch" not in said.err, said.err
+    assert {row["state"] for row in study_status(out)} == {"done"}
+    train = f"train {IMAGES} {TRAINING} --method casd --out {tmp_path / 'run'}"
+    by_two(train)
+    by_two(f"sample {tmp_path / 'run'} --count 40 --device cpu --out {tmp_path / 's.zip'}")
+    made = out / "runs" / "casd-close-seed0"
+    hand, ours = (load_file(path / "model.safetensors") for path in (tmp_path / "run", made))
+    assert hand.keys() == ours.keys() and all((hand[name] == ours[name]).all() for name in hand)
+    assert images(made / "samples.zip") == images(tmp_path / "s.zip") and len(images(tmp_path / "s.zip")) == 40
+    assert main([*shlex.split(train.replace("/run", "/one"))]) == 0  # one process draws other noise for its larger part
+    one = load_file(tmp_path / "one" / "model.safetensors")
+    assert any((one[name] != ours[name]).any() for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
+def test_a_killed_worker_takes_its_processes_along_and_another_goes_on(tmp_path: Path) -> None:
+    words = shlex.split(COMPARE.replace("--budget 512", "--budget 6400")) + ["--method", "dm", "--gpus-per-job", "2"]
+    one, many = tmp_path / "one", tmp_path / "many"
+    for study in (one, many):
+        assert main([*words, "--out", str(study), "--workers", "0"]) == 0
+    assert worker(one).wait(300) == 0
+    first = worker(many)
+    log = many / "runs" / "dm-seed0" / "log.jsonl"
+    while not log.exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    claim = json.loads((many / "jobs" / "dm-seed0" / "claim-1").read_text())
+    assert claim["pid"] == first.pid  # the worker keeps it, not what it started
+    below = children(first.pid)
+    assert len(below) >= 3  # torchrun and two processes
+    first.kill()
+    first.wait()
+    until = time.monotonic() + 5
+    while any(map(lives, below)):
+        assert time.monotonic() < until, "processes outlive their worker"
+        time.sleep(0.05)
+    second = worker(many)
+    while len(children(second.pid)) < 3 or not list(log.parent.glob("state/*")):
+        assert second.poll() is None
+        time.sleep(0.05)
+    second.send_signal(signal.SIGTERM)
+    _, told = second.communicate(timeout=60)
+    assert second.returncode == 128 + signal.SIGTERM and "states saved" in told
+    assert "Traceback" not in told and not list(many.glob("jobs/*/claim-*"))
+    assert {row["state"] for row in study_status(many)} == {"waiting"}
+    assert worker(many).wait(300) == 0
+    names = ("runs/dm-seed0/model.safetensors", "runs/dm-seed0/samples.zip", "metrics.csv")
+    assert [(one / name).read_bytes() for name in names] == [(many / name).read_bytes() for name in names]
+
+
+@pytest.mark.slow
+def test_what_fails_in_one_of_them_is_told_in_a_line(tmp_path: Path) -> None:
+    words = [*shlex.split(COMPARE), "--method", "dm", "--out", str(tmp_path)]
+    assert main([*words, "--workers", "0"]) == 0
+    (tmp_path / "runs").write_text("in the way")
+    assert worker(tmp_path, "--gpus-per-job", "2").wait(120) == 1
+    (failed,) = [row for row in study_status(tmp_path) if row["state"] == "failed"]
+    assert failed["job"] == "dm-seed0" and "runs" in failed["error"] and "irectory" in failed["error"]
+    assert "together.py" in json.loads((tmp_path / "jobs" / "dm-seed0" / "failed.json").read_text())["traceback"]
+
+
+def settled(tmp_path: Path, **changes: object) -> Comparison:
+    mix = MixSpec(real="digits:pool", synthetic=("digits:close",), real_subset="first:30")
+    return Comparison(mix=mix, reference="digits:reference", out=tmp_path, preset="digits", detector="digits", **changes)
+
+
+def test_wrong_numbers_are_told_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        compare(settled(tmp_path / "a", gpus_per_job=0))
+    with pytest.raises(UsageError, match="batch 64 does not divide among 3 processes"):
+        begin_comparison(settled(tmp_path / "b", gpus_per_job=3, changes={"batch": 64}))
+    real = ImageSource.open("digits:pool", name="real", synthetic=False).first(30)
+    objects = settled(tmp_path / "c", gpus_per_job=2, device="cpu")
+    with pytest.raises(UsageError, match="by its own call alone"):
+        compare(Comparison(**{**vars(objects), "mix": MixSpec(real=real, synthetic=("digits:close",))}))
+
+
+@pytest.mark.parametrize(("asked", "groups"), [((), ["cuda:0,cuda:1", "cuda:2,cuda:3"]), (("cuda:3", "cuda:1"), ["cuda:3,cuda:1"])])  # fmt: skip
+def test_gpus_are_dealt_out_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple, groups: list) -> None:
+    study = settled(tmp_path)
+    begin_comparison(study)
+    seen = {}
+    monkeypatch.setattr(workers, "_kind_of", lambda device: "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr(workers, "work", lambda study, jobs, **options: seen.update(options, jobs=jobs))
+    work_on(tmp_path, comparison_jobs(study), devices=asked, gpus_per_job=2)
+    assert seen["devices"] == groups and seen["processes"] == len(groups)
+    with pytest.raises(UsageError, match="do not divide among jobs of 3"):
+        work_on(tmp_path, comparison_jobs(study), devices=asked, gpus_per_job=3)
+    given: list[str] = []
+    monkeypatch.setattr("nomadiff.workflows.compare._report", lambda comparison, device: given.append(device))
+    workers._run_together(tmp_path, comparison_jobs(study)[-1], 2, groups[0])
+    assert given == [groups[0].split(",")[0]]  # what is no work of several processes has the first
+
+
+def test_the_number_is_part_of_a_study_that_others_work_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("nomadiff.studies.work.work_on", lambda *args, gpus_per_job, **options: asked.append(gpus_per_job))
+    assert main([*shlex.split(COMPARE), "--out", str(tmp_path), "--gpus-per-job", "2", "--workers", "0"]) == 0
+    assert main(["work", str(tmp_path)]) == 0
+    assert main(["work", str(tmp_path), "--gpus-per-job", "4"]) == 0
+    assert asked == [2, 4]
+
+
+def test_methods_of_one_process_keep_to_one(tmp_path: Path) -> None:
+    jobs = comparison_jobs(settled(tmp_path, methods=("dm", "sims", "discriminator-guidance"), seeds=(0,)))
+    shared = {job.name: job.shared for job in jobs}
+    assert shared.pop("discriminator-guidance-seed0") is False and shared.pop("report") is False
+    assert set(shared.values()) == {True}
