@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import pickle
 import shutil
@@ -15,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from nomadiff.data import image_cache, images, mapped
+from nomadiff.data import arrays, image_cache, images, mapped
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
 from nomadiff.data.latents import LatentSpace, write_latents
 from nomadiff.data.mapped import chunks, content_hash, in_file, rows
 from nomadiff.data.source_mix import SourceMix
+from nomadiff.data.source_union import union
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, NomadiffError, NomadiffWarning, UsageError
 from nomadiff.methods.dm import DM
@@ -299,3 +302,60 @@ def test_a_run_on_a_mapped_set_is_the_run_on_one_in_memory(tmp_path, small, monk
     assert (tmp_path / "mapped" / "model.safetensors").read_bytes() == (
         tmp_path / "held" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("layout", ["first", "last", "fortran"])
+def test_a_large_npz_is_unpacked_to_a_nameless_file(tmp_path, small, monkeypatch, save, layout):
+    array = PIXELS.numpy() if layout == "first" else np.ascontiguousarray(PIXELS.numpy().transpose(0, 2, 3, 1))
+    array = np.asfortranarray(array) if layout == "fortran" else array
+    save(tmp_path / "a.npz", images=array, labels=np.arange(300) % 7)
+    found, labels = arrays.read_array(tmp_path / "a.npz")
+    base = found
+    while isinstance(base, np.ndarray):
+        base = base.base
+    assert isinstance(base, mmap.mmap) and np.array_equal(found, PIXELS.numpy())
+    assert labels.numbers is not None and not list(small.iterdir())
+    source = opened(tmp_path / "a.npz")
+    assert in_file(source.images) is not None and torch.equal(source.images, PIXELS)
+    assert torch.equal(opened(tmp_path / "a.npz", classes="3").images, PIXELS[3::7])
+    assert [each for each in small.iterdir() if each.is_file() and each.suffix != ".lock"] == []
+
+
+def test_damage_in_a_large_npz_is_noticed_and_a_full_disk_told(tmp_path, small, monkeypatch):
+    np.savez(tmp_path / "a.npz", images=PIXELS.numpy())
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a.npz: not a numpy file, or damaged .*CRC"):
+        opened(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", images=PIXELS.numpy())
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr("nomadiff.data.arrays.shutil.copyfileobj", full)
+    with pytest.raises(NomadiffError, match="the disk is full.*NOMADIFF_CACHE"):
+        opened(tmp_path / "b.npz")
+
+
+def test_a_union_of_large_sets_is_a_file_too(tmp_path, small):
+    one, two = opened(write(tmp_path / "one")), opened(write(tmp_path / "two.zip", PIXELS.flip(0)))
+    few = opened(write(tmp_path / "few", PIXELS[:10]))
+    joined = union("real", [one, few, two])
+    assert in_file(few.images) is None and in_file(joined.images) is not None
+    assert torch.equal(joined.images, torch.cat([PIXELS, PIXELS[:10], PIXELS.flip(0)]))
+    assert joined.labels.tolist() == [*one.labels.tolist(), *few.labels.tolist(), *two.labels.tolist()]
+    before = entries(small)
+    again = union("real", [one, few, two])  # another process of the machine finds it
+    assert entries(small) == before and in_file(again.images) == in_file(joined.images)
+    assert joined.content_hash == content_hash(torch.cat([PIXELS, PIXELS[:10], PIXELS.flip(0)]))
+    assert in_file(union("real", [few, few]).images) is None
+    latents = torch.randn(300, 8, 4, 4).half()
+    sources = [
+        ImageSource(name, images, None, {"kind": "real"}, LatentSpace())
+        for name, images in (("a", latents), ("b", latents[:, :4]))
+    ]
+    both = union("real", sources).images
+    assert in_file(both) is not None
+    assert torch.equal(both[:300], latents) and torch.equal(both[300:, :4], latents[:, :4]) and not both[300:, 4:].any()

@@ -12,17 +12,20 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from factories import TWO_PROCESSES
 from safetensors.torch import load_file
 
 from nomadiff.cli import main
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.errors import UsageError
+from nomadiff.errors import Interrupted, UsageError
 from nomadiff.studies.work import study_status
+from nomadiff.tables import read_table
 from nomadiff.workflows import workers
-from nomadiff.workflows.compare import Comparison, begin_comparison, comparison_jobs, compare
+from nomadiff.workflows.compare import Comparison, begin_comparison, compare, comparison_jobs
 from nomadiff.workflows.workers import work_on
 
 IMAGES = "--real digits:pool --synthetic close=digits:close --real-subset first:30 --real-fraction 0.3 "
@@ -85,7 +88,7 @@ def test_a_job_of_two_processes_is_torchrun_by_hand(tmp_path: Path, capfd: pytes
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
 def test_a_killed_worker_takes_its_processes_along_and_another_goes_on(tmp_path: Path) -> None:
-    words = shlex.split(COMPARE.replace("--budget 512", "--budget 6400")) + ["--method", "dm", "--gpus-per-job", "2"]
+    words = shlex.split(f"{COMPARE.replace('--budget 512', '--budget 6400')} --method dm --gpus-per-job 2")
     one, many = tmp_path / "one", tmp_path / "many"
     for study in (one, many):
         assert main([*words, "--out", str(study), "--workers", "0"]) == 0
@@ -132,7 +135,9 @@ def test_what_fails_in_one_of_them_is_told_in_a_line(tmp_path: Path) -> None:
 
 def settled(tmp_path: Path, **changes: object) -> Comparison:
     mix = MixSpec(real="digits:pool", synthetic=("digits:close",), real_subset="first:30")
-    return Comparison(mix=mix, reference="digits:reference", out=tmp_path, preset="digits", detector="digits", **changes)
+    return Comparison(
+        mix=mix, reference="digits:reference", out=tmp_path, preset="digits", detector="digits", **changes
+    )
 
 
 def test_wrong_numbers_are_told_before_anything_starts(tmp_path: Path) -> None:
@@ -146,8 +151,13 @@ def test_wrong_numbers_are_told_before_anything_starts(tmp_path: Path) -> None:
         compare(Comparison(**{**vars(objects), "mix": MixSpec(real=real, synthetic=("digits:close",))}))
 
 
-@pytest.mark.parametrize(("asked", "groups"), [((), ["cuda:0,cuda:1", "cuda:2,cuda:3"]), (("cuda:3", "cuda:1"), ["cuda:3,cuda:1"])])  # fmt: skip
-def test_gpus_are_dealt_out_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple, groups: list) -> None:
+@pytest.mark.parametrize(
+    ("asked", "groups"),
+    [((), ["cuda:0,cuda:1", "cuda:2,cuda:3"]), (("cuda:3", "cuda:1"), ["cuda:3,cuda:1"])],
+)
+def test_gpus_are_dealt_out_in_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple, groups: list
+) -> None:
     study = settled(tmp_path)
     begin_comparison(study)
     seen = {}
@@ -166,7 +176,9 @@ def test_gpus_are_dealt_out_in_groups(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_number_is_part_of_a_study_that_others_work_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("nomadiff.studies.work.work_on", lambda *args, gpus_per_job, **options: asked.append(gpus_per_job))
+    monkeypatch.setattr(
+        "nomadiff.studies.work.work_on", lambda *args, gpus_per_job, **options: asked.append(gpus_per_job)
+    )
     assert main([*shlex.split(COMPARE), "--out", str(tmp_path), "--gpus-per-job", "2", "--workers", "0"]) == 0
     assert main(["work", str(tmp_path)]) == 0
     assert main(["work", str(tmp_path), "--gpus-per-job", "4"]) == 0
@@ -178,3 +190,49 @@ def test_methods_of_one_process_keep_to_one(tmp_path: Path) -> None:
     shared = {job.name: job.shared for job in jobs}
     assert shared.pop("discriminator-guidance-seed0") is False and shared.pop("report") is False
     assert set(shared.values()) == {True}
+
+
+@pytest.mark.slow
+def test_a_loop_of_two_processes_is_that_of_one_with_as_large_parts(tmp_path: Path) -> None:
+    """But for the order in which gradients are added up."""
+    words = shlex.split(
+        "loop --real digits:pool --reference digits:reference --detector digits --algorithm casd sims --generations 2 "
+        "--seeds 0 --real-count 64 --count 40 --preset digits --budget 256 --batch 64 --warmup 64 --device cpu"
+    )
+    assert main([*words, "--out", str(tmp_path / "one"), "--microbatch", "32"]) == 0
+    assert main([*words, "--out", str(tmp_path / "two"), "--gpus-per-job", "2"]) == 0
+    for name, files in (("casd", ("base", "labelled")), ("sims", ("base", "auxiliary"))):
+        one, two = (tmp_path / study / "loops" / f"{name}-seed0" for study in ("one", "two"))
+        for file in files:
+            place = Path("generation-0001", "model", file, "model.safetensors")
+            for key, value in load_file(one / place).items():
+                torch.testing.assert_close(
+                    value, load_file(two / place)[key], rtol=1e-3, atol=1e-4, msg=f"{place} {key}"
+                )
+        made = [np.load(folder / "generation-0002" / "synthetic.npy").astype(int) for folder in (one, two)]
+        assert np.mean(np.abs(made[0] - made[1]) > 2) < 0.01
+        assert (two / "generation-0002" / "manifest.json").exists() and not list(two.glob("**/own"))
+    rows = [read_table(tmp_path / study / "metrics.json").rows for study in ("one", "two")]
+    assert [row["generation"] for row in rows[0]] == [row["generation"] for row in rows[1]] == [1, 2, 1, 2]
+
+
+def test_studies_are_not_started_by_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin_comparison(settled(tmp_path, device="cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="start it without torchrun, with --gpus-per-job N"):
+        work_on(tmp_path, [])
+
+
+def test_a_recipe_passes_the_number_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def working(*args: object, gpus_per_job: int, **options: object) -> None:
+        asked.append(gpus_per_job)
+        raise Interrupted("enough", signal.SIGTERM)
+
+    for module in ("nomadiff.reproduce.study", "nomadiff.studies.work"):
+        monkeypatch.setattr(f"{module}.work_on", working)
+    words = ["reproduce", "casd-table-2", "--scale", "smoke", "--gpus-per-job", "2", "--out", str(tmp_path)]
+    assert main(words) == main(["work", str(tmp_path)]) == 128 + signal.SIGTERM
+    assert asked == [2, 2]
+    assert main(["reproduce", "sims-figure-5", "--scale", "smoke", "--gpus-per-job", "2"]) == 2

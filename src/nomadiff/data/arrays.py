@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -10,15 +11,17 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from nomadiff.data import image_cache
 from nomadiff.data.choice import Choice
 from nomadiff.data.containers import open_entry
 from nomadiff.data.decoding import fit_square, reason_of
 from nomadiff.data.labels import Labels, checked_labels, named_labels
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import normal_name, open_regular
 
 __all__ = ["channel_axis", "fit_array", "fitted_shape", "read_array"]
 
+_COPIED = 1 << 20  # bytes at a time
 _BOMB = (512 << 20, 200)  # an array larger than this many bytes must not unpack to more than so many times its size
 
 
@@ -35,7 +38,8 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, La
         choice: names of arrays, see :func:`~nomadiff.data.choice.parse_choice`.
 
     Returns:
-        uint8 ``(N, C, H, W)``, of a ``.npy`` mapped and not yet read, in any order of memory; and the labels.
+        uint8 ``(N, C, H, W)``, of a ``.npy`` and a large ``.npz`` mapped and not read yet, in any order of memory; and
+        the labels.
 
     Raises:
         DataError: the file is unreadable or damaged, holds Python objects, or holds no uint8 images.
@@ -49,7 +53,7 @@ def read_array(path: Path, choice: Choice | None = None) -> tuple[np.ndarray, La
             images, labels, names = np.load(path, mmap_mode="r", allow_pickle=False), None, None
         else:
             images, labels, names = _read_members(path, choice)
-    except (DataError, UsageError):
+    except NomadiffError:
         raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -136,20 +140,39 @@ def _read_members(path: Path, choice: Choice) -> tuple[np.ndarray, np.ndarray | 
         found: list[np.ndarray | None] = []
         for name in wanted:
             with open_entry(archive, entries[name]) as handle:
-                found.append(np.lib.format.read_array(handle, allow_pickle=False))
+                large = name == images and entries[name].file_size > image_cache.LARGEST_HELD
+                found.append(_unpacked(handle) if large else np.lib.format.read_array(handle, allow_pickle=False))
         pictures_found, numbers, names = [*found, None, None][:3]
         assert pictures_found is not None
         return pictures_found, numbers, names
 
 
+def _unpacked(handle: IO[bytes]) -> np.ndarray:
+    """An array that is too large for memory, mapped from a nameless file that goes with it.
+
+    One that is stored as it is could be mapped where it lies, but then nothing would notice damage.
+    """
+    with image_cache.scratch_file() as file:
+        shutil.copyfileobj(handle, file, _COPIED)
+        file.seek(0)
+        shape, dtype, is_fortran = _header(file)
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
+
+
 def _check(name: str, handle: IO[Any], path: Path) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the array whose header comes next; refuses Python objects before anything is read."""
-    version = np.lib.format.read_magic(handle)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(handle)
+    shape, dtype, _ = _header(handle)
     if dtype.hasobject:
         raise DataError(f"{path}: {name} holds Python objects (a pickle), which is never loaded")
     return shape, dtype
+
+
+def _header(handle: IO[Any]) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape, type and whether the order is Fortran's of the array whose bytes come next."""
+    version = np.lib.format.read_magic(handle)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read_header(handle)
+    return shape, dtype, is_fortran
 
 
 def channel_axis(images: np.ndarray, where: str | Path) -> int:

@@ -16,11 +16,12 @@ import copy
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from nomadiff.downloads import cache_folder
 from nomadiff.errors import DataError, NomadiffError
 from nomadiff.files import atomic_folder, one_line_errors, read_json, write_json
 
-__all__ = ["LARGEST_HELD", "Room"]
+__all__ = ["LARGEST_HELD", "Room", "scratch_file"]
 
 LARGEST_HELD = 1 << 30  # bytes of decoded images that every process holds in memory
 
@@ -146,6 +147,20 @@ class Room:
         for other in self._entries():
             if other != entry:
                 shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def scratch_file() -> Iterator[IO[bytes]]:
+    """A file without a name, for what is too large for memory; its room is free again when nothing maps it any more.
+
+    Raises:
+        NomadiffError: the disk is full, or the cache cannot be written.
+    """
+    folder = _folder()
+    with _advice(folder), one_line_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            yield file
 
 
 def _folder() -> Path:

@@ -158,6 +158,7 @@ class _Reading:
                     rows = slice(start, start + _ROWS)
                     out[rows] = fit_array(array[rows if chosen is None else chosen[rows]], self.resolution, str(path))
                     let_go(out)
+                    let_go(array)
                     advance(len(out[rows]))
             numbers = labels.numbers if chosen is None or labels.numbers is None else labels.numbers[chosen]
             found = Labels(numbers).tensor()

@@ -122,8 +122,13 @@ def content_hash(images: Tensor) -> str:
 
 
 def let_go(images: Tensor | np.ndarray) -> None:
-    """Drop the pages that this process holds of a mapped tensor; they are read again when they are used."""
-    found = _map_of(images)
+    """Drop the pages that this process holds of a mapped tensor or array; they are read again when they are used."""
+    found: Any = _map_of(images)
+    if found is None and isinstance(images, np.ndarray):  # numpy's own
+        found = images
+        while isinstance(found, np.ndarray):
+            found = found.base
+        found = found if isinstance(found, mmap.mmap) else None
     if found is not None and hasattr(mmap, "MADV_DONTNEED"):
         found.madvise(mmap.MADV_DONTNEED)
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from nomadiff.data import image_cache
+from nomadiff.data.image_set import ImageSet
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.labels import named_labels, vocabulary
 from nomadiff.data.latents import alike
+from nomadiff.data.mapped import chunks, content_hash, let_go
 from nomadiff.errors import UsageError
 
 __all__ = ["require_equal_kinds", "union"]
+
+_ROWS = 1024  # images copied at a time from one file to another
 
 
 def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
@@ -32,7 +40,7 @@ def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
     kinds = {source.provenance.get("kind") for source in sources}
     return ImageSource(
         name,
-        torch.cat(alike([source.images for source in sources])),
+        _one_after_another([source.images for source in sources]),
         labels,
         {
             "kind": "real" if kinds == {"real"} else "synthetic",
@@ -42,6 +50,30 @@ def union(name: str, sources: Sequence[ImageSource]) -> ImageSource:
         names,
         unlabelled,
     )
+
+
+def _one_after_another(parts: Sequence[Tensor]) -> Tensor:
+    """Images of several sets: in memory, or in a file of the cache where they are too many for that."""
+    shape = (sum(map(len, parts)), max(part.shape[1] for part in parts), *parts[0].shape[2:])
+    if math.prod(shape) * parts[0].element_size() <= image_cache.LARGEST_HELD:
+        return torch.cat(alike(parts))
+    hashes = [content_hash(part) for part in parts]
+    room = image_cache.Room({"where": f"a union of {', '.join(hashes)}"}, lambda: hashes)
+
+    def fill(out: np.ndarray) -> ImageSet:
+        start = 0
+        for part in parts:
+            for some in chunks(part, _ROWS):
+                here = out[start : start + len(some)]
+                here[:, : some.shape[1]], here[:, some.shape[1] :] = some.numpy(), 0  # as alike() does
+                start += len(some)
+                let_go(out)
+        return ImageSet(torch.from_numpy(out), None, None)
+
+    found = room.found()
+    if found is None:
+        found = room.hold(shape, parts[0].numpy().dtype, fill)
+    return found.images
 
 
 def require_equal_kinds(sources: Sequence[ImageSource]) -> None:

@@ -67,7 +67,8 @@ class ImageModel:
 
     def sample(self, count: int, seed: int) -> np.ndarray:
         """``count`` images, uint8 ``(count, C, H, W)``; image ``i`` is a function of (seed, i)."""
-        return self.model.sample(count, seed).numpy()
+        processes = join_processes(str(self.model.device))
+        return self.model.sample(count, seed, processes=processes).numpy()
 
     def save(self, folder: Path) -> None:
         """Everything is in ``folder`` already; drop what only an interrupted training needs, the larger part of it."""
@@ -213,9 +214,11 @@ class ImageCASD(ImageAlgorithm):
         given = union("real", parts) if len(parts) > 1 else parts[0]
         count = self.improvement.synthetic_count or len(parts[0])
         own = OwnSamples(base, folder, count, derived(seed, _OWN_SAMPLES))
-        own.draw(join_processes(self.device))
+        processes = join_processes(self.device)
+        own.draw(processes)
         model = self._train(CASD, SourceMix(given, [own.open()]), folder / self.model_folder, derived(seed, _SECOND))
-        own.drop(keep=self.improvement.keep_synthetic)
+        if processes.is_main:
+            own.drop(keep=self.improvement.keep_synthetic)
         return model
 
 

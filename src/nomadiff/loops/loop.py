@@ -14,6 +14,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import atomic_path, read_json, sha256_of_file, write_json
 from nomadiff.loops.algorithm import Algorithm, LoopData, LoopModel
 from nomadiff.loops.seeds import derived
+from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
 from nomadiff.safe_pickle import printable
 
@@ -51,6 +52,7 @@ class AutophagousLoop:
         warm_start: train every generation from its predecessor's weights; otherwise from scratch.
         keep: a verifier between generations: ``keep(samples)`` returns bool ``(count,)``, and samples are drawn until
             ``synthetic_count`` were kept.
+        processes: who computes it together, all with the same arguments; the main one writes. None for this one alone.
         description: what else the results depend on (method, weight, data); kept in ``loop.json`` and compared when a
             loop is continued.
 
@@ -70,6 +72,7 @@ class AutophagousLoop:
         evaluation_count: int = 2000,
         warm_start: bool = False,
         keep: Callable[[np.ndarray], np.ndarray] | None = None,
+        processes: Processes | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> None:
         if kind not in KINDS:
@@ -89,6 +92,7 @@ class AutophagousLoop:
         self.evaluation_count = evaluation_count
         self.warm_start = warm_start
         self.keep = keep
+        self.processes = processes
         self.description = dict(description or {})
 
     def run(
@@ -119,10 +123,19 @@ class AutophagousLoop:
         folder = None if out is None else Path(out)
         if folder is not None:
             self.check_folder(folder, seed)
-            if not (folder / "loop.json").exists():
+            self._together()  # every process has looked before the main one writes
+            if self._writes and not (folder / "loop.json").exists():
                 write_json(folder / "loop.json", self._about(seed))
         with progress_bar(description, generations, "generations", show=bool(description)) as advance:
             return self._run(generations, seed, folder, advance)
+
+    @property
+    def _writes(self) -> bool:
+        return self.processes is None or self.processes.is_main
+
+    def _together(self) -> None:
+        if self.processes is not None:
+            self.processes.barrier()
 
     def _run(
         self, generations: int, seed: Any, folder: Path | None, advance: Callable[..., None]
@@ -162,7 +175,10 @@ class AutophagousLoop:
                 **{name: distance(samples) for name, distance in self.distances.items()},
             }
             if place is not None:
-                self._finish(place, row, seed, data)
+                self._together()
+                if self._writes:
+                    self._finish(place, row, seed, data)
+                self._together()  # the next generation looks for it
             rows.append(row)
             advance()
         return rows
@@ -172,8 +188,9 @@ class AutophagousLoop:
         path = None if place is None else place / "synthetic.npy"
         if path is not None and path.exists():
             return _load_array(path)
+        self._together()
         samples = model.sample(self.synthetic_count, seed) if self.keep is None else self._verified(model, seed)
-        if path is not None:
+        if path is not None and self._writes:
             with atomic_path(path) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, samples, allow_pickle=False)
         return samples
@@ -201,11 +218,14 @@ class AutophagousLoop:
         marker = place / "model.json"  # written after the model: without it the folder may be half full
         if marker.exists():
             return self.algorithm.load(folder)
+        self._together()
         folder.mkdir(parents=True, exist_ok=True)
         model = self.algorithm.fit(data, seed=seed, start=start, folder=folder)
-        model.save(folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        write_json(marker, {str(path.relative_to(place)): sha256_of_file(path) for path in files})
+        self._together()
+        if self._writes:
+            model.save(folder)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            write_json(marker, {str(path.relative_to(place)): sha256_of_file(path) for path in files})
         return model
 
     def _finish(self, place: Path, row: dict[str, Any], seed: Any, data: LoopData) -> None:

@@ -2,8 +2,8 @@
 
     python -m nomadiff.studies.together COUNT PARENT STUDY JOB DEVICE FOLDER MODULE ...
 
-is torchrun, of ``COUNT`` processes that do the job ``JOB``. It ends when the process ``PARENT`` does, and they with it. A
-process that fails leaves its error in ``FOLDER``. ``MODULE`` are those of the user's own parts.
+is torchrun, of ``COUNT`` processes that do the job ``JOB``. It ends when the process ``PARENT`` does, and they with it.
+A process that fails leaves its error in ``FOLDER``. ``MODULE`` are those of the user's own parts.
 """
 
 from __future__ import annotations

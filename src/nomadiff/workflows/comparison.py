@@ -56,8 +56,7 @@ class Comparison:
         similarity: Measure SSIM between samples and to the nearest training image too (CASD Table 3).
         allow_train_as_reference: Accept a reference that is the training set, or mostly.
         workers: Models trained side by side; by default one a GPU, or one a CPU core. 0 writes the plan, for work.
-        gpus_per_job: GPUs that train and sample one model together, through torchrun; on a CPU as many processes. A model
-            is that of as many processes started by hand.
+        gpus_per_job: GPUs that train and sample one model together, through torchrun; on a CPU as many processes.
         device: Where to compute.
         title: Title of the report.
         command: The command line, printed in the report.

@@ -58,6 +58,7 @@ class ImageLoop(Reading):
         count: Samples every generation is judged by.
         detector: Feature space of the metrics: wavelets, pixels, digits, inception, ... or a TorchScript file.
         detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
+        gpus_per_job: GPUs that compute one loop together, through torchrun; on a CPU as many processes.
         device: Where to compute.
         command: The command line, printed in the report.
     """
@@ -82,6 +83,7 @@ class ImageLoop(Reading):
     allow_synthetic_as_real: bool = False
     skip_unreadable: bool = False
     workers: int | None = None
+    gpus_per_job: int = 1
     device: str | None = None
     command: str = ""
 
@@ -129,9 +131,7 @@ class OpenLoop:
             device = join_processes(loop.device).device
             loop = self.loop = replace(loop, preset=proposed_preset(first.resolution, first.channels, device))
         self.algorithms = {name: self._made(algorithm) for name, algorithm in kinds.items()}
-        processes = join_processes(loop.device)
-        if processes.count > 1:
-            raise UsageError("a loop runs in one process; for several GPUs start one loop for each, with its own --out")
+        self.processes = join_processes(loop.device)
         self.real = loop.read(loop.real, "real")
         self.held_out = loop.read(loop.reference, "reference")
         fresh = self.kind == "fresh data"
@@ -191,8 +191,9 @@ class OpenLoop:
         """Take the first generation's base from the first algorithm: same images and same seed, the same network."""
         mine = self._first_base(name, seed)
         first = self._first_base(next(iter(self.algorithms)), seed)
-        if first.model_path.exists() and not mine.model_path.exists():
+        if self.processes.is_main and first.model_path.exists() and not mine.model_path.exists():
             first.copy_to(mine.path)
+        self.processes.barrier()
 
     def loop_of(self, name: str, seed: int) -> AutophagousLoop:
         """The loop of an algorithm on the real images of a seed."""
@@ -206,6 +207,7 @@ class OpenLoop:
             distances=_measures(self.reference_set),
             evaluation_count=loop.count,
             warm_start=loop.warm_start,
+            processes=self.processes,
             description={
                 "algorithm": name,
                 "weight": algorithm.improvement.weight,

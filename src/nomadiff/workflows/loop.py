@@ -23,12 +23,21 @@ from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 from nomadiff.workflows.image_loop import ImageLoop, OpenLoop
 from nomadiff.workflows.judging import metric_infos
-from nomadiff.workflows.workers import work_on
+from nomadiff.workflows.workers import check_group, work_on
 
 __all__ = ["ImageLoop", "begin_image_loop", "jobs_from", "loop_jobs", "plan_image_loop", "run_image_loop"]
 
 _SHOWN = 64
-_UNRELATED = ("algorithms", "seeds", "generations", "out", "workers", "device", "command")  # to what a loop's files are
+_UNRELATED = (
+    "algorithms",
+    "seeds",
+    "generations",
+    "out",
+    "workers",
+    "gpus_per_job",
+    "device",
+    "command",
+)  # to what a loop's files are
 _SENTENCES = {
     "standard": "Standard training: everything is taken for real.",
     "sims": "SIMS: steered away from a copy fine-tuned on the model's own samples.",
@@ -57,7 +66,7 @@ def run_image_loop(loop: ImageLoop) -> Table:
     """
     setting = begin_image_loop(loop)
     *loops, report = loop_jobs(setting)
-    work_on(loop.out, loops, device=loop.device, processes=loop.workers)
+    work_on(loop.out, loops, device=loop.device, processes=loop.workers, gpus_per_job=loop.gpus_per_job)
     table = _report(setting)
     JobFolder(loop.out).mark_done(report)
     return table
@@ -70,6 +79,7 @@ def begin_image_loop(loop: ImageLoop) -> OpenLoop:
         UsageError, DataError: something is wrong with the images or options, or the folder holds other loops.
     """
     setting = OpenLoop(loop)
+    check_group(loop.gpus_per_job, setting.recipe.training.batch)
     for name in setting.algorithms:
         for seed in loop.seeds:
             setting.loop_of(name, seed).check_folder(setting.folder_of(name, seed), seed)
@@ -95,7 +105,7 @@ def loop_jobs(setting: OpenLoop) -> list[Job]:
 
     def job(name: str, seed: int, generations: int, title: str, after: tuple[str, ...] = (), **told: Any) -> Job:
         made = setting.folder_of(name, seed) / f"generation-{generations:04d}" / "manifest.json"
-        return Job(title, partial(_run, loop, name, seed, generations), after, (made,), about, **told)
+        return Job(title, partial(_run, loop, name, seed, generations), after, (made,), about, shared=True, **told)
 
     for seed in loop.seeds:  # seed by seed: an interrupted study has all algorithms of the seeds it has
         after = (f"{first}-seed{seed}-first",) if others else ()

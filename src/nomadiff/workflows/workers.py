@@ -59,6 +59,8 @@ def work_on(
         UsageError: the devices do not divide into so many, or no other process can know the jobs.
         NomadiffError, Interrupted: as :func:`~nomadiff.job_folder.work`.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("a study starts its processes itself: start it without torchrun, with --gpus-per-job N")
     kind = _kind_of(device or (devices[0] if devices else None))
     places: list[str | None] = [*devices] or [device]
     every = kind == "cuda" and (places == [None] or (places == ["cuda"] and gpus_per_job > 1))
