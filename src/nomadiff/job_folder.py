@@ -133,8 +133,8 @@ class JobFolder:
         """
         if not (self.path / "study.json").exists():
             raise UsageError(
-                f"{self.study} has no jobs to work on: give the --out of compare, loop or a CASD recipe of reproduce "
-                "(a study of objects in Python's memory is worked on by its own call alone)"
+                f"{self.study} has no jobs to work on: give the --out of compare, improve --workers, loop or a CASD "
+                "recipe of reproduce (a study of objects in Python's memory is worked on by its own call alone)"
             )
         return read_json(self.path / "study.json", dict)
 
@@ -173,7 +173,8 @@ class JobFolder:
         plans = sorted(self.path.glob("*/plan.json"))
         if not plans:
             raise UsageError(
-                f"{self.study} is no study with jobs: give the --out of compare, loop or a CASD recipe of reproduce"
+                f"{self.study} is no study with jobs: give the --out of compare, improve --workers, loop or a CASD "
+                "recipe of reproduce"
             )
         found = []
         for path in plans:

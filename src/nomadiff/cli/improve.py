@@ -46,6 +46,7 @@ def improve(
     held_out: HeldOutSet = HeldOutOptions(),  # noqa: B008 - frozen
     train: str | None = None,
     vae: str | None = None,
+    workers: int | None = None,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -67,6 +68,8 @@ def improve(
         held_out: what to choose by.
         train: The real images the model was trained on, to watch replication.
         vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
+        workers: Processes that share copies, searches and scoring; 0 writes the plan, for work. By default this process
+            does all of it, with those of torchrun.
         device: where to compute.
         dry_run: plan only.
     """
@@ -79,7 +82,26 @@ def improve(
         return
     check_output(out, "folder")
     command = command_line()
-    done = improve_files(model, out, settings, held_out, train=train, vae=vae, device=device, command=command)
+    if workers is None:
+        done = improve_files(model, out, settings, held_out, train=train, vae=vae, device=device, command=command)
+    else:
+        from nomadiff.workflows.improve_jobs import ImprovementStudy, begin_improvement, improve_study
+
+        study = ImprovementStudy(
+            model=str(model),
+            out=out,
+            improvement=settings,
+            held_out=held_out,
+            train=train,
+            vae=vae,
+            device=device,
+            command=command,
+        )
+        if workers == 0:
+            begin_improvement(study)
+            print(f"planned: {out}\nnext:    nomadiff work {out}, on every machine")
+            return
+        done = improve_study(study, workers)
     if not join_processes(device).is_main:
         return
     print(f"{done.sentence}\nmodel:  {out}\nscores: {out / 'improve.json'}")

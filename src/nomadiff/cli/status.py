@@ -16,7 +16,7 @@ def status(study: Path) -> None:
     nomadiff status study/
 
     Args:
-        study: The --out of compare, loop or a CASD recipe of reproduce.
+        study: The --out of compare, improve, loop or a CASD recipe of reproduce.
     """
     from nomadiff.files import printable
     from nomadiff.studies.work import study_status

@@ -22,7 +22,7 @@ def work(
     workers: int = 1,
     launch_option: tuple[str, ...] = (),
 ) -> None:
-    """Work on a study that compare, loop or reproduce has begun, from any machine that sees its folder.
+    """Work on a study that compare, improve, loop or reproduce has begun, from any machine that sees its folder.
 
     An example, on every machine:
 
@@ -37,7 +37,7 @@ def work(
     folder where the study was begun, if its paths are relative.
 
     Args:
-        study: The --out of compare, loop or a CASD recipe of reproduce.
+        study: The --out of compare, improve, loop or a CASD recipe of reproduce.
         devices: Where to compute (cuda:0, cuda:1, cpu). By default every GPU, or the CPU.
         jobs: Jobs side by side; by default one a GPU, or one a CPU core.
         gpus_per_job: GPUs that train and sample one model together, through torchrun; on a CPU as many processes. By

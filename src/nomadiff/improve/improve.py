@@ -31,7 +31,7 @@ from nomadiff.tables import Table
 from nomadiff.training.fitting import Fitting
 from nomadiff.training.matching import require_match
 
-__all__ = ["Improved", "improve"]
+__all__ = ["Improved", "Task", "improve", "of_repeat"]
 
 _BESIDE = ("precision", "recall", "coverage")
 _OWN_SAMPLES = 2  # keeps the noise of the internal set apart from that of training and scoring
@@ -105,45 +105,38 @@ def improve(
         NomadiffError: as training does.
         Interrupted: Ctrl-C or SIGTERM; what is done is kept.
     """
-    improvement = improvement or Improvement()
-    if improvement.weight is None and reference is None:
-        raise UsageError("choosing a weight needs --reference (held-out real images); or pass --weight, such as 1")
-    if improvement.repeats > 1 and reference is None:
-        raise UsageError("repeats say how sure a gain is: they need --reference (held-out real images)")
-    processes = join_processes(device)
-    model, out = as_model(model, "improve", processes.device), Path(out)
-    model.network_for("improve")
-    if improvement.distil:
-        _ = model.config  # its UsageError: a student is built by the base's recipe
-    if reference is not None:
-        refuse_training_set(model, reference)
-    count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
-    depends: dict[str, Any] = {"synthetic_count": count}
-    if synthetic is not None:
-        depends["synthetic"] = synthetic.content_hash
-    own = OwnSamples(model, out, count, mixed_seed(improvement.seed, _OWN_SAMPLES) % (1 << 31))
-    copy = FineTunedCopy(
-        model, out, improvement, processes, table="improve.json", noun="improvement", depends=depends, command=command
+    task = Task.of(
+        model,
+        Path(out),
+        improvement or Improvement(),
+        reference=reference,
+        synthetic=synthetic,
+        device=device,
+        command=command,
     )
-    if synthetic is not None:
-        require_match(copy.config, SourceMix(synthetic))
+    with task.copy.held():
+        return task.run()
 
-    def another(number: int) -> Gain:
-        """The gain of another copy of the same base."""
-        seed = mixed_seed(improvement.seed, _REPEATS, number) % (1 << 31)
-        settings = replace(improvement, repeats=1, seed=seed, distil=False, keep_synthetic=False)
-        path = out / f"repeat-{number}"
-        gain = improve(model, path, settings, reference=reference, synthetic=synthetic, device=device).gain
-        assert gain is not None
-        return gain
 
-    with copy.held():
-        return _Task(improvement, reference, synthetic, own, copy, processes, another).run()
+def of_repeat(improvement: Improvement, number: int) -> Improvement:
+    """The settings of another copy of the same base, which lies in ``repeat-NUMBER``; ``number`` counts from 2."""
+    seed = mixed_seed(improvement.seed, _REPEATS, number) % (1 << 31)
+    return replace(improvement, repeats=1, seed=seed, distil=False, keep_synthetic=False)
 
 
 @dataclass
-class _Task:
-    """One improvement in one process."""
+class Task:
+    """One improvement in one process; :meth:`of` makes it. Who calls :meth:`prepare` or :meth:`run` holds the copy.
+
+    Attributes:
+        improvement: settings.
+        reference: what is scored against; None where nothing is.
+        synthetic: another model's samples to fine-tune on.
+        own: the model's own.
+        copy: the folder, with the copy and the table of scores.
+        processes: who takes part.
+        another: gives the gain of another copy of the base, by its number.
+    """
 
     improvement: Improvement
     reference: ReferenceSet | None
@@ -153,6 +146,57 @@ class _Task:
     processes: Processes
     another: Callable[[int], Gain]
 
+    @classmethod
+    def of(
+        cls,
+        model: Model | str | Path,
+        out: Path,
+        improvement: Improvement,
+        *,
+        reference: ReferenceSet | None = None,
+        synthetic: ImageSource | None = None,
+        device: str | None = None,
+        command: str = "",
+    ) -> Task:
+        """Check everything; nothing is written. Arguments and errors are those of :func:`improve`."""
+        if improvement.weight is None and reference is None:
+            raise UsageError("choosing a weight needs --reference (held-out real images); or pass --weight, such as 1")
+        if improvement.repeats > 1 and reference is None:
+            raise UsageError("repeats say how sure a gain is: they need --reference (held-out real images)")
+        processes = join_processes(device)
+        model = as_model(model, "improve", processes.device)
+        model.network_for("improve")
+        if improvement.distil:
+            _ = model.config  # its UsageError: a student is built by the base's recipe
+        if reference is not None:
+            refuse_training_set(model, reference)
+        count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
+        depends: dict[str, Any] = {"synthetic_count": count}
+        if synthetic is not None:
+            depends["synthetic"] = synthetic.content_hash
+        own = OwnSamples(model, out, count, mixed_seed(improvement.seed, _OWN_SAMPLES) % (1 << 31))
+        copy = FineTunedCopy(
+            model,
+            out,
+            improvement,
+            processes,
+            table="improve.json",
+            noun="improvement",
+            depends=depends,
+            command=command,
+        )
+        if synthetic is not None:
+            require_match(copy.config, SourceMix(synthetic))
+
+        def another(number: int) -> Gain:
+            """The gain of another copy of the same base."""
+            settings, path = of_repeat(improvement, number), out / f"repeat-{number}"
+            gain = improve(model, path, settings, reference=reference, synthetic=synthetic, device=device).gain
+            assert gain is not None
+            return gain
+
+        return cls(improvement, reference, synthetic, own, copy, processes, another)
+
     @property
     def table(self) -> Table:
         return self.copy.table
@@ -161,26 +205,34 @@ class _Task:
     def candidates(self) -> Candidates:
         return self.copy.candidates()
 
-    def run(self) -> Improved:
-        """Do what is not done yet."""
-        self.copy.claim(self._scoring())
+    def prepare(self) -> None:
+        """Claim the folder, draw the own samples and train the copy, or what is not done of it."""
+        self.copy.claim(self.scoring())
         finished = self.copy.is_trained
-        keep = self.improvement.keep_synthetic and self.synthetic is None
-        if self.synthetic is None and (not finished or (keep and not self.own.archive.exists())):
+        if self.synthetic is None and (not finished or (self._keeps and not self.own.archive.exists())):
             self.own.draw(self.processes)
         if not finished:
             self.copy.train(self.own.open() if self.synthetic is None else self.synthetic)
         if not self.improvement.distil:
-            self._drop(keep)
+            self._drop()
+
+    def run(self, take: Callable[[], None] = lambda: None) -> Improved:
+        """Do what is not done yet; ``take`` adds what other processes have scored to the table."""
+        self.prepare()
+        take()
         done = self._choose()
         if self.improvement.distil:
             done = self._distilled(done)
-            self._drop(keep)
+            self._drop()
         return done
 
-    def _drop(self, keep: bool) -> None:
+    @property
+    def _keeps(self) -> bool:
+        return self.improvement.keep_synthetic and self.synthetic is None
+
+    def _drop(self) -> None:
         if self.processes.is_main:
-            self.own.drop(keep=keep)
+            self.own.drop(keep=self._keeps)
         self.processes.barrier()
 
     def _distilled(self, done: Improved) -> Improved:
@@ -231,17 +283,26 @@ class _Task:
 
     @cached_property
     def chooser(self) -> Chooser:
+        return self.chooser_of(self.table, self.copy.save)
+
+    def chooser_of(self, table: Table, save: Callable[[], None]) -> Chooser:
+        """Scores candidates into a table."""
         assert self.reference is not None
-        return Chooser(self.improvement, self.reference, self._candidate, self.table, self.copy.save, self.processes)
+        return Chooser(self.improvement, self.reference, self._candidate, table, save, self.processes)
+
+    @property
+    def budgets(self) -> list[int]:
+        """Images of fine-tuning of the snapshots to choose from."""
+        return budgets(self.copy.config, self.improvement.snapshots)
 
     def _choose(self) -> Improved:
         if self.reference is None:
             assert self.improvement.weight is not None
-            final = budgets(self.copy.config, self.improvement.snapshots)[-1]
+            final = self.budgets[-1]
             sentence = f"weight {self.improvement.weight:g} as asked; nothing was scored (no --reference)"
             return self._finish(final, self.improvement.weight, sentence)
         chooser = self.chooser
-        budget, weight = chooser.search(budgets(self.copy.config, self.improvement.snapshots))
+        budget, weight = chooser.search(self.budgets)
         gain = chooser.confirm(budget, weight)
         gains = [gain, *(self.another(number) for number in range(2, self.improvement.repeats + 1))]
         if len(gains) > 1:
@@ -269,7 +330,7 @@ class _Task:
             return self.candidates.base
         return self.candidates.make(budget, weight, self.improvement.space, self.improvement.interval)
 
-    def _scoring(self) -> dict[str, Any] | None:
+    def scoring(self) -> dict[str, Any] | None:
         """The settings that scores depend on beside candidate and seed; None where nothing is scored."""
         if self.reference is None:
             return None

@@ -88,41 +88,71 @@ class Chooser:
         For each budget the weight is found by Brent's bounded method, as the score is unimodal in it (SIMS Figure 4,
         Neon); a weight given in the improvement is taken as it is.
         """
+        self.search_base()
+        _, budget, weight = min(self.search_weight(budget) for budget in budgets)
+        return budget, weight
+
+    def search_base(self) -> None:
+        """Score the base on the search noise."""
+        self.score(0, 0.0, self._search_seed, "search")
+
+    def search_weight(self, budget: int) -> tuple[float, int, float]:
+        """The best weight of one budget: its score, of which less is better, the budget and the weight."""
         from scipy.optimize import minimize_scalar
 
-        seed = mixed_seed(self.improvement.seed, _SEARCH) % (1 << 31)
-        self.score(0, 0.0, seed, "search")
         found: list[tuple[float, int, float]] = []
-        for budget in budgets:
 
-            def loss(weight: float, budget: int = budget) -> float:
-                weight = round(float(weight), _DIGITS)
-                value = self.score(budget, weight, seed, "search")[self.metric]
-                found.append((-value if self.higher else value, budget, weight))
-                return found[-1][0]
+        def loss(weight: float) -> float:
+            weight = round(float(weight), _DIGITS)
+            value = self.score(budget, weight, self._search_seed, "search")[self.metric]
+            found.append((-value if self.higher else value, budget, weight))
+            return found[-1][0]
 
-            if self.improvement.weight is not None:
-                loss(self.improvement.weight)
-                continue
+        if self.improvement.weight is not None:
+            loss(self.improvement.weight)
+        else:
             limit = self.improvement.weight_limit
             # scipy counts its first point as an evaluation, and stops when it knows the weight to a fortieth
             options = {"maxiter": self.improvement.evaluations, "xatol": limit / 40}
             minimize_scalar(loss, bounds=(0.0, limit), method="bounded", options=options)
-        _, budget, weight = min(found)
-        return budget, weight
+        return min(found)
 
     def confirm(self, budget: int, weight: float) -> Gain:
         """Compare a candidate with the base on sets of fresh noise."""
-        seeds = [mixed_seed(self.improvement.seed, _CONFIRMATION, i) % (1 << 31) for i in range(self._sets)]
-        of_base = [self.score(0, 0.0, seed, "fresh") for seed in seeds]
-        pairs = []
-        for index, seed in enumerate(seeds):
-            rows = of_base[index], self.score(budget, weight, seed, "fresh")
-            pairs.append(self.pair(budget, weight, seeds, index, (rows[0][self.metric], rows[1][self.metric])))
-            self._read.pop((budget, weight, seed), None)
+        for index in range(self._sets):
+            self.fresh_base(index)
+        pairs = [self.fresh_pair(budget, weight, index) for index in range(self._sets)]
         half = self.halves["fresh"].meta["reference_count"]
         truths = max(1.0, half / self.improvement.count) / self._sets
         return confirmed_gain(pairs, truths=truths, higher=self.higher)
+
+    def fresh_base(self, index: int) -> dict[str, Any]:
+        """Score the base on one set of fresh noise."""
+        return self.score(0, 0.0, self._fresh_seeds[index], "fresh")
+
+    def fresh_pair(self, budget: int, weight: float, index: int) -> Pair:
+        """Compare a candidate with the base on one set of fresh noise."""
+        seeds = self._fresh_seeds
+        rows = self.fresh_base(index), self.score(budget, weight, seeds[index], "fresh")
+        pair = self.pair(budget, weight, seeds, index, (rows[0][self.metric], rows[1][self.metric]))
+        self._read.pop((budget, weight, seeds[index]), None)
+        return pair
+
+    def read_of_base(self, index: int) -> Read:
+        """What was read of the base's samples on one set of fresh noise."""
+        return self._features(0, 0.0, self._fresh_seeds[index])
+
+    def know_base(self, index: int, read: Read) -> None:
+        """Take over what another process has read of the base's samples."""
+        self._read[0, 0.0, self._fresh_seeds[index]] = read
+
+    @property
+    def _search_seed(self) -> int:
+        return mixed_seed(self.improvement.seed, _SEARCH) % (1 << 31)
+
+    @property
+    def _fresh_seeds(self) -> list[int]:
+        return [mixed_seed(self.improvement.seed, _CONFIRMATION, i) % (1 << 31) for i in range(self._sets)]
 
     @property
     def _sets(self) -> int:

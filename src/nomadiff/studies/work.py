@@ -11,7 +11,7 @@ from typing import Any
 from nomadiff.errors import DataError, UsageError
 from nomadiff.job_folder import Job, JobFolder, JobState
 from nomadiff.reproduce import study as recipes
-from nomadiff.workflows import compare, loop
+from nomadiff.workflows import compare, improve_jobs, loop
 from nomadiff.workflows.workers import progress_of, work_on
 
 __all__ = ["jobs_of", "study_status", "work_study"]
@@ -26,7 +26,7 @@ def work_study(
     retry_failed: bool = False,
     gpus_per_job: int | None = None,
 ) -> None:
-    """Work on a study that ``compare``, ``loop`` or ``reproduce`` has begun, from any machine that sees its folder.
+    """Work on a study that another call has begun, from any machine that sees its folder.
 
     Args:
         study: the folder that was its ``out``.
@@ -61,7 +61,12 @@ def jobs_of(study: Path) -> list[Job]:
     """
     folder = JobFolder(study)
     settings = folder.settings()
-    makers = {"compare": compare.jobs_from, "loop": loop.jobs_from, "reproduce": recipes.jobs_from}
+    makers = {
+        "compare": compare.jobs_from,
+        "improve": improve_jobs.jobs_from,
+        "loop": loop.jobs_from,
+        "reproduce": recipes.jobs_from,
+    }
     maker = makers.get(str(settings.pop("study", "")))
     if maker is None:
         raise DataError(f"{folder.path / 'study.json'}: not the settings of a study that this version knows")
