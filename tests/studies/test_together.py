@@ -236,3 +236,19 @@ def test_a_recipe_passes_the_number_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(words) == main(["work", str(tmp_path)]) == 128 + signal.SIGTERM
     assert asked == [2, 2]
     assert main(["reproduce", "sims-figure-5", "--scale", "smoke", "--gpus-per-job", "2"]) == 2
+
+
+@pytest.mark.slow
+def test_the_copy_of_an_improvement_is_trained_by_two(tmp_path: Path) -> None:
+    assert (
+        main(shlex.split(f"train {IMAGES.split('--synthetic')[0]} {TRAINING} --method dm --out {tmp_path / 'run'}"))
+        == 0
+    )
+    words = f"improve {tmp_path / 'run'} --synthetic-count 64 --budget 256 --snapshots 2 --weight 1 --device cpu"
+    by_two(f"{words} --out {tmp_path / 'hand'}")
+    assert main(shlex.split(f"{words} --out {tmp_path / 'study'} --workers 0")) == 0
+    assert worker(tmp_path / "study", "--gpus-per-job", "2").wait(300) == 0
+    assert {row["state"] for row in study_status(tmp_path / "study")} == {"done"}
+    hand, ours = (load_file(tmp_path / name / "auxiliary" / "model.safetensors") for name in ("hand", "study"))
+    assert hand.keys() == ours.keys() and all((hand[name] == ours[name]).all() for name in hand)
+    assert main(shlex.split(f"sample {tmp_path / 'study'} --count 2 --device cpu --out {tmp_path / 's'}")) == 0
