@@ -17,6 +17,7 @@ from nomadiff.job_folder import JobFolder
 
 __all__ = ["launch_workers"]
 
+_TIMEOUTS = 10_000  # how often a worker is queued again when its time is over; submitit's own is 3
 _SHARED = ("timeout_min", "mem_gb", "nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "name")
 
 
@@ -91,7 +92,8 @@ def launch_workers(
             value if not number else float(value) if "." in value else int(value)
         )
     try:
-        executor = submitit.AutoExecutor(study / "jobs" / "launched", cluster=cluster)
+        often: dict[str, Any] = {f"{cluster}_max_num_timeout": _TIMEOUTS}
+        executor = submitit.AutoExecutor(study / "jobs" / "launched", cluster=cluster, **often)
         executor.update_parameters(**{"name": f"nomadiff-{study.name}", **given})
         return [executor.submit(Worker(["work", str(study), *words], os.getcwd())) for _ in range(count)]
     except (NameError, ValueError, AssertionError, TypeError) as error:  # what submitit raises for wrong parameters
