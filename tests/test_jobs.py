@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
-from nomadiff.jobs import in_processes
+from nomadiff.jobs import in_processes, usable_cores
 
 HERE = Path(__file__).parent
 
@@ -116,3 +116,14 @@ def test_sigterm_to_the_parent_stops_the_workers_in_order(tmp_path):
     parent.terminate()
     out, _ = parent.communicate(timeout=60)
     assert out == b"stopped\n" and (tmp_path / "saved").read_text() == "1"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="sets the cores of a process")
+def test_a_process_uses_the_cores_it_was_given():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert usable_cores() == len(before)

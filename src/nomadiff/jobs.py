@@ -23,7 +23,7 @@ from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
 from nomadiff.registry import import_plugin, modules_of_parts
 
-__all__ = ["Key", "computed_with", "in_processes", "run_jobs", "sigterm_as_interrupt"]
+__all__ = ["Key", "computed_with", "in_processes", "run_jobs", "sigterm_as_interrupt", "usable_cores"]
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -70,12 +70,19 @@ def run_jobs(
         name = Path(journal).name.split(".")[0]
         with (
             progress_bar(name, total=len(keys), unit="jobs", done=len(keys) - len(missing)) as advance,
-            closing(in_processes(work, missing, processes or os.cpu_count() or 1, warm_up=warm_up)) as results,
+            closing(in_processes(work, missing, processes or usable_cores(), warm_up=warm_up)) as results,
         ):
             for key, result in results:
                 kept.append(key, result)
                 advance(1, note=label(key))
         return {key: kept.results[key] for key in keys}
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: of a scheduler's job those that it was given, not all of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def computed_with(device: str = "cpu") -> dict[str, str]:

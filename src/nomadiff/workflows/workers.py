@@ -18,6 +18,7 @@ import torch
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.files import read_json
 from nomadiff.job_folder import Job, JobFolder, work
+from nomadiff.jobs import usable_cores
 from nomadiff.processes import join_processes
 from nomadiff.progress import QUIET
 from nomadiff.registry import modules_of_parts
@@ -66,7 +67,7 @@ def work_on(
     every = kind == "cuda" and (places == [None] or (places == ["cuda"] and gpus_per_job > 1))
     if every and torch.cuda.device_count() > 1:
         places = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    room = len(places) if kind != "cpu" else os.cpu_count() or 1
+    room = len(places) if kind != "cpu" else usable_cores()
     if gpus_per_job > 1:
         JobFolder(study).settings()  # what the processes of a job read: their UsageError
         jobs = [replace(job, run=partial(_run_together, study.absolute(), job, gpus_per_job)) for job in jobs]
