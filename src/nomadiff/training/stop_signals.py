@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["stop_signals"]
 
-_ONE = 2.0  # seconds in which a signal is the same one: a scheduler tells all processes, and torchrun tells its own again
+_ONE = 2.0  # seconds in which a signal is the same one: a scheduler tells all processes, torchrun tells its own again
 
 
 @contextmanager
