@@ -180,7 +180,7 @@ def training(edm: SimpleNamespace, config: RunConfig, mix: SourceMix, device: to
 def sampling(
     edm: SimpleNamespace, config: RunConfig, batch: int, steps: int, rounds: int, device: torch.device
 ) -> Pairs:
-    """`Model.sample` and `edm_sampler`."""
+    """`Model.sample` as `nomadiff sample` calls it, and `edm_sampler`."""
     torch.manual_seed(0)
     model = Model(config.build_denoiser().to(device).eval().requires_grad_(False), config, device=device)
     sampler = SamplerConfig(steps=steps)
@@ -192,7 +192,8 @@ def sampling(
         images = edm.sampler(network, latents, labels, num_steps=steps)
         return (images * 127.5 + 128).clip(0, 255).to(torch.uint8).cpu()
 
-    return turns(rounds, Clock(device), batch, lambda: model.sample(batch, sampler=sampler, batch_size=batch), theirs)
+    options = {"sampler": sampler, "batch_size": batch, "precision": config.training.precision}
+    return turns(rounds, Clock(device), batch, lambda: model.sample(batch, **options), theirs)
 
 
 def distances(edm: SimpleNamespace, dimension: int, count: int, rounds: int) -> list[tuple[str, Pairs, float]]:

@@ -7,13 +7,15 @@ It needs this checkout (``PYTHONPATH=src``) and the packages of ``pip install .`
 of priority, each at most once: OUT/jobs.jsonl gets a line as soon as one ends, a job that fails is recorded with its
 error, and the same command continues. OUT/report.md is written anew after every job. Jobs:
 
-* smoke: for every family of networks and precision two training steps, and one evaluation against the CPU's in fp32;
-  every guidance against the CPU's; one training under torchrun (DistributedDataParallel of one);
+* smoke: for every family of networks and precision two training steps, and one evaluation, channels last or not,
+  against the CPU's in fp32; every guidance against the CPU's; one training under torchrun (DistributedDataParallel
+  of one);
 * net: forward and backward of a preset's network alone, eager and compiled, channels last or not: what the training
   loop could reach;
 * train: the shipped training loop, images a second, and memory;
-* sample: the shipped sampler, images a second, eager and compiled, in the given precision;
-* edm: the same forward and backward with NVlabs/edm's network of the same configuration, if a checkout is given;
+* sample: `Model.sample`, images a second, eager and compiled, in the given precision; noise: what it starts from;
+* edm: the same forward and backward, and its sampler, with NVlabs/edm's network of the same configuration, if a
+  checkout is given;
 * plane: one generation of 1,000 loops of points in the plane, together;
 * study: ``nomadiff reproduce casd-table-3 --scale medium`` with FOLDER's files, for the minutes that are left.
 
@@ -51,17 +53,20 @@ from nomadiff.data.image_source import ImageSource  # noqa: E402
 from nomadiff.data.source_mix import SourceMix  # noqa: E402
 from nomadiff.denoiser import EDMDenoiser  # noqa: E402
 from nomadiff.guidance.extrapolation import Extrapolation  # noqa: E402
+from nomadiff.guidance.gradient import ClassifierGuidance, DiscriminatorGuidance  # noqa: E402
 from nomadiff.guidance.label_guidance import ClassifierFreeGuidance, SourceGuidance  # noqa: E402
 from nomadiff.guidance.merge import merged  # noqa: E402
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance  # noqa: E402
 from nomadiff.guidance.shared_encoder import SharedEncoder  # noqa: E402
 from nomadiff.methods.casd import CASD  # noqa: E402
+from nomadiff.models.model import Model  # noqa: E402
 from nomadiff.networks.build import build_network  # noqa: E402
 from nomadiff.networks.config import NetworkConfig  # noqa: E402
 from nomadiff.networks.flops import flops_of  # noqa: E402
 from nomadiff.networks.presets import NETWORKS  # noqa: E402
 from nomadiff.processes import Processes  # noqa: E402
-from nomadiff.sampling.sampler import SamplerConfig, draw  # noqa: E402
+from nomadiff.sampling.sampler import SamplerConfig  # noqa: E402
+from nomadiff.seeding import SampleNoise  # noqa: E402
 from nomadiff.training import loop  # noqa: E402
 from nomadiff.training.presets import PRESETS, Preset  # noqa: E402
 from nomadiff.training.run_folder import RunFolder  # noqa: E402
@@ -199,7 +204,10 @@ def smoke(session: Session, name: str, precision: str) -> dict[str, Any]:
         denoiser.autocast = None if device.type == "cpu" or precision == "fp32" else DTYPES[precision]
         return denoiser
 
-    difference = against_cpu(session, make, config, source=0)
+    def channels_last(device: torch.device) -> EDMDenoiser:
+        return make(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    difference = max(against_cpu(session, build, config, source=0) for build in (make, channels_last))
     return {"losses": losses, "difference": difference, "ok": difference < TOLERANCE[precision]}
 
 
@@ -210,6 +218,10 @@ def guidances(session: Session) -> dict[str, Any]:
     near = copy.deepcopy(base)
     with torch.no_grad():
         list(near.network.dec.parameters())[-1].add_(0.1)
+
+    def logits(x: torch.Tensor, sigma: Any = None) -> torch.Tensor:
+        return torch.stack([x.square().mean((1, 2, 3)) * factor for factor in (1.0, 2.0, 3.0)], dim=1)
+
     made: dict[str, Callable[[EDMDenoiser, EDMDenoiser, EDMDenoiser], Any]] = {
         "extrapolation": lambda one, two, close: Extrapolation(one, two, 1.0),
         "shared encoder": lambda one, two, close: SharedEncoder(one, close, 1.0),
@@ -217,6 +229,8 @@ def guidances(session: Session) -> dict[str, Any]:
         "source": lambda one, two, close: SourceGuidance(one, 1.0),
         "classifier-free": lambda one, two, close: ClassifierFreeGuidance(one, 1.0),
         "perturbed attention": lambda one, two, close: perturbed_attention_guidance(one, 1.0),
+        "classifier": lambda one, two, close: ClassifierGuidance(one, logits, 1.0),
+        "discriminator": lambda one, two, close: DiscriminatorGuidance(one, lambda x, sigma, **_: logits(x)[:, 0], 1.0),
     }
     found = {}
     for name, build in made.items():
@@ -289,32 +303,38 @@ def training(session: Session, name: str, precision: str) -> dict[str, Any]:
 
 
 def sampling(session: Session, name: str, precision: str, compiled: bool) -> dict[str, Any]:
-    """The shipped sampler on a network in the given precision."""
-    config, batch = session.network(name), session.batch(name)
+    """`Model.sample`, noise to bytes on the host, in the given precision."""
+    preset, batch = session.preset(name), session.batch(name)
+    config = preset.network
     denoiser = denoiser_of(config).to(session.device)
-    denoiser.autocast = None if precision == "fp32" else DTYPES[precision]
     if compiled:
         denoiser.network.compile()
+    recipe = CASD(preset).recipe(random_mix(config.channels, config.resolution))
+    model = Model(denoiser, recipe, device=session.device)
     sampler = SamplerConfig(steps=2 if session.toy else 18)
-    shape = (config.channels, config.resolution, config.resolution)
-
-    def bound(x: torch.Tensor, sigma: Any, **condition: Any) -> torch.Tensor:
-        return denoiser(x, sigma, source=0, **condition)
 
     def run() -> None:
-        for _ in draw(bound, shape, range(batch), seed=0, config=sampler, batch_size=batch, device=session.device):
-            pass
+        model.sample(batch, sampler=sampler, batch_size=batch, precision=precision)
 
     seconds = session.seconds(run, most=10.0)
     return {"batch": batch, "nfe": sampler.nfe, **rate(session, config, batch / seconds, sampler.nfe)}
 
 
-def edm(session: Session, name: str) -> dict[str, Any]:
-    """Forward and backward of EDM's own network in half precision; its code is read from the given checkout."""
+def noise(session: Session) -> dict[str, Any]:
+    """The noise that sampling starts from, made on the host and moved: how many images a second it allows."""
+    count = 64 if session.toy else 4096
+
+    def run() -> None:
+        SampleNoise(0, range(count)).normal((3, 32, 32)).to(session.device)
+
+    return {"batch": count, "images_per_second": round(count / session.seconds(run), 1)}
+
+
+def edm_network(session: Session, config: NetworkConfig) -> Any:
+    """EDM's own network of the same configuration, in half precision; its code is read from the given checkout."""
     sys.path.insert(0, str(session.edm))
     from training.networks import EDMPrecond
 
-    config, batch = session.network(name), session.batch(name)
     model = EDMPrecond(
         img_resolution=config.resolution,
         img_channels=config.channels,
@@ -327,7 +347,13 @@ def edm(session: Session, name: str) -> dict[str, Any]:
         dropout=config.dropout,
         augment_dim=config.augment_dim,
     )
-    model = model.to(session.device).train()
+    return model.to(session.device)
+
+
+def edm(session: Session, name: str) -> dict[str, Any]:
+    """Forward and backward of EDM's network."""
+    config, batch = session.network(name), session.batch(name)
+    model = edm_network(session, config).train()
     x = torch.randn(batch, config.channels, config.resolution, config.resolution, device=session.device)
     sigma = torch.rand(batch, device=session.device) + 0.1
 
@@ -337,6 +363,24 @@ def edm(session: Session, name: str) -> dict[str, Any]:
 
     seconds = session.seconds(step)
     return {"batch": batch, **rate(session, config, batch / seconds, 3)}
+
+
+def edm_sampling(session: Session, name: str) -> dict[str, Any]:
+    """EDM's sampler, noise to bytes on the host."""
+    config, batch = session.network(name), session.batch(name)
+    model = edm_network(session, config).eval().requires_grad_(False)
+    from generate import edm_sampler
+
+    steps = 2 if session.toy else 18
+    shape = (batch, config.channels, config.resolution, config.resolution)
+
+    def run() -> None:
+        images = edm_sampler(model, torch.randn(shape, device=session.device), num_steps=steps)
+        (images * 127.5 + 128).clip(0, 255).to(torch.uint8).cpu()
+
+    nfe = 2 * steps - 1
+    seconds = session.seconds(run, most=10.0)
+    return {"batch": batch, "nfe": nfe, **rate(session, config, batch / seconds, nfe)}
 
 
 def plane(session: Session) -> dict[str, Any]:
@@ -384,6 +428,8 @@ def jobs(session: Session) -> list[Job]:
             )
         if session.edm is not None:
             add(f"edm {name} fp16", 10, edm, name)
+            add(f"edm sample {name} fp16", 15, edm_sampling, name)
+    add("noise", 5, noise)
     add("plane", 20, plane)
     add("smoke torchrun", 30, under_torchrun)
     for name in MEASURED[3:]:

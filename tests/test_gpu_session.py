@@ -25,6 +25,9 @@ def test_every_job_runs_once_and_the_session_continues(tmp_path, monkeypatch, ca
     session = script.Session(torch.device("cpu"), True, tmp_path, None, None)
     names = [job.name for job in script.jobs(session)]
     assert len(set(names)) == len(names)
+    assert {"noise", "sample cifar10 bf16 eager", "smoke imagenet64-adm bf16", "smoke cifar10-ncsnpp fp32"} <= set(
+        names
+    )
     kept = {name for name in names if "torchrun" not in name and name.split()[0] != "smoke"}
     kept |= {"smoke compact32 bf16", "smoke imagenet64-edm2-xs fp32", "smoke guidance"}
     chosen = script.jobs
@@ -53,3 +56,18 @@ def test_a_job_that_fails_is_recorded_and_the_next_one_runs(tmp_path, monkeypatc
         ("one", "RuntimeError: out of memory", None),
         ("two", None, True),
     ]
+
+
+def test_a_checkout_of_edm_is_measured_beside_in_training_and_sampling(tmp_path):
+    script = loaded()
+    session = script.Session(torch.device("cpu"), True, tmp_path, None, tmp_path / "edm")
+    names = [job.name for job in script.jobs(session)]
+    for network in script.MEASURED[:3]:
+        ours, theirs = names.index(f"sample {network} bf16 eager"), names.index(f"edm sample {network} fp16")
+        assert ours < theirs and f"edm {network} fp16" in names
+
+
+def test_every_guidance_is_among_the_smoke_tests(tmp_path):
+    script = loaded()
+    found = script.guidances(script.Session(torch.device("cpu"), True, tmp_path, None, None))
+    assert found["ok"] and set(found["differences"]) >= {"shared encoder", "merged", "classifier", "discriminator"}

@@ -30,6 +30,29 @@ def test_a_sample_is_the_same_whatever_the_batch(seed: int, indices: list[int], 
     assert all(torch.equal(whole.flip(0), other) for whole, other in zip(together, backwards))
 
 
+@pytest.mark.parametrize(("seed", "index"), [(0, 0), (7, 3), (2**63, 2**63), (2**64 - 1, 2**40)])
+def test_a_stream_is_numpys_philox_with_its_key(seed: int, index: int) -> None:
+    noise = SampleNoise(seed, [index])
+    stream = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
+    for shape in ((3, 8, 8), (5,), (1, 2)):
+        assert np.array_equal(noise.normal(shape)[0], stream.standard_normal(shape, dtype=np.float32))
+        assert int(noise.integers(1000)) == int(stream.integers(1000))
+
+
+@pytest.mark.parametrize(("count", "shape"), [(40, (3, 64, 64)), (3, (3, 256, 256)), (1, (3, 512, 512))])
+def test_threads_do_not_change_the_noise(count: int, shape: tuple[int, ...]) -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 5):
+            torch.set_num_threads(threads)
+            noise = SampleNoise(1, range(count))
+            found.append([noise.normal(shape), noise.normal(shape), noise.integers(10)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for pair in zip(*found))
+
+
 def test_seeds_and_indices_give_unrelated_standard_normal_noise() -> None:
     noise = SampleNoise(3, range(200)).normal((500,))
     assert noise.dtype == torch.float32 and noise.shape == (200, 500)

@@ -8,10 +8,13 @@ resumed run needs no saved generator.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
 
 from nomadiff.errors import UsageError
 
@@ -50,10 +53,25 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         yield
 
 
+_WORTH_A_THREAD = 1 << 16  # values: half a millisecond
+
+
+class _Key(ISeedSequence):
+    """Gives Philox its key. ``Philox(key=...)`` asks the system for entropy first, which costs as much again."""
+
+    def __init__(self, seed: int, index: int) -> None:
+        # uint64 from the start: numpy makes a list of a large and a small integer floats, which merges large seeds
+        self._words = np.array([seed, index], dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return self._words
+
+
 class SampleNoise:
     """One independent stream of standard normal noise for each sample, keyed by ``(seed, index)``.
 
-    Noise is drawn on the CPU (numpy's counter-based Philox) and then moved, so every device gets the same numbers.
+    Noise is drawn on the CPU (numpy's counter-based Philox) and then moved, so every device gets the same numbers. As
+    many threads as torch may use share the streams out; the numbers do not depend on it.
 
     Args:
         seed: seed of the whole sample set, 0 <= seed < 2**64.
@@ -64,16 +82,24 @@ class SampleNoise:
     """
 
     def __init__(self, seed: int, indices: Sequence[int] | np.ndarray) -> None:
-        # uint64 from the start: numpy makes a list of a large and a small integer floats, which merges large seeds
         checked_seed(seed)
-        keys = [np.array([seed, int(index)], dtype=np.uint64) for index in indices]
-        self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+        keys: list[Any] = [_Key(seed, int(index)) for index in indices]  # numpy's types know no such key
+        self._streams = [np.random.Generator(np.random.Philox(key)) for key in keys]
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw the next noise of every stream: float32 on the CPU, shape ``(len(indices), *shape)``."""
         noise = np.empty((len(self._streams), *shape), dtype=np.float32)
-        for stream, row in zip(self._streams, noise):
-            stream.standard_normal(dtype=np.float32, out=row)
+
+        def fill(part: slice) -> None:
+            for stream, row in zip(self._streams[part], noise[part]):
+                stream.standard_normal(dtype=np.float32, out=row)
+
+        threads = min(torch.get_num_threads(), len(noise), noise.size // _WORTH_A_THREAD)
+        if threads > 1:  # numpy lets go of Python while it draws
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, (slice(first, None, threads) for first in range(threads))))
+        else:
+            fill(slice(None))
         return torch.from_numpy(noise)
 
     def integers(self, high: int) -> torch.Tensor:

@@ -121,3 +121,29 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, kind):
     with pytest.raises(NomadiffError, match="cannot be written|cannot be read|Not a directory") as caught:
         write_images(tmp_path / "file" / kind, [some(2)], 2, manifest={})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["set", "set.zip"])
+def test_threads_write_the_same_files_in_the_same_order(tmp_path, kind):
+    images, before = some(23, size=64), torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            write_images(tmp_path / str(threads) / kind, images.split(5), 23, manifest={"seed": 1})
+    finally:
+        torch.set_num_threads(before)
+    one, three = (tmp_path / str(threads) / kind for threads in (1, 3))
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file()) if one.is_dir() else ["."]
+    assert [(one / name).read_bytes() for name in names] == [(three / name).read_bytes() for name in names]
+    assert torch.equal(read_images(three).images, images)
+
+
+def test_an_image_that_cannot_be_written_leaves_nothing_whatever_the_threads(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(UsageError, match="expected 30 images, got 23"):
+            write_images(tmp_path / "set", some(23, size=64).split(5), 30, manifest={})
+    finally:
+        torch.set_num_threads(before)
+    assert list(tmp_path.iterdir()) == []

@@ -136,7 +136,9 @@ class DrawingOptions:
         classes: real, as often as the real training images have them (the default); uniform; or shares of some, such as
             cat=0.3,dog=0.1.
         steps: Solver steps; the model's own by default.
-        batch_size: Images drawn together.
+        batch_size: Images drawn together; fewer where a GPU's memory holds no more.
+        precision: What networks compute in: fp32, bf16, fp16, or auto (the default): half precision for a model that
+            was trained in it, where the machine is fast at it.
         vae: Autoencoder of a model of latents (folder or hf:USER/NAME), if it is not where its recipe says.
     """
 
@@ -146,6 +148,7 @@ class DrawingOptions:
     classes: str | None = None
     steps: int | None = None
     batch_size: int | None = None
+    precision: str = "auto"
     vae: str | None = None
 
     def of(self, model: Model, *, solver: str | None = None) -> dict[str, Any]:
@@ -157,6 +160,7 @@ class DrawingOptions:
             "classes": self.classes,
             "sampler": replace(own, solver=solver or own.solver, steps=own.steps if self.steps is None else self.steps),
             "batch_size": self.batch_size,
+            "precision": self.precision,
         }
 
 

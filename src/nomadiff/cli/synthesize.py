@@ -21,6 +21,7 @@ _FOR = {  # the sources that an option is for; the others are for all
     "width": (_PIPELINE,),
     "steps": (_PIPELINE, _MODEL),
     "source": (_MODEL,),
+    "precision": (_MODEL,),
     "vae": (_MODEL,),
     "class_label": (_MODEL, _STYLEGAN),
     "classes": (_MODEL, _STYLEGAN),

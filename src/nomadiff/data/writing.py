@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +24,8 @@ from nomadiff.errors import UsageError
 from nomadiff.files import atomic_folder, atomic_path, check_output
 
 __all__ = ["refuse_existing", "store_entry", "write_images"]
+
+_WORTH_A_THREAD = 3 * 64 * 64  # bytes of an image: a millisecond
 
 
 def write_images(
@@ -117,13 +123,37 @@ def _write_files(
     *,
     compress_level: int,
 ) -> None:
-    for index, pixels in enumerate(rows):
+    def encode(pixels: np.ndarray) -> bytes:
         encoded = io.BytesIO()
         image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
         image.save(encoded, "PNG", compress_level=compress_level)
-        save(_image_name(index), encoded.getvalue())
+        return encoded.getvalue()
+
+    for index, data in enumerate(_in_threads(encode, rows)):
+        save(_image_name(index), data)
     pairs = None if labels is None else ((_image_name(index), label) for index, label in enumerate(labels))
     save(LABELS_NAME, json.dumps(labels_json(pairs, class_names)).encode())
+
+
+def _in_threads(encode: Callable[[np.ndarray], bytes], rows: Iterator[np.ndarray]) -> Iterator[bytes]:
+    """The rows encoded, in their order, by as many threads as torch may use: Pillow lets go of Python meanwhile.
+
+    Images of 512 x 512 take as long to encode as a GPU takes to draw them. Small ones are not worth a thread's call.
+    """
+    first = next(rows, None)
+    rest = rows if first is None else chain([first], rows)
+    threads = torch.get_num_threads()
+    if threads == 1 or first is None or first.size < _WORTH_A_THREAD:
+        yield from map(encode, rest)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[bytes]] = deque()
+        for row in rest:
+            waiting.append(pool.submit(encode, row))
+            if len(waiting) > 2 * threads:  # no more in memory than keeps every thread busy
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _image_name(index: int) -> str:

@@ -37,7 +37,8 @@ def export_model(
     ``safetensors``: everything the model is made of (weights with their recipe, ``guidance.json``, sources), to be
     loaded by nomadiff wherever it lies. ``diffusers``: a pipeline. A model that came from diffusers becomes a plain
     ``DDPMPipeline`` again; any other one a pipeline with its own class, which needs nomadiff beside diffusers and
-    ``trust_remote_code=True``, and draws the same images as ``nomadiff sample``.
+    ``trust_remote_code=True``, and draws the same images as
+    ``nomadiff sample --precision fp32``.
 
     Args:
         model: the model.

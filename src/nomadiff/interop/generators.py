@@ -66,7 +66,7 @@ class ModelGenerator:
     Args:
         model: the model.
         seed: seed of the set.
-        source, class_label, classes, sampler: as for :meth:`~nomadiff.models.model.Model.sample_batches`.
+        source, class_label, classes, sampler, precision: as for :meth:`~nomadiff.models.model.Model.sample_batches`.
         batch_size: images solved together; None chooses.
 
     Raises:
@@ -84,12 +84,14 @@ class ModelGenerator:
         classes: str | None = None,
         sampler: Any = None,
         batch_size: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         self._model, self._seed = model, seed
+        self._how: dict[str, Any] = {"sampler": sampler, "precision": precision}
         self._classes: dict[str, Any] = {"source": source, "class_label": class_label, "classes": classes}
         self._validate()
         self.batch_size = batch_size or model.default_batch_size
-        self._sampler, self.class_names = sampler, model.class_names
+        self.class_names = model.class_names
 
     def _validate(self) -> None:
         """Raise for an unknown source or class, or a missing autoencoder, before the first expensive step."""
@@ -100,7 +102,7 @@ class ModelGenerator:
 
     def draw(self, indices: Sequence[int]) -> list[Drawn]:
         """As :class:`ImageGenerator`."""
-        options = {**self._classes, "sampler": self._sampler, "first": indices[0], "batch_size": len(indices)}
+        options = {**self._classes, **self._how, "first": indices[0], "batch_size": len(indices)}
         images = self._model.sample(len(indices), self._seed, **options)
         classes = self._model.drawn_classes(indices, self._seed, **self._classes)
         return [
@@ -114,7 +116,7 @@ class ModelGenerator:
 
     def facts(self) -> dict[str, Any]:
         """As :class:`ImageGenerator`."""
-        manifest = self._model.manifest(0, self._seed, sampler=self._sampler, **self._classes)
+        manifest = self._model.manifest(0, self._seed, **self._how, **self._classes)
         unwanted = ("count", "kind", "versions")
         facts = {name: value for name, value in manifest.items() if name not in unwanted}
         return {**facts, "class_label": self._classes["class_label"]}

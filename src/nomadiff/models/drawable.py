@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from nomadiff.data.latents import LatentSpace
 from nomadiff.denoiser import BoundDenoiser, Denoiser
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.guidance.guided import evaluations_of
 from nomadiff.models.class_choice import class_weights, stored_labels
+from nomadiff.models.inference import computing_in, drawing_precision, networks_of
 from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.processes import Processes
-from nomadiff.progress import progress_bar
+from nomadiff.progress import progress_bar, say
 from nomadiff.sampling.sampler import SamplerConfig, draw, drawn_classes, to_uint8
 from nomadiff.seeding import SampleNoise
 from nomadiff.training.config import Facts
@@ -38,6 +40,7 @@ class Drawable:
         self.denoiser = denoiser
         self.known = known
         self.device = device
+        self._fits = sys.maxsize  # images that fit into memory at once, as far as is known
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -130,6 +133,7 @@ class Drawable:
         classes: str | None = None,
         sampler: SamplerConfig | None = None,
         batch_size: int | None = None,
+        precision: str = "fp32",
         first: int = 0,
         processes: Processes | None = None,
         show: bool = False,
@@ -146,7 +150,10 @@ class Drawable:
                 :func:`~nomadiff.models.class_choice.class_weights`; by default as the source's training images have
                 them.
             sampler: solver and steps; None takes the recipe's.
-            batch_size: images solved together in a process; None chooses by their size.
+            batch_size: images solved together in a process; None chooses by their size. Where a device's memory does
+                not hold so many, fewer are.
+            precision: what networks compute in, see :func:`~nomadiff.models.inference.drawing_precision`; the solver's
+                arithmetic is float64 in any case.
             processes: share the work among these; every process gets every image.
             show: show a progress bar.
             decode: make images of what a model of latents draws; False leaves it as it is.
@@ -155,15 +162,25 @@ class Drawable:
             uint8 ``(b, C, H, W)`` on the CPU; without ``decode`` float32 raw latents, as data sets hold them.
 
         Raises:
-            UsageError: unknown source or class, or latents of an unknown autoencoder.
+            UsageError: unknown source, class or precision, or latents of an unknown autoencoder.
             DataError: the autoencoder cannot be loaded.
+            NomadiffError: a single image does not fit into memory, or is not finite.
         """
         finish = self._decoded if decode else self._raw
         if decode and self.draws_latents:
             self.autoencoder  # noqa: B018 - loaded now: it may be missing, and sampling is expensive
         denoiser = self.sampling_denoiser(source)
         weights = class_weights(self.known, self.source_index(source), class_label=class_label, classes=classes)
+        networks, chosen = networks_of(denoiser), self.drawing_precision(precision)
+        config = sampler or self.known.sampler
         group = processes or Processes(0, 1, self.device)
+
+        def drawn(indices: Sequence[int], at_once: int) -> Tensor:
+            options: dict[str, Any] = {"seed": seed, "config": config, "batch_size": at_once, "device": self.device}
+            with computing_in(networks, chosen, self.device):
+                batches = draw(denoiser, self.shape, indices, class_weights=weights, **options)
+                return torch.cat([finish(batch) for batch in batches])
+
         size = batch_size or self.default_batch_size
         with progress_bar(f"sample {self.known.method}", total=count, show=show and group.is_main) as advance:
             for start in range(0, count, size * group.count):
@@ -172,18 +189,27 @@ class Drawable:
                 # the last batch may not divide: every process draws the same number, and the surplus is cut off
                 mine = start + group.rank * share
                 indices = [first + min(index, stop - 1) for index in range(mine, mine + share)]
-                (batch,) = draw(
-                    denoiser,
-                    self.shape,
-                    indices,
-                    seed=seed,
-                    config=sampler or self.known.sampler,
-                    batch_size=share,
-                    device=self.device,
-                    class_weights=weights,
-                )
-                yield group.gather(finish(batch)).cpu()[: stop - start]
+                yield group.gather(self._fitting(drawn, indices)).cpu()[: stop - start]
                 advance(stop - start)
+
+    def _fitting(self, drawn: Callable[[Sequence[int], int], Tensor], indices: Sequence[int]) -> Tensor:
+        """``drawn(indices, at_once)`` with as many at once as the device's memory holds, found by halving."""
+        while True:
+            at_once = min(len(indices), self._fits)
+            try:
+                return drawn(indices, at_once)
+            except torch.OutOfMemoryError as error:
+                if at_once == 1:
+                    raise NomadiffError(f"a single image does not fit into the memory of {self.device}") from error
+            # here, not above: until the error is gone it holds on to what filled the memory
+            self._fits = at_once // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            say(f"{at_once} images at once do not fit into the memory of {self.device}: drawing {self._fits} at once")
+
+    def drawing_precision(self, precision: str) -> str:
+        """What :meth:`sample_batches` computes in: "fp32", "bf16" or "fp16"; see there."""
+        return drawing_precision(precision, self.denoiser, self.known, self.device)
 
     def _decoded(self, drawn: Tensor) -> Tensor:
         """Images of what the network drew: uint8 on the model's device."""

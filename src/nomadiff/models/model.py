@@ -349,9 +349,10 @@ class Model(Drawable):
         sampler: SamplerConfig | None = None,
         class_label: int | str | None = None,
         classes: str | None = None,
+        precision: str = "fp32",
     ) -> dict[str, Any]:
         """The manifest of a sample set; it keeps the set from being taken for real data by accident."""
-        used = sampler or self.known.sampler
+        used, halved = sampler or self.known.sampler, self.drawing_precision(precision)
         drawn = classes or ("real" if self.known.class_counts else "uniform")
         if class_label is not None:
             drawn = self.known.vocabulary[class_index(self.known, class_label)]
@@ -364,6 +365,7 @@ class Model(Drawable):
             "count": count,
             "sampler": used.to_dict(),
             "nfe": self.nfe(used),
+            **({"precision": halved} if halved != "fp32" else {}),
             "trained_on": list(self.known.source_names),
             **({"classes": drawn} if self.known.classes else {}),
             **({"guidance": self.guidance.facts()} if self.guidance is not None else {}),

@@ -38,7 +38,8 @@ def write_sample_set(
         group.barrier()
         return
     classes = {"source": options.get("source", 0), **{name: options.get(name) for name in ("class_label", "classes")}}
-    manifest = manifest_of(count, seed, sampler=options.get("sampler"), **classes)
+    how = {"sampler": options.get("sampler"), "precision": options.get("precision", "fp32")}
+    manifest = manifest_of(count, seed, **how, **classes)
     recipe = {name: value for name, value in manifest.items() if name != "versions"}
     with part_folder(out, {**recipe, "class_label": options.get("class_label")}) as part:
         delivered = is_delivered(out)
