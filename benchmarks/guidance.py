@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,12 +63,31 @@ class Vmapped:
         return base + self.weight * (base - auxiliary)
 
 
+class TwoStreams(Extrapolation):
+    """Both networks side by side on two CUDA streams."""
+
+    def __init__(self, base: EDMDenoiser, auxiliary: EDMDenoiser, weight: float) -> None:
+        super().__init__(base, auxiliary, weight)
+        self.side = torch.cuda.Stream()
+
+    def guided(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        """As two passes."""
+        self.side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.side):
+            other = self.auxiliary(x, sigma, **condition)
+        base = self.base(x, sigma, **condition)
+        torch.cuda.current_stream().wait_stream(self.side)
+        other.record_stream(torch.cuda.current_stream())
+        return base + self.weight * (base - other)
+
+
 def variants(name: str, device: torch.device) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """Every way, by name."""
     base, other, end = (
         each.to(device) for each in (network(name, 0), network(name, 1), network(name, 2, end_only=True))
     )
     labelled = network(name, 0, sources=2).to(device)
+    streams = {"sims, two streams": TwoStreams(base, other, WEIGHT)} if device.type == "cuda" else {}
     return {
         "base": base,
         "sims, two passes": Extrapolation(base, other, WEIGHT),
@@ -81,6 +101,7 @@ def variants(name: str, device: torch.device) -> dict[str, Callable[[Tensor, Ten
         ),
         "perturbed attention": perturbed_attention_guidance(base, WEIGHT),
         "merged (neon) or distilled": merged(base, (other, WEIGHT)),
+        **streams,
     }
 
 

@@ -16,6 +16,7 @@ error, and the same command continues. OUT/report.md is written anew after every
 * sample: `Model.sample`, images a second, eager and compiled, in the given precision; noise: what it starts from;
 * edm: the same forward and backward, and its sampler, with NVlabs/edm's network of the same configuration, if a
   checkout is given;
+* guidance cost: sampling with two networks over sampling with one, in every way;
 * plane: one generation of 1,000 loops of points in the plane, together;
 * study: ``nomadiff reproduce casd-table-3 --scale medium`` with FOLDER's files, for the minutes that are left.
 
@@ -383,6 +384,14 @@ def edm_sampling(session: Session, name: str) -> dict[str, Any]:
     return {"batch": batch, "nfe": nfe, **rate(session, config, batch / seconds, nfe)}
 
 
+def guided_cost(session: Session, name: str) -> dict[str, Any]:
+    """Seconds of guided sampling over the base's, for every way to combine two networks (benchmarks/guidance.py)."""
+    import guidance
+
+    found = guidance.measure(name, session.device, 2 if session.toy else session.batch(name) // 4, 3, 18)
+    return {"times_base": {row["way"]: round(row["seconds"] / found[0]["seconds"], 3) for row in found}}
+
+
 def plane(session: Session) -> dict[str, Any]:
     """A SIMS generation of many loops of points together: base, own samples, auxiliary, samples."""
     from nomadiff.loops.algorithm import LoopData
@@ -430,6 +439,7 @@ def jobs(session: Session) -> list[Job]:
             add(f"edm {name} fp16", 10, edm, name)
             add(f"edm sample {name} fp16", 15, edm_sampling, name)
     add("noise", 5, noise)
+    add("guidance cost", 20, guided_cost, "digits" if session.toy else "small32")
     add("plane", 20, plane)
     add("smoke torchrun", 30, under_torchrun)
     for name in MEASURED[3:]:

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -17,9 +18,10 @@ from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
 from nomadiff.guidance.shared_encoder import SharedEncoder
 from nomadiff.interop.generators import ModelGenerator
 from nomadiff.methods.casd import CASD
-from nomadiff.models import inference
+from nomadiff.models import drawable, inference
 from nomadiff.models.inference import computing_in, drawing_precision, networks_of
 from nomadiff.models.model import Model
+from nomadiff.processes import Processes
 from nomadiff.training import precision as machine
 
 CPU = torch.device("cpu")
@@ -137,6 +139,25 @@ def test_what_is_slow_is_warned_of_and_what_cannot_be_is_refused(monkeypatch):
     with pytest.raises(UsageError, match="its own precision"):
         own.sample(2, precision="fp16")
     assert own.sample(2, precision="auto").shape == own.sample(2, precision="fp32").shape == (2, 1, 8, 8)
+
+
+class Group(Processes):
+    """One of two processes, the main one of which has chosen ``bf16``."""
+
+    def total(self, value):
+        return torch.tensor(1)
+
+    def gather(self, value):
+        return value
+
+
+def test_processes_draw_in_the_precision_that_the_main_one_chooses(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        drawable, "computing_in", lambda networks, chosen, device: found.append(chosen) or nullcontext()
+    )
+    list(model().sample_batches(2, processes=Group(1, 2, CPU)))
+    assert found == ["bf16"]
 
 
 @pytest.mark.filterwarnings("ignore:bf16 has no fast path")

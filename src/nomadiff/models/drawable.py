@@ -23,6 +23,7 @@ from nomadiff.progress import progress_bar, say
 from nomadiff.sampling.sampler import SamplerConfig, draw, drawn_classes, to_uint8
 from nomadiff.seeding import SampleNoise
 from nomadiff.training.config import Facts
+from nomadiff.training.precision import AUTOCAST
 
 __all__ = ["Drawable"]
 
@@ -171,9 +172,9 @@ class Drawable:
             self.autoencoder  # noqa: B018 - loaded now: it may be missing, and sampling is expensive
         denoiser = self.sampling_denoiser(source)
         weights = class_weights(self.known, self.source_index(source), class_label=class_label, classes=classes)
-        networks, chosen = networks_of(denoiser), self.drawing_precision(precision)
-        config = sampler or self.known.sampler
         group = processes or Processes(0, 1, self.device)
+        networks, chosen = networks_of(denoiser), _agreed(self.drawing_precision(precision), group)
+        config = sampler or self.known.sampler
 
         def drawn(indices: Sequence[int], at_once: int) -> Tensor:
             options: dict[str, Any] = {"seed": seed, "config": config, "batch_size": at_once, "device": self.device}
@@ -257,6 +258,12 @@ class Drawable:
         pixels = math.prod(self.shape)
         budget = 1 << (18 if self.device.type == "cpu" else 21)
         return max(8, min(1024, budget // pixels))
+
+
+def _agreed(precision: str, group: Processes) -> str:
+    """The main process' choice: machines of one group may differ, and a set is of one precision."""
+    index = list(AUTOCAST).index(precision) if group.is_main else 0
+    return list(AUTOCAST)[int(group.total(torch.tensor(index, device=group.device)))]
 
 
 def _space_of(known: Facts) -> LatentSpace:
