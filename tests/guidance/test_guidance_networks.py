@@ -7,7 +7,7 @@ from nomadiff.errors import UsageError
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.guidance.merge import merged
 from nomadiff.guidance.perturbed_attention import PerturbedAttention, attention_blocks
-from nomadiff.guidance.shared_encoder import SharedEncoder, decoder_end, own_share, shared_layers
+from nomadiff.guidance.shared_encoder import SharedEncoder, decoder_end, end_share, own_share, shared_layers
 from nomadiff.networks import edm2, layers
 from nomadiff.networks.flops import flops_of
 from nomadiff.networks.presets import NETWORKS
@@ -201,3 +201,12 @@ def test_the_network_is_left_as_it_was(network, noisy):
 def test_unknown_blocks_are_named(network):
     with pytest.raises(UsageError, match=r"no attention in dec\.8x8_up: it attends in enc\.4x4_block0"):
         PerturbedAttention(network(0), ["dec.8x8_up"])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits", "imagenet64-adm"])
+def test_the_ends_share_is_what_a_copy_of_it_adds_to_a_step(name):
+    config = NETWORKS[name]
+    share = end_share(config)
+    assert 0 < share <= 0.5
+    assert share > end_share(config, most=0.2)
+    assert end_share(config, most=1.0) == own_share(config, 0, 0)

@@ -11,6 +11,7 @@ import nomadiff as nd
 from nomadiff.cli import main
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
+from nomadiff.guidance.shared_encoder import end_share
 from nomadiff.improve import improve as improve_module
 from nomadiff.improve.distillation import distil
 from nomadiff.improve.improve import improve
@@ -206,3 +207,22 @@ def test_the_plan_and_the_command_line_know_it(bases, tmp_path, capsys):
     assert "one network in distilled/" in capsys.readouterr().out
     assert "distil = true" in (tmp_path / "out" / "command.toml").read_text()
     assert Model.load(tmp_path / "out" / "distilled", device="cpu").nfe() == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [  # of five calls two lie in the interval; "s" is the share of the decoder's end
+        ({}, "NFE 10; {5+2s} with --train-part decoder --interval 0.05:5, see"),
+        ({"interval": (0.05, 5.0)}, "NFE 7; {5+2s} with --train-part decoder, see"),
+        ({"train_part": "decoder"}, "NFE {5+5s}; {5+2s} with --interval 0.05:5, see"),
+        ({"train_part": "decoder", "interval": (0.05, 5.0)}, "NFE {5+2s}"),
+        ({"space": "parameters"}, "NFE 5"),
+    ],
+)
+def test_the_plan_proposes_what_costs_less(bases, changes, expected):
+    settings = dataclasses.replace(QUICK, distil=False, **changes)
+    share = end_share(PRESET.network)
+    for calls in (2, 5):
+        expected = expected.replace(f"{{5+{calls}s}}", f"{round(5 + calls * share, 1):g}")
+    plan = plan_improvement(bases / "dm", settings, scored=False)
+    assert plan.splitlines()[-1].startswith(f"result:      {expected}")

@@ -17,7 +17,7 @@ from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.unet import UNet
 
-__all__ = ["SharedEncoder", "decoder_end", "own_share", "shared_layers"]
+__all__ = ["SharedEncoder", "decoder_end", "end_share", "own_share", "shared_layers"]
 
 
 class SharedEncoder(Guided):
@@ -178,11 +178,26 @@ def decoder_end(config: NetworkConfig, label_dim: int = 0, most: float = 0.5) ->
     if not isinstance(network, UNet):
         raise UsageError(f"a {config.architecture} network's decoder cannot be trained apart: train all of it")
     names = _layers(network)
-    shared = next(count for count in range(len(names) + 1) if own_share(config, label_dim, count) <= most)
+    shared = _shared_before_end(config, label_dim, most)
     output = [f"dec.{name}" for name in network.dec if "_aux_" in name]
     output += [name for name, _ in network.named_children() if name.startswith("out_")]
     output += [name for name, _ in network.named_parameters(recurse=False) if name.startswith("out_")]
     return (*(f"dec.{name}" for name in names[shared:]), *output)
+
+
+def end_share(config: NetworkConfig, label_dim: int = 0, most: float = 0.5) -> float:
+    """Share of a forward pass's operations that lies in :func:`decoder_end`: what a guided step costs beside one pass.
+
+    Raises:
+        UsageError: as :func:`decoder_end`.
+    """
+    decoder_end(config, label_dim, most)
+    return own_share(config, label_dim, _shared_before_end(config, label_dim, most))
+
+
+def _shared_before_end(config: NetworkConfig, label_dim: int, most: float) -> int:
+    layers, _ = _operations(config, label_dim)
+    return next(count for count in range(len(layers)) if own_share(config, label_dim, count) <= most)
 
 
 @lru_cache

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 from nomadiff.data.image_source import ImageSource
+from nomadiff.errors import UsageError
+from nomadiff.guidance.shared_encoder import end_share
 from nomadiff.improve.auxiliary import auxiliary_config, budgets, default_share
 from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.own_samples import own_count
@@ -137,6 +141,7 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
         notes=(
             "Weight and budget were chosen on other noise and by the reference's other half than the table shows.",
             _KNOWN.format("these copies" if done.table.meta.get("repeats") else "this copy"),
+            *_cheaper(done.candidate),
             *([reference.overlap] if reference.overlap else []),
         ),
     )
@@ -151,6 +156,19 @@ _WHAT = {
 
 
 _STUDENT = "One network that was taught what the improved model computes"
+
+
+def _cheaper(candidate: Model) -> list[str]:
+    """What the same copy costs where it is called at some noise levels only."""
+    guidance = candidate.guidance
+    if guidance is None or guidance.kind != "extrapolation" or guidance.interval is not None:
+        return []
+    limited = Model.guided(replace(guidance, interval=CHEAP_INTERVAL), *candidate.parts)  # type: ignore[arg-type]
+    words = f"{CHEAP_INTERVAL[0]:g}:{CHEAP_INTERVAL[1]:g}"
+    return [
+        f"Drawing takes NFE {candidate.nfe():g}; the same copy with --interval {words} takes {limited.nfe():g}, and a "
+        'copy whose decoder\'s end is trained (--train-part decoder) less: see "What it costs" in docs/improve.md.'
+    ]
 
 
 def _cost_text(model: Model) -> str:
@@ -198,9 +216,40 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
         else "none (no --reference)",
         "GPU hours": gpu_hours(by_precision(training + distilling, options.precision, drawing + scoring)),
         **({"repeats": f"{improvement.repeats}, all of them counted above"} if improvement.repeats > 1 else {}),
-        "result": f"NFE {base.nfe() * guided:g} without an interval",
+        "result": _result_text(base, improvement),
     }
     return "\n".join(f"{name + ':':<13}{text}" for name, text in operations.items())
+
+
+CHEAP_INTERVAL = (0.05, 5.0)
+"""Noise levels that are proposed to call a copy at; docs/improve.md has what it keeps of the gain."""
+
+
+def _result_text(base: Model, improvement: Improvement) -> str:
+    """Evaluations for one image of the result, and of the cheapest that is as good."""
+    told = f"NFE {_nfe(base, improvement):g}"
+    if improvement.space != "function":
+        return told
+    cheap = replace(improvement, interval=improvement.interval or CHEAP_INTERVAL, train_part="decoder")
+    try:
+        less = _nfe(base, cheap)
+    except UsageError:  # its decoder cannot be trained apart
+        cheap = replace(cheap, train_part=improvement.train_part)
+        less = _nfe(base, cheap)
+    options = [] if cheap.train_part == improvement.train_part else ["--train-part decoder"]
+    options += [] if improvement.interval else [f"--interval {CHEAP_INTERVAL[0]:g}:{CHEAP_INTERVAL[1]:g}"]
+    return f"{told}; {less:g} with {' '.join(options)}, see docs/improve.md" if options else told
+
+
+def _nfe(base: Model, improvement: Improvement) -> float:
+    levels = base.known.sampler.called_levels()
+    if improvement.space != "function":
+        return len(levels)
+    low, high = improvement.interval or (0.0, math.inf)
+    part = 1.0
+    if improvement.train_part == "decoder":
+        part = end_share(base.config.network, base.config.sources + base.config.classes)
+    return round(len(levels) + part * sum(low <= sigma <= high for sigma in levels), 1)
 
 
 def by_precision(training: float, precision: str, drawing: float) -> dict[str, float]:
