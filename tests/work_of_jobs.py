@@ -21,9 +21,9 @@ def count_up(folder: Path, name: str, steps: int, pause: float, device: str | No
     while done < steps:
         time.sleep(pause)
         done += 1
-        write_text(state, str(done))
-        with open(folder / "steps.txt", "a") as handle:
+        with open(folder / "steps.txt", "a") as handle:  # first: killed after it, a step is told twice
             handle.write(f"{name} {done} {os.getpid()}\n")
+        write_text(state, str(done))
     write_text(folder / f"{name}.txt", f"{name}: {done} steps\n")
 
 
