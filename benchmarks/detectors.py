@@ -2,7 +2,7 @@
 
 The degraded images are the fresh ones themselves, as many as the reference: a ratio of 1 is not seen at all, and one
 below 1 rewards the damage. Detectors are compared with the CIFAR-10 classifier ResNet-56 by the rank correlation
-(Spearman) of their distances over all degradations.
+(Spearman) of their distances over all degradations. Precision and recall of one step of each damage follow.
 
     python benchmarks/detectors.py shared/data [--count 1000] [--detector wavelets --detector pixels]
 """
@@ -102,6 +102,18 @@ DAMAGE: dict[str, tuple[Change, ...]] = {
     "halves of two images": (patchwork,),
 }
 
+JUDGED: dict[str, Change] = {
+    "fresh": lambda images, labels: images,
+    "blur 0.7 px": blur(0.7),
+    "colour cast 8 levels": cast(8),
+    "JPEG q75": jpeg(75),
+    "noise 5 levels": noise(5),
+    "without 3 classes of 10": without(3),
+    "each image 5 times": repeats(5),
+    "halves of two images": patchwork,
+}
+"""One step of each damage, whose precision and recall are shown."""
+
 
 def ranks(values: list[float]) -> np.ndarray:
     """The place of each value in ascending order."""
@@ -166,15 +178,14 @@ def main() -> None:
             )
         rows.append(["CPU seconds", *(f"{seconds[name]:.0f}" for name in found)])
         print_table(["", *found], rows)
+        judges = [load_detector(name, weights=weights.get(name)) for name in found]
+        against = [extract_features(detector, real.images[:count]) for detector in judges]
         rows = []
-        for name in found:
-            detector = load_detector(name, weights=weights.get(name))
-            against = extract_features(detector, real.images[:count])
-            for what, change in (("fresh", None), ("blur 0.7 px", blur(0.7)), ("colour cast 8 levels", cast(8))):
-                images = fresh.images if change is None else change(fresh.images, fresh.labels)
-                scores = prdc(against, extract_features(detector, images))
-                rows.append([name, what, *(f"{each:.2f}" for each in scores.values())])
-        print_table(["", "", *scores], rows)
+        for what, change in JUDGED.items():
+            images = change(fresh.images, fresh.labels)
+            scores = [prdc(one, extract_features(detector, images)) for one, detector in zip(against, judges)]
+            rows.append([what, *(f"{each['precision']:.2f} / {each['recall']:.2f}" for each in scores)])
+        print_table(["precision / recall", *found], rows)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,13 @@ def test_the_whole_journey(folders, capsys):
     train = ["train", "--real", str(folders / "photos"), "--synthetic", f"made={folders / 'generated'}"]
     assert main([*train, *SMALL, "--out", str(run)]) == 0
     assert main(["sample", str(run), "--count", "40", "--steps", "3", "--device", "cpu", "--out", str(samples)]) == 0
-    assert (folders / "samples.zip-grid.png").stat().st_size > 100
+    grid = (folders / "samples.zip-grid.png").read_bytes()
+    assert len(grid) > 100
+    for name in ("samples", "samples.png"):  # other sets, whose grids are not this one's
+        words = ["--count", "4", "--steps", "3", "--seed", "1", "--device", "cpu", "--out", str(folders / name)]
+        assert main(["sample", str(run), *words]) == 0
+        assert (folders / f"{name}-grid.png").is_file()
+    assert (folders / "samples.zip-grid.png").read_bytes() == grid
     metrics = folders / "metrics.json"
     arguments = ["--reference", str(folders / "held-out"), "--train", str(folders / "photos"), "--detector", "digits"]
     assert main(["evaluate", str(samples), *arguments, "--device", "cpu", "--out", str(metrics)]) == 0
@@ -278,7 +284,7 @@ def test_names_cannot_command_a_terminal(folders, capsys, name, damaged):
     assert all(line.startswith("nomadiff: " + str(folders)) for line in err.splitlines())
 
 
-READERS = ["train", "compare", "evaluate", "audit", "info", "encode", "improve", "shift", "loop", "lora"]
+READERS = ["train", "compare", "evaluate", "audit", "info", "encode", "improve", "shift", "loop", "lora", "suggest"]
 
 
 @pytest.mark.parametrize("verb", READERS)
@@ -299,7 +305,18 @@ def test_every_verb_that_reads_images_can_leave_out_the_unreadable(verb, capsys)
          "--detector", "digits", "--dry-run"],
         ["evaluate", "{broken}", "--reference", "{whole}", "--detector", "digits", "--device", "cpu", "--dry-run"],
         ["evaluate", "{whole}", "--reference", "{broken}", "--detector", "digits", "--device", "cpu", "--dry-run"],
+        ["evaluate", "{whole}", "--reference", "{other}", "--train", "{broken}", "--device", "cpu",
+         "--detector", "digits", "--dry-run"],
+        ["train", "--real", "{whole}", "--validation", "{broken}", "--out", "{new}", *SMALL, "--dry-run"],
+        ["compare", "--real", "{whole}", "--synthetic", "s={other}", "--reference", "{broken}", "--out", "{new}",
+         *SMALL, "--dry-run"],
+        ["compare", "--real", "{whole}", "--synthetic", "s={other}", "--reference", "{held-out}", "--out", "{new}",
+         "--validation", "{broken}", *SMALL, "--dry-run"],
+        ["loop", "--real", "{whole}", "--reference", "{broken}", "--algorithm", "standard", "--generations", "2",
+         "--seeds", "0", "--count", "40", "--workers", "1", "--out", "{new}", *SMALL, "--detector", "digits"],
+        ["suggest", "--real", "{broken}", "--device", "cpu"],
         ["audit", "{broken}", "--against", "s={whole}", "--device", "cpu"],
+        ["audit", "{whole}", "--against", "s={other}", "--trusted", "{broken}", "--device", "cpu"],
     ],
     ids=lambda words: words[0],
 )  # fmt: skip
@@ -309,7 +326,7 @@ def test_one_broken_file_ends_nothing(folders, capsys, words):
     photos = sorted((folders / "broken").rglob("*.png"))
     photos[3].write_bytes(b"torn")
     photos[5].write_bytes(photos[5].read_bytes()[:-30])
-    places = {name: folders / name for name in ("broken", "whole", "other", "new")}
+    places = {name: folders / name for name in ("broken", "whole", "other", "new", "held-out")}
     words = [word.format(**places) for word in words]
     assert main(words) == 1
     said = capsys.readouterr().err
@@ -319,7 +336,7 @@ def test_one_broken_file_ends_nothing(folders, capsys, words):
     for photo in (photos[3], photos[5]):
         assert captured.err.count(f"  {photo.parent.name}/{photo.name} (") == 1
     if "train" in words:
-        assert re.search(r"images: +real 46\n|images: +real 48, s 46\n", captured.out)
+        assert re.search(r"images: +real 46\n|images: +real 48, s 46\n|validation: +46 ", captured.out)
 
 
 @pytest.mark.parametrize("arguments", [["info", "IMAGES"], ["--help"], ["evaluate", "--help"]])
@@ -354,3 +371,14 @@ def test_quiet_leaves_out_progress_and_keeps_results(folders, capfd, monkeypatch
     assert main(["--quiet", *command, str(folders / "quiet")]) == 0
     told = capfd.readouterr()
     assert told.err == "" and "model: " in told.out
+
+
+HEAVY = {"suggest", "train", "compare", "evaluate", "improve", "shift", "loop"}  # their settings are torch's
+
+
+def test_the_options_of_most_verbs_are_read_without_torch():
+    """Its import takes a second and a half, which --help and a mistyped option should not wait for."""
+    code = "import sys, importlib\nfor verb in sys.argv[1:]: importlib.import_module(f'nomadiff.cli.{verb}')\n"
+    light = [verb.replace("import", "import_") for verb in VERBS if verb not in HEAVY]
+    command = [sys.executable, "-c", code + "print('torch' in sys.modules)", *light]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"

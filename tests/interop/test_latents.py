@@ -85,6 +85,20 @@ def _sets(workdir: Path) -> Path:
     return workdir
 
 
+def test_a_broken_file_is_left_out_by_name(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path / "photos", [pictures(12, 4)], 12, manifest={"kind": "real"})
+    photos = sorted((tmp_path / "photos").rglob("*.png"))
+    photos[3].write_bytes(photos[3].read_bytes()[:-30])
+    out = tmp_path / "latents.zip"
+    words = ["encode", str(tmp_path / "photos"), "--vae", str(workdir / "vae"), "--device", "cpu", "--out", str(out)]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "cannot be read" in said and "--skip-unreadable" in said
+    assert main([*words, "--skip-unreadable"]) == 0
+    assert capsys.readouterr().err.count(f"  {photos[3].parent.name}/{photos[3].name} (") == 1
+    assert len(ImageSource.open(out, name="real", synthetic=False)) == 11
+
+
 @pytest.fixture(scope="module", name="run")
 def _run(sets: Path) -> Path:
     """A trained model of latents, sampled in two steps."""

@@ -112,3 +112,23 @@ def test_what_is_no_image_is_told() -> None:
         near_duplicates(torch.zeros(2, 4, 8, 8, dtype=torch.uint8))
     with pytest.raises(UsageError, match="uint8"):
         near_duplicates(photos(2, 0), torch.zeros(2, 3, 8, 8))
+
+
+def faint(count: int, seed: int) -> torch.Tensor:
+    """Tiles of hardly any contrast, as of water."""
+    images = photos(count, seed, 64).float()
+    colour = torch.tensor([90.0, 110.0, 100.0])[:, None, None]
+    return ((images - images.mean((2, 3), keepdim=True)) * 0.08 + colour).round().to(torch.uint8)
+
+
+def harsh(count: int, seed: int) -> torch.Tensor:
+    """Images of strong edges and colours, of which saving changes single places most."""
+    return ((photos(count, seed).float() - 128) * 3 + 128).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize(("kind", "least"), [(faint, 40), (harsh, 140)])
+def test_saved_copies_of_the_hardest_images_are_often_found_and_no_others(kind, least: int) -> None:
+    images = kind(200, 0)
+    found = near_duplicates(each(images, resaved), images)
+    assert found.count > least and found.pairs[:, 0].equal(found.pairs[:, 1])
+    assert near_duplicates(images).count == 0 and near_duplicates(kind(200, 1), images).count == 0

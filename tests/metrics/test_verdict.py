@@ -10,6 +10,7 @@ import torch
 
 from nomadiff.data.digits import blurred_and_shifted, read_digits
 from nomadiff.errors import UsageError
+from nomadiff.metrics.recommendation import Step
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.trained import are_like, why_untrained
 from nomadiff.metrics.verdict import judge
@@ -39,6 +40,7 @@ def test_help_without_harm_is_recommended() -> None:
     assert "fewer copies of training images" in utility.text and "recall" not in utility.text
     assert verdict.find("adaptability", "casd").answer == "not measured"
     assert verdict.recommendation == "Use casd with source 'close': it helps and does no harm."
+    assert verdict.step == Step("use", ("casd", "close"))
 
 
 def test_harm_is_said_and_its_source_dropped() -> None:
@@ -178,6 +180,27 @@ def test_seeds_that_would_settle_it_are_estimated() -> None:
         assert item.needed > 4
     settled = judge(rows({("casd", "x"): {"fd_digits": -0.1}}, seeds=60, noise=0.08))
     assert settled.find("utility", "casd", "x").answer == "yes"
+
+
+@pytest.mark.parametrize(
+    ("arms", "noise", "step"),
+    [
+        ({("casd", "close"): {"fd_digits": 1.0}}, 0.01, Step("use", ("dm", ""))),
+        ({("casd", "close"): {"fd_digits": -0.06}}, 0.08, Step("seeds", seeds=7)),
+        ({("casd", "close"): {"fd_digits": -0.4, "replication": -0.15}}, 0.01, Step("use", ("casd", "close"))),
+    ],
+)
+def test_what_to_do_is_a_step_too(arms: dict, noise: float, step: Step) -> None:
+    assert judge(rows(arms, noise=noise)).step == step
+
+
+def test_arms_that_are_no_models_yet_are_to_be_trained_longer() -> None:
+    table = rows({("casd", "close"): {}, ("sda", "close"): {"fd_digits": -0.4, "replication": -0.15}})
+    for row in table:
+        row |= {"untrained": "why"} if row["method"] == "casd" else {}
+    assert judge(table).step == Step("use", ("sda", "close"))  # one that helps is there all the same
+    assert judge([row | {"untrained": "why"} for row in table]).step == Step("longer")
+    assert judge([row for row in table if row["method"] != "sda"]).step == Step("longer")
 
 
 def test_a_true_difference_of_nothing_is_rarely_called_one() -> None:

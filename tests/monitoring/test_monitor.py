@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 from factories import noise_source, stopped_at, tiny_preset
 
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import NomadiffError, NomadiffWarning, UsageError
+from nomadiff.errors import Interrupted, NomadiffError, NomadiffWarning, UsageError
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
 from nomadiff.methods.sims import SIMS
@@ -21,6 +24,7 @@ from nomadiff.monitoring.monitor import Monitor
 from nomadiff.monitoring.settings import Monitoring
 from nomadiff.training import loop
 from nomadiff.training.run_folder import RunFolder, load_tensors
+from nomadiff.workflows.info import describe
 
 NETWORK = {"dropout": 0.1, "augment_dim": 9}
 OTHERS = noise_source("others", 7, 24)
@@ -269,12 +273,48 @@ def test_class_labels_of_validation_images_are_the_models(tmp_path, quick_report
         labelled.fit(mix, tmp_path / "other", device="cpu", monitoring=Monitoring(validation=bare))
 
 
+@contextmanager
+def terminated_at(images_seen):
+    """Send SIGTERM during the step that begins at so many images."""
+    step = loop._Training._step
+
+    def terminated(self, meter):
+        if self.images_seen == images_seen:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, meter)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="run the same command again"):
+        patch.setattr(loop._Training, "_step", terminated)
+        yield
+
+
+def test_a_page_says_that_its_run_was_stopped_and_how_to_go_on(tmp_path):
+    run = tmp_path / "run"
+    with terminated_at(16):
+        fitted(run, Monitoring(grid=0))
+    page = (run / "report.html").read_text()
+    assert "Stopped at 32 of 160 images: run the same command again to go on." in page and "; stopped, as of" in page
+    assert "trained:     32 of 160 images (unfinished)" in describe(str(run))
+    fitted(run, Monitoring(grid=0))
+    page = (run / "report.html").read_text()
+    assert "; finished, as of" in page and "Stopped" not in page
+
+
 @pytest.mark.slow
-def test_the_report_shows_the_run(tmp_path):
-    with stopped_at(112):
+def test_the_report_shows_the_run(tmp_path, monkeypatch):
+    with terminated_at(96):  # before the step that ends at 112
         fitted(tmp_path / "run", FULL)
     page = (tmp_path / "run" / "report.html").read_text()
-    assert 'http-equiv="refresh"' in page and "96 of 160 images (60%)" in page and "left; running" in page
+    assert 'http-equiv="refresh"' not in page and "left; stopped, as of" in page
+    assert "Stopped at 112 of 160 images: run the same command again to go on." in page
+    assert "trained:     112 of 160 images (unfinished)" in describe(str(tmp_path / "run"))
+    seen: list[str] = []
+    monkeypatch.setattr(
+        loop._Training, "_go_on", lambda *_: seen.append((tmp_path / "run" / "report.html").read_text())
+    )
+    fitted(tmp_path / "run", FULL)
+    monkeypatch.undo()
+    assert 'http-equiv="refresh"' in seen[0] and "112 of 160 images (70%)" in seen[0] and "left; running" in seen[0]
     fitted(tmp_path / "run", FULL)
     page = (tmp_path / "run" / "report.html").read_text()
     assert 'http-equiv="refresh"' not in page and "160 of 160 images (100%)" in page and "; finished" in page

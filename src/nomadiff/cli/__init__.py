@@ -1,4 +1,4 @@
-"""The command line: one file a verb. A verb parses, calls one public function and prints; it holds no logic."""
+"""The command line: one file a verb. A verb parses, calls one public function and gives its Answer."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _HELP = f"""No-MAD diffusion: train diffusion models with synthetic data, withou
 
 `nomadiff demo` shows all of it in minutes; `nomadiff VERB --help` has an example of each verb. `--config FILE`
 reads a verb's options from TOML or YAML; every folder that a run writes holds the file that repeats it, command.toml.
-Options shown with ... take several values: `--seeds 0 1 2`, or `--seeds 0 --seeds 1`. `--quiet` leaves out progress,
-`--debug` shows where an error comes from.
+Options shown with ... take several values: `--seeds 0 1 2`, or `--seeds 0 --seeds 1`. `--json` prints the answer as
+JSON and nothing else on standard output, `--quiet` leaves out progress, `--debug` shows where an error comes from.
 
 {_PLUGIN}
 """
@@ -49,6 +49,7 @@ _VERBS = {
     "Models and their own samples": ("improve", "shift", "loop"),
     "Other tools": ("import", "export", "lora", "info"),
 }
+_ANYWHERE = ("--debug", "--quiet", "--json")  # options of every verb, wherever they stand
 # verbs that use no part of a user's own
 _WITHOUT_PARTS = ("demo", "suggest", "reproduce", "encode", "verdict", "table", "status", "metrics", "import", "lora")
 
@@ -59,9 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Errors a user can act on are printed in one line; `--debug`, anywhere, shows the traceback instead.
     `--config FILE`, anywhere, reads options by their names from TOML or YAML. `--plugin MODULE`, anywhere, imports a
     module with parts of the user's own. `--quiet`, anywhere, leaves out progress; results, warnings and errors stay.
+    `--json`, anywhere, prints the verb's answer as one JSON object; everything else goes to standard error.
     """
     from cyclopts import CycloptsError
 
+    from nomadiff.cli.answer import Answer, remember
     from nomadiff.cli.config_file import config_reader, split_config, write_command
     from nomadiff.cli.terminal import plain_output, say_error
     from nomadiff.errors import Interrupted, NomadiffError
@@ -71,27 +74,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nomadiff.registry import import_plugin
 
     keep_freed_memory()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    given = words = list(sys.argv[1:] if arguments is None else arguments)
+    debug, as_json = "--debug" in words, "--json" in words
     if "--quiet" in words:  # in the environment: worker processes are to be silent, too
         os.environ[QUIET] = "1"
-    plugins, words = _without_plugins([word for word in words if word not in ("--debug", "--quiet")])
+    plugins, words = _without_plugins([word for word in words if word not in _ANYWHERE])
+    remember([word for word in given if word not in _ANYWHERE], as_json=as_json)
     # a verb's module is imported when the verb is called
     app = build_app(listed=not words or words[0] in ("--help", "-h"))
     try:
         words, config = split_config(words)
         if config is not None:
             app.config = (config_reader(config),)
-        with plain_output():
+        # words beside the answer go where they do not spoil it
+        with plain_output(sys.stderr if as_json else sys.stdout):
             for module in plugins:
                 import_plugin(module)
             command, bound = _parsed(app, words)
             try:
-                command(*bound.args, **bound.kwargs)
+                answer = command(*bound.args, **bound.kwargs)
             except Interrupted:  # a folder that was refused is not ours to write to, a run that was stopped is
                 write_command(words[0], bound.arguments, plugins)
                 raise
             write_command(words[0] if words else "", bound.arguments, plugins)
+            if isinstance(answer, Answer) and not as_json:
+                print(answer.to_text())
+        if isinstance(answer, Answer) and as_json:
+            print(answer.to_json())
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has ended, as `| head` does: no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Device, SkipUnreadable, command_line
-from nomadiff.metrics.detectors import DEFAULT_DETECTOR
+from nomadiff.cli.answer import Answer, command_line
+from nomadiff.cli.next_steps import after_audit
+from nomadiff.cli.options import Device, SkipUnreadable
 
 __all__ = ["audit"]
 
@@ -18,13 +19,13 @@ def audit(
     *,
     against: tuple[str, ...],
     trusted: str | None = None,
-    detector: str = DEFAULT_DETECTOR,
+    detector: str | None = None,
     detector_weights: str | None = None,
     resolution: int | None = None,
     skip_unreadable: SkipUnreadable = False,
     out: Path | None = None,
     device: Device = None,
-) -> None:
+) -> Answer:
     """Estimate how much of a "real" folder comes from given synthetic sources, with intervals.
 
     An example:
@@ -35,7 +36,7 @@ def audit(
         images: the folder in question.
         against: Suspect synthetic sources, [name=]path.
         trusted: Images known to be real; without them there is only an upper bound.
-        detector: Feature space; a classifier of objects hardly sees the traces that generators leave.
+        detector: Feature space, wavelets by default; a classifier of objects hardly sees generators' traces.
         detector_weights: File or URL of the detector's weights; checked by SHA-256.
         resolution: Resize everything to this many pixels.
         skip_unreadable: leave files out.
@@ -43,13 +44,14 @@ def audit(
             (every image with its scores), each as .json and .csv, and audit.html with pictures.
         device: where to compute.
     """
+    from nomadiff.metrics.detectors import DEFAULT_DETECTOR
     from nomadiff.workflows.audit import audit_files
 
     found = audit_files(
         images,
         against,
         trusted=trusted,
-        detector=detector,
+        detector=detector or DEFAULT_DETECTOR,
         detector_weights=detector_weights,
         resolution=resolution,
         skip_unreadable=skip_unreadable,
@@ -57,7 +59,9 @@ def audit(
         command=command_line(),
         device=device,
     )
-    print(found.text())
+    files: dict[str, Path] = {}
     if out is not None:
-        beside = f"{out.stem}-duplicates.csv, {out.stem}-images.csv"
-        print(f"by the names of files: {beside}; with pictures: {out.with_suffix('.html')}")
+        beside = {what: out.with_name(f"{out.stem}-{what}.csv") for what in ("duplicates", "images")}
+        files = {"table": out, **beside, "report": out.with_suffix(".html")}
+    following = after_audit(found, images, against, trusted, out)
+    return Answer(value=found.table(), files=files, verdict=[found.text()], next=following)

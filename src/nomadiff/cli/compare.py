@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import ArmTraining, Device, DryRun, Floor, Hidden, Mix, Out, command_line
+from nomadiff.cli.answer import Answer, command_line, facts
+from nomadiff.cli.next_steps import after_comparison
+from nomadiff.cli.options import Device, DryRun, Floor, Hidden, Out
+from nomadiff.cli.settings import ArmTraining, Mix
 from nomadiff.workflows.comparison import Comparison
 
-__all__ = ["compare"]
+if TYPE_CHECKING:
+    from nomadiff.tables import Table
+
+__all__ = ["answer_of", "compare"]
 
 
 class ComparisonOptions(Comparison):
@@ -37,7 +43,7 @@ def compare(
     training: Annotated[ArmTraining, Parameter(name="*")] = ArmTraining(),  # noqa: B008 - frozen
     *,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer:
     """Train methods (dm, sda, casd, sims, neon, ...) at equal budget over several seeds and write one report.
 
     An example:
@@ -70,11 +76,23 @@ def compare(
     if comparison.preset is None:
         print(f"preset: {settings.preset}, which suits these images and this device (others: --preset)")
     if dry_run:
-        print(plan_comparison(settings))
-        return
+        plan = plan_comparison(settings)
+        return Answer(text=plan, value=facts(plan))
     if settings.workers == 0:
         begin_comparison(settings)
-        print(f"planned: {len(settings.arms())} models\nnext:    nomadiff work {settings.out}, on every machine")
-        return
-    run(settings)
-    print(f"report:  {settings.out / 'report.html'}\nmetrics: {settings.out / 'metrics.json'}")
+        count = len(settings.arms())
+        return Answer(text=f"planned: {count} models", value={"planned": count}, next=("work", settings.out))
+    return answer_of(settings, run(settings))
+
+
+def answer_of(comparison: Comparison, table: Table) -> Answer:
+    """The table's files, the verdict on it and what to do about that."""
+    from nomadiff.errors import UsageError
+    from nomadiff.metrics.verdict import judge
+
+    files = {"report": comparison.out / "report.html", "metrics": comparison.out / "metrics.json"}
+    try:
+        verdict = judge(table.rows)
+    except UsageError:  # without a real-only arm there is nothing to compare with
+        return Answer(value=table, files=files, next=("table", comparison.out))
+    return Answer(value=table, files=files, verdict=[verdict.text()], next=after_comparison(comparison, verdict.step))

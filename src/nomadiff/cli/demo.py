@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nomadiff.cli.answer import Answer, facts
 from nomadiff.cli.options import Device, DryRun, Images, Out
 
 __all__ = ["demo"]
@@ -17,7 +18,7 @@ def demo(
     workers: int | None = None,
     device: Device = "cpu",
     dry_run: DryRun = False,
-) -> None:
+) -> Answer:
     """Few real digits, many synthetic ones, three methods: trained, compared and reported in minutes.
 
     An example:
@@ -35,6 +36,7 @@ def demo(
         device: where to compute.
         dry_run: plan only.
     """
+    from nomadiff.cli.compare import answer_of
     from nomadiff.files import check_output
     from nomadiff.reproduce.demo import demo_comparison, run_demo
     from nomadiff.workflows.comparison import plan_comparison
@@ -43,7 +45,6 @@ def demo(
         check_output(out, "folder")
     comparison = demo_comparison(out, seeds=seeds, budget=budget, workers=workers, device=device)
     if dry_run:
-        print(plan_comparison(comparison))
-        return
-    run_demo(comparison)
-    print(f"report:  {out / 'report.html'}\nmetrics: {out / 'metrics.json'}")
+        plan = plan_comparison(comparison)
+        return Answer(text=plan, value=facts(plan))
+    return answer_of(comparison, run_demo(comparison))

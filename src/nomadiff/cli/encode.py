@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer, facts
 from nomadiff.cli.options import Device, DryRun, Out, SkipUnreadable
 
 __all__ = ["encode"]
@@ -23,7 +24,7 @@ def encode(
     batch_size: int = 8,
     device: Device = None,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer | None:
     """Encode images once into latents, to train in latent space as EDM2's ImageNet-512 networks do.
 
     An example:
@@ -64,11 +65,11 @@ def encode(
         with open_lazily(images, resolution=resolution, skip_unreadable=skip_unreadable) as found:
             channels, height, width = autoencoder.encode(found.batch(0, 1)).shape[1:]
             size = 4 * channels * height * width * len(found)
-            print(
+            plan = (
                 f"images:  {len(found):,}\nlatents: {channels} x {height} x {width} (means and standard deviations), "
                 f"{size / 1e9:,.3g} GB on disk, half of it while training: in memory, or above 1 GiB in a file"
             )
-        return
+        return Answer(text=plan, value=facts(plan))
     space = encode_set(
         images,
         out,
@@ -78,6 +79,12 @@ def encode(
         skip_unreadable=skip_unreadable,
         processes=processes,
     )
-    if processes.is_main:
-        scale = ", ".join(f"{mean:.3g} ± {std:.3g}" for mean, std in zip(space.mean, space.std))
-        print(f"latents: {out}\nscale:   {scale} by channel\nnext:    nomadiff train --real {out} --out run/")
+    if not processes.is_main:
+        return None
+    scale = ", ".join(f"{mean:.3g} ± {std:.3g}" for mean, std in zip(space.mean, space.std))
+    return Answer(
+        text=f"scale:   {scale} by channel",
+        value={"mean": space.mean, "std": space.std},
+        files={"latents": out},
+        next=("train", "--real", out, "--out", "run/"),
+    )

@@ -8,7 +8,10 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Convention, Device, DryRun, Level, command_line, comparison_lines, score_lines
+from nomadiff.cli.answer import Answer, command_line
+from nomadiff.cli.lines import comparison_lines, score_lines
+from nomadiff.cli.next_steps import after_evaluation
+from nomadiff.cli.options import Convention, Device, DryRun, Level
 from nomadiff.workflows.evaluation_inputs import EvaluationSettings, parse_groups
 
 __all__ = ["evaluate"]
@@ -39,7 +42,7 @@ def evaluate(
     ),
     settings: Annotated[EvaluationOptions, Parameter(name="*")] = EvaluationOptions(),  # noqa: B008 - frozen
     dry_run: DryRun = False,
-) -> None:
+) -> Answer | None:
     """Score generated images against held-out real ones, each figure with an interval and what fresh real data scores.
 
     Always: Frechet distance, its ratio to that of fresh real data (FDr), precision, recall, density, coverage; with
@@ -67,6 +70,7 @@ def evaluate(
     from nomadiff.tables import check_table
     from nomadiff.workflows.evaluate import evaluate_sets
     from nomadiff.workflows.evaluation_report import notes_on, write_evaluation
+    from nomadiff.workflows.evaluation_verdict import verdict_on
 
     if not dry_run:
         check_table(out)
@@ -76,22 +80,27 @@ def evaluate(
     evaluation = evaluate_sets(samples, reference, settings, only_check=dry_run)
     table = evaluation.table
     if dry_run:
-        print("\n".join(f"{name}: {value}" for name, value in table.meta.items()))
-        return
+        return Answer(text="\n".join(f"{name}: {value}" for name, value in table.meta.items()), value=table.meta)
     if not table.rows:  # not the main process
-        return
+        return None
     files = write_evaluation(evaluation, out, command_line())
     meta = table.meta
-    print(comparison_lines(table.rows) if evaluation.several else score_lines(table.rows))
+    lines = [comparison_lines(table.rows) if evaluation.several else score_lines(table.rows)]
     if "floor_count" in meta:
-        print(
+        lines.append(
             f"fresh real data: {meta['floor_count']} of the reference judged by the other "
             f"{meta['floor_reference_count']}; the fewer, the larger the distance"
         )
-    for note in notes_on(evaluation):
-        print(note)
+    lines += notes_on(evaluation)
     counted = "statistics of unknown count" if meta["reference_count"] is None else f"{meta['reference_count']} images"
     counts = sorted({len(source) for source in evaluation.samples.values()})
     made = " to ".join(str(count) for count in (counts[0], *counts[1:][-1:]))
-    print(f"{made} samples, reference {counted}, detector {meta['detector']}; table: {out}")
-    print(f"report: {files[1]}" + "".join(f"\nlikely copies: {path}" for path in files[2:]))
+    lines.append(f"{made} samples, reference {counted}, detector {meta['detector']}")
+    named = {"table": files[0], "report": files[1]} | {f"likely copies ({path.name})": path for path in files[2:]}
+    return Answer(
+        text="\n".join(lines),
+        value=table,
+        files=named,
+        verdict=verdict_on(evaluation),
+        next=after_evaluation(evaluation, out),
+    )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer
 from nomadiff.cli.options import Images
 
 __all__ = ["export"]
@@ -21,7 +22,7 @@ def export(
     public: bool = False,
     metrics: tuple[Path, ...] = (),
     snapshot: Images | None = None,
-) -> None:
+) -> Answer:
     """Write a model in a form other tools read, with a card that states sources, method, weight and metrics.
 
     An example:
@@ -52,7 +53,9 @@ def export(
         check_output(out, "new")
     loaded = Model.load(model, snapshot=snapshot, device="cpu")
     tables = [read_table(path) for path in metrics]
+    files: dict[str, Path | str] = {}
     if out is not None:
-        print(f"model: {export_model(loaded, out, form=to, metrics=tables)}")
+        files["model"] = export_model(loaded, out, form=to, metrics=tables)
     if hub is not None:
-        print(f"hub:   {push_to_hub(loaded, hub, form=to, metrics=tables, private=not public)}")
+        files["hub"] = push_to_hub(loaded, hub, form=to, metrics=tables, private=not public)
+    return Answer(files=files)

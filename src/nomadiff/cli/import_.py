@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer
 from nomadiff.cli.options import Images
 
 __all__ = ["import_"]
@@ -21,7 +22,7 @@ def import_(
     sources: str | None = None,
     sha256: str | None = None,
     list_cards: Annotated[bool, Parameter(name="--list", negative="")] = False,
-) -> None:
+) -> Answer:
     """Make a model of published weights: EDM and EDM2 pickles, training states, physicsnemo and diffusers.
 
     An example:
@@ -46,14 +47,15 @@ def import_(
     from nomadiff.interop.gan_cards import GAN_CARDS
 
     if list_cards:
+        lines = []
         for name, card in CARDS.items():
             fid = "" if card.fid is None else f", FID {card.fid:g}"
-            print(f"{name:<24} {card.parameters / 1e6:8.1f} M parameters, {card.sampler.nfe} NFE{fid}")
-        print("\nto draw from with nomadiff synthesize --from, no denoisers:")
+            lines.append(f"{name:<24} {card.parameters / 1e6:8.1f} M parameters, {card.sampler.nfe} NFE{fid}")
+        lines.append("\nto draw from with nomadiff synthesize --from, no denoisers:")
         for name, generator in GAN_CARDS.items():
             classes = f", {generator.classes} classes" if generator.classes else ""
-            print(f"{name:<32} {generator.resolution} pixels{classes}")
-        return
+            lines.append(f"{name:<32} {generator.resolution} pixels{classes}")
+        return Answer(text="\n".join(lines), value={"denoisers": list(CARDS), "generators": list(GAN_CARDS)})
     if weights is None or out is None:
         raise UsageError("say what to import and where to: nomadiff import FILE --out MODEL (--list shows the cards)")
 
@@ -68,8 +70,10 @@ def import_(
     config = model.config
     count = sum(parameter.numel() for parameter in model.network.parameters())
     labels = f"{config.sources or 'no'} sources, {config.classes or 'no'} classes"
-    print(
-        f"model:   {out} ({config.network.architecture}, {config.network.resolution}x{config.network.resolution}, "
-        f"{count / 1e6:.2f} M parameters, {labels}); denoises at sigma 0.002\n"
-        f"next:    nomadiff sample {out} --count 64 --out samples.zip"
+    return Answer(
+        text=f"network: {config.network.architecture}, {config.network.resolution}x{config.network.resolution}, "
+        f"{count / 1e6:.2f} M parameters, {labels}; denoises at sigma 0.002",
+        value={"architecture": config.network.architecture, "parameters": count},
+        files={"model": out},
+        next=("sample", out, "--count", "64", "--out", "samples.zip"),
     )

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Device, DryRun, HeldOutOptions, HeldOutSet, Images, LearningRate, Out, command_line
+from nomadiff.cli.answer import Answer, command_line, facts
+from nomadiff.cli.next_steps import after_improvement
+from nomadiff.cli.options import Device, DryRun, Images, LearningRate, Out
+from nomadiff.cli.settings import HeldOutOptions, HeldOutSet
 from nomadiff.guidance.guided import Interval
 from nomadiff.improve.settings import Improvement
 
@@ -49,7 +52,7 @@ def improve(
     workers: int | None = None,
     device: Device = None,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer | None:
     """Improve a model by its own samples, without new data (SIMS, Neon).
 
     An example:
@@ -78,8 +81,8 @@ def improve(
     from nomadiff.workflows.improve import improve_files, plan_improvement
 
     if dry_run:
-        print(plan_improvement(model, settings, scored=held_out.reference is not None))
-        return
+        plan = plan_improvement(model, settings, scored=held_out.reference is not None)
+        return Answer(text=plan, value=facts(plan))
     check_output(out, "folder")
     command = command_line()
     if workers is None:
@@ -99,12 +102,11 @@ def improve(
         )
         if workers == 0:
             begin_improvement(study)
-            print(f"planned: {out}\nnext:    nomadiff work {out}, on every machine")
-            return
+            return Answer(files={"planned": out}, next=("work", out))
         done = improve_study(study, workers)
     if not join_processes(device).is_main:
-        return
-    print(f"{done.sentence}\nmodel:  {out}\nscores: {out / 'improve.json'}")
-    if done.gain is not None:
-        print(f"report: {out / 'report.html'}")
-    print(f"next:   nomadiff sample {out} --count 1000 --out samples.zip")
+        return None
+    files = {"model": out, "scores": out / "improve.json"}
+    files |= {} if done.gain is None else {"report": out / "report.html"}
+    following = after_improvement(done, model, out, asked=settings.weight is not None)
+    return Answer(value=done.table, files=files, verdict=[done.sentence], next=following)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer, facts
 from nomadiff.cli.options import SkipUnreadable
 
 __all__ = ["info"]
@@ -17,7 +18,7 @@ def info(
     detector_weights: str | None = None,
     accuracy_on: str | None = None,
     skip_unreadable: SkipUnreadable = False,
-) -> None:
+) -> Answer:
     """Say what a run, a model, a set of images or a detector is.
 
     An example, and another for a detector:
@@ -34,4 +35,5 @@ def info(
     """
     from nomadiff.workflows.info import describe
 
-    print(describe(path, weights=detector_weights, accuracy_on=accuracy_on, skip_unreadable=skip_unreadable))
+    text = describe(path, weights=detector_weights, accuracy_on=accuracy_on, skip_unreadable=skip_unreadable)
+    return Answer(text=text, value=facts(text))

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import ArmTraining, Device, DryRun, Hidden, Images, Out, command_line
+from nomadiff.cli.answer import Answer, command_line, facts
+from nomadiff.cli.next_steps import after_loops
+from nomadiff.cli.options import Device, DryRun, Hidden, Images, Out
+from nomadiff.cli.settings import ArmTraining
 from nomadiff.workflows.loop import ImageLoop
 
 __all__ = ["loop"]
@@ -35,7 +38,7 @@ def loop(
     training: Annotated[ArmTraining, Parameter(name="*")] = ArmTraining(),  # noqa: B008 - frozen
     *,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer:
     """Train generation after generation on its predecessors' images: does it go MAD, and does an algorithm stop it?
 
     An example:
@@ -51,18 +54,22 @@ def loop(
         dry_run: plan only.
     """
     from nomadiff.files import check_output
+    from nomadiff.tables import read_table
     from nomadiff.workflows.loop import begin_image_loop, plan_image_loop, run_image_loop
 
     settings = replace(settings, changes=training.changes(), command=command_line())
     if dry_run:
-        print(plan_image_loop(settings))
-        return
+        plan = plan_image_loop(settings)
+        return Answer(text=plan, value=facts(plan))
     check_output(settings.out, "folder")
     if settings.workers == 0:
         begin_image_loop(settings)
-        print(f"planned: {settings.out}\nnext:    nomadiff work {settings.out}, on every machine")
-        return
+        return Answer(files={"planned": settings.out}, next=("work", settings.out))
     table = run_image_loop(settings)
-    for name, sentence in table.meta["madness"].items():
-        print(f"{name}: {sentence}")
-    print(f"report:  {settings.out / 'report.html'}\nmetrics: {settings.out / 'metrics.json'}")
+    judged = read_table(settings.out / "madness.json").rows
+    return Answer(
+        value=table,
+        files={"report": settings.out / "report.html", "metrics": settings.out / "metrics.json"},
+        verdict=[f"{name}: {sentence}" for name, sentence in table.meta["madness"].items()],
+        next=after_loops(settings.out, settings.seeds, settings.generations, judged),
+    )

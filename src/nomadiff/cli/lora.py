@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer
 from nomadiff.cli.options import Device, Images, LearningRate, SkipUnreadable
 
 __all__ = ["lora"]
@@ -26,7 +27,7 @@ def lora(
     seed: int = 0,
     skip_unreadable: SkipUnreadable = False,
     device: Device = None,
-) -> None:
+) -> Answer:
     """Improve a text-to-image checkpoint by its own images: a LoRA that steers it away from them (Neon).
 
     An example:
@@ -67,8 +68,7 @@ def lora(
     if source.lower().endswith(".safetensors"):
         if images is not None or auxiliary is not None:
             raise UsageError("a LoRA file is only negated; --images and --auxiliary are for a pipeline")
-        print(f"neon LoRA: {neon_lora(source, out, weight)}")
-        return
+        return Answer(files={"neon LoRA": neon_lora(source, out, weight)})
     if images is None:
         raise UsageError("a pipeline needs --images: its own, written by nomadiff synthesize")
     if out.exists():
@@ -86,4 +86,4 @@ def lora(
             skip_unreadable=skip_unreadable,
             device=device,
         )
-        print(f"neon LoRA: {neon_lora(trained, out, weight)}")
+        return Answer(files={"neon LoRA": neon_lora(trained, out, weight)})

@@ -7,7 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import Convention, Level, score_lines
+from nomadiff.cli.answer import Answer, json_is_asked
+from nomadiff.cli.lines import score_lines
+from nomadiff.cli.options import Convention, Level
 
 __all__ = ["metrics"]
 
@@ -18,13 +20,12 @@ def metrics(
     *,
     train: Path | None = None,
     out: Annotated[Path | None, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = None,
-    json: Annotated[bool, Parameter(negative="", help="Print the table as JSON, and nothing else.")] = False,
     k: int = 5,
     convention: Convention = "prdc",
     interval: Level = 0.95,
     save_reference: Path | None = None,
     allow_train_as_reference: bool = False,
-) -> None:
+) -> Answer:
     """Score features of your own: distances, precision, recall, density, coverage, replication; intervals and floors.
 
     An example, and another:
@@ -41,7 +42,6 @@ def metrics(
         fake: generated vectors.
         train: What the generator was trained on, likewise; needed for replication.
         out: table.
-        json: to standard output.
         k: Neighbour of precision, recall, density and coverage.
         convention: prdc or kynkaanniemi.
         interval: Level of the confidence intervals.
@@ -56,7 +56,7 @@ def metrics(
     from nomadiff.metrics.vector_files import read_real_vectors, read_vectors, save_real_vectors
     from nomadiff.tables import check_table
 
-    path = out if out is not None or json else Path("metrics.json")
+    path = out if out is not None or json_is_asked() else Path("metrics.json")
     if path is not None:
         check_table(path)
     if save_reference is not None:
@@ -77,14 +77,10 @@ def metrics(
         save_real_vectors(save_reference, vectors)
     if path is not None:
         table.write(path)
-    if json:
-        print(table.to_json())
-        return
-    print(score_lines(table.rows))
+    lines = [score_lines(table.rows)]
     counts = {name: table.meta["count"][name] for name in ("real", "fake")}
     if note := too_few({name: count for name, count in counts.items() if count}, table.meta["dimension"]):
-        print(note)
-    floor = ""
+        lines.append(note)
     if split := table.meta.get("floor_count"):
-        floor = f"fresh real data: {split['fake']} of the real vectors judged by the other {split['real']}; "
-    print(f"{floor}table: {path}")
+        lines.append(f"fresh real data: {split['fake']} of the real vectors judged by the other {split['real']}")
+    return Answer(text="\n".join(lines), value=table, files={} if path is None else {"table": path})

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
-from nomadiff.data.mix_spec import MixSpec
-from nomadiff.models.model import Model
-from nomadiff.monitoring.settings import Monitoring
-from nomadiff.reports.numbers import difference_text
-from nomadiff.training.config import TrainingConfig
-from nomadiff.workflows.held_out import HeldOut
+if TYPE_CHECKING:
+    from nomadiff.models.model import Model
 
 __all__ = [
-    "ArmTraining",
     "Convention",
     "Device",
     "Drawing",
@@ -28,26 +21,14 @@ __all__ = [
     "DryRun",
     "Duration",
     "Floor",
-    "HeldOutOptions",
-    "HeldOutSet",
     "Hidden",
     "Images",
     "LearningRate",
     "Level",
-    "Mix",
-    "MixOptions",
-    "Monitored",
-    "MonitoringOptions",
     "Out",
     "SkipUnreadable",
-    "Training",
-    "TrainingOptions",
-    "aligned",
-    "command_line",
-    "comparison_lines",
     "parse_duration",
     "parse_images",
-    "score_lines",
 ]
 
 _UNITS = {"": 1, "k": 1_000, "ki": 1_000, "m": 1_000_000, "mi": 1_000_000}
@@ -102,27 +83,12 @@ Hidden = Parameter(parse=False)
 """Of settings that only Python can give."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    # those fields of TrainingConfig that one command may set otherwise than the preset; None leaves the preset's
-    __doc__ = TrainingConfig.__doc__
-
-    budget: Images | None = None
-    batch: int | None = None
-    microbatch: int | None = None
-    learning_rate: LearningRate | None = None
-    warmup: Images | None = None
-    ema_half_life: Images | None = None
-    augment: float | None = None
-    class_dropout: float | None = None
-    precision: str | None = None
-    snapshot_every: Images | None = None
-    log_every: Images | None = None
-    seed: int | None = None
-
-    def changes(self) -> dict[str, Any]:
-        """The options that were given."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]
+DryRun = Annotated[bool, Parameter(negative="", help="Print the plan, its cost and what is missing; start nothing.")]
+SkipUnreadable = Annotated[
+    bool, Parameter(negative="", help="Leave images out that cannot be read, and name them, instead of refusing.")
+]
+Out = Annotated[Path, Parameter(help="Where to write; must be new, or hold the same unfinished work.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,82 +130,4 @@ class DrawingOptions:
         }
 
 
-# Settings as a command line writes them. A class that only annotates fields anew is its dataclass with other spellings:
-# fields, defaults and help stay those of the settings, which Python takes too.
-
-
-class MixOptions(MixSpec):
-    real: str
-    synthetic: tuple[str, ...]
-
-
-class HeldOutOptions(HeldOut):
-    reference: str | None
-    detector: str
-
-
-class MonitoringOptions(Monitoring):
-    validation: str | None
-    evaluate_every: Images | None
-    evaluate_count: Images
-    detector: str
-    track: tuple[str, ...]
-
-
-class ArmTraining(TrainingOptions):
-    seed: Annotated[int | None, Hidden]  # there are --seeds
-
-
-Mix = Annotated[MixOptions, Parameter(name="*")]
 Drawing = Annotated[DrawingOptions, Parameter(name="*")]
-Training = Annotated[TrainingOptions, Parameter(name="*")]
-Monitored = Annotated[MonitoringOptions, Parameter(name="*")]
-HeldOutSet = Annotated[HeldOutOptions, Parameter(name="*")]
-Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one.")]
-DryRun = Annotated[bool, Parameter(negative="", help="Print the plan, its cost and what is missing; start nothing.")]
-SkipUnreadable = Annotated[
-    bool, Parameter(negative="", help="Leave images out that cannot be read, and name them, instead of refusing.")
-]
-Out = Annotated[Path, Parameter(help="Where to write; must be new, or hold the same unfinished work.")]
-
-
-def command_line() -> str:
-    """The command, for reports."""
-    return shlex.join(["nomadiff", *sys.argv[1:]])
-
-
-def score_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of ``metric``, ``value``, ``low``, ``high`` and ``floor``, and maybe ``group``, one a line, aligned."""
-    cells = [["", "", "interval", "fresh real data"]]
-    for row in rows:
-        name = " ".join(filter(None, (row.get("group"), row["metric"])))
-        interval = "" if row.get("low") is None else f"[{_number(row['low'])}, {_number(row['high'])}]"
-        cells.append([name, _number(row["value"]), interval, _number(row.get("floor"))])
-    return aligned(cells)
-
-
-def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as of :func:`score_lines` of several sets: a line a metric, a column a set; differences likewise."""
-    sets = list(dict.fromkeys(row["set"] for row in rows))
-    of_metric: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        of_metric.setdefault(" ".join(filter(None, (row.get("group"), row["metric"]))), {})[row["set"]] = row
-    cells = [["", *sets, "fresh real data"]]
-    for name, found in of_metric.items():
-        values = [_number(found[each]["value"]) if each in found else "-" for each in sets]
-        cells.append([name, *values, _number(next(iter(found.values())).get("floor"))])
-    differences = [[f"less {sets[0]}", *sets[1:]]]
-    for name, found in of_metric.items():
-        if any(row.get("difference") is not None for row in found.values()):
-            differences.append([name, *(difference_text(found.get(each, {})) for each in sets[1:])])
-    return f"{aligned(cells)}\n\n{aligned(differences)}\n* the interval leaves out 0"
-
-
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Rows of as many texts each, in columns."""
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer, command_line, facts
 from nomadiff.cli.options import DryRun, Out
 
 __all__ = ["reproduce"]
@@ -32,7 +31,7 @@ def reproduce(
         str | None, Parameter(help="Where to compute: cpu, cuda, cuda:1; by default the recipe's own.")
     ] = None,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer:
     """Reproduce a table or figure of the papers.
 
     An example:
@@ -61,29 +60,30 @@ def reproduce(
     from nomadiff.files import check_output
     from nomadiff.reproduce.recipe import describe_recipes
     from nomadiff.reproduce.recipe import reproduce as run
+    from nomadiff.tables import read_table
+    from nomadiff.workflows.score_table import TABLES
 
     if recipe is None:
-        print(describe_recipes())
-        return
+        return Answer(text=describe_recipes(), value={"recipes": describe_recipes().splitlines()})
     out = out or Path(f"reproduce-{recipe}-{scale}")
     if not dry_run:
         check_output(out, "folder")
-    print(
-        run(
-            recipe,
-            out,
-            scale=scale,
-            data=data,
-            seeds=seeds,
-            dry_run=dry_run,
-            command=shlex.join(["nomadiff", *sys.argv[1:]]),
-            seed=seed,
-            runs=runs,
-            generations=generations,
-            processes=processes,
-            gpus_per_job=gpus_per_job,
-            learners=learners,
-            exact=exact,
-            device=device,
-        )
+    text = run(
+        recipe,
+        out,
+        scale=scale,
+        data=data,
+        seeds=seeds,
+        dry_run=dry_run,
+        command=command_line(),
+        seed=seed,
+        runs=runs,
+        generations=generations,
+        processes=processes,
+        gpus_per_job=gpus_per_job,
+        learners=learners,
+        exact=exact,
+        device=device,
     )
+    tables = [] if dry_run else [out / name for name in TABLES if (out / name).is_file()]
+    return Answer(text=text, value=read_table(tables[0]) if tables else facts(text))

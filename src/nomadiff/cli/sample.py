@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer, facts
 from nomadiff.cli.options import Device, Drawing, DrawingOptions, DryRun, Images, Out
 
 __all__ = ["sample"]
@@ -23,7 +24,7 @@ def sample(
     grid: Path | None = None,
     device: Device = None,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer | None:
     """Draw images from a model into a folder or an EDM-layout zip, with a manifest and a PNG grid.
 
     An example:
@@ -60,8 +61,8 @@ def sample(
     loaded = Model.load(model, snapshot=snapshot, vae=drawing.vae, device=processes.device)
     options = drawing.of(loaded, solver=solver)
     if dry_run:
-        print(plan_sampling(loaded.buildable, options["sampler"], count))
-        return
+        plan = plan_sampling(loaded.buildable, options["sampler"], count)
+        return Answer(text=plan, value=facts(plan))
     if grid is not None and grid.exists() and not is_begun(out):
         raise UsageError(f"{grid}: exists already; refusing to overwrite (choose another --grid or remove it)")
     loaded.write_samples(
@@ -72,8 +73,9 @@ def sample(
         preview=lambda first: save_grid(shown, first, columns=8),
         **options,
     )
-    if processes.is_main:
-        print(
-            f"samples: {out}\ngrid:    {shown}\n"
-            f"next:    nomadiff evaluate {out} --reference HELD_OUT --out metrics.json"
-        )
+    if not processes.is_main:
+        return None
+    return Answer(
+        files={"samples": out, "grid": shown},
+        next=("evaluate", out, "--reference", "HELD_OUT", "--out", "metrics.json"),
+    )

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from nomadiff.cli.options import Device, DryRun, HeldOutOptions, HeldOutSet, Images, LearningRate, Out, command_line
+from nomadiff.cli.answer import Answer, command_line, facts
+from nomadiff.cli.next_steps import after_shift
+from nomadiff.cli.options import Device, DryRun, Images, LearningRate, Out
+from nomadiff.cli.settings import HeldOutOptions, HeldOutSet
 from nomadiff.shift.complement import parse_targets
 from nomadiff.shift.shift import Shift
 
@@ -37,7 +40,7 @@ def shift(
     held_out: HeldOutSet = HeldOutOptions(),  # noqa: B008 - frozen
     device: Device = None,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer | None:
     """Move the composition of what a model draws toward a target, by its own samples (SIMS section 4.3).
 
     An example:
@@ -63,12 +66,17 @@ def shift(
     from nomadiff.workflows.shift import plan_shift, shift_files
 
     if dry_run:
-        print(plan_shift(model, settings, scored=held_out.reference is not None))
-        return
+        plan = plan_shift(model, settings, scored=held_out.reference is not None)
+        return Answer(text=plan, value=facts(plan))
     check_output(out, "folder")
     command = command_line()
     done = shift_files(model, out, settings, held_out, classifier=classifier, device=device, command=command)
     if not join_processes(device).is_main:
-        return
-    print(f"{done.text()}\n{done.sentence}\nmodel:  {out}\nscores: {out / 'shift.json'}\nreport: {out / 'report.html'}")
-    print(f"next:   nomadiff sample {out} --count 1000 --out samples.zip")
+        return None
+    return Answer(
+        text=done.text(),
+        value=done.table,
+        files={"model": out, "scores": out / "shift.json", "report": out / "report.html"},
+        verdict=[done.sentence],
+        next=after_shift(done, out),
+    )

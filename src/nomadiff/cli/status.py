@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from nomadiff.cli.answer import Answer
+
 __all__ = ["status"]
 
 
-def status(study: Path) -> None:
+def status(study: Path) -> Answer:
     """Show what each job of a study does: done, running (where, how fast, how long), waiting or failed (and why).
 
     An example:
@@ -20,8 +22,10 @@ def status(study: Path) -> None:
     """
     from nomadiff.files import printable
     from nomadiff.studies.work import study_status
+    from nomadiff.tables import Table
 
     rows = study_status(study)
+    lines = []
     width = max(len(row["job"]) for row in rows)
     for row in rows:
         words = [f"{printable(row['job']):{width}}  {row['state']:8}"]
@@ -30,6 +34,7 @@ def status(study: Path) -> None:
         if row["images_per_second"]:
             words.append(f"{row['images_per_second']:,.4g} images/s, {row['hours_left']:.1f} hours left")
         words += [printable(row["where"]), printable(row["error"])]
-        print("  ".join(filter(None, words)))
+        lines.append("  ".join(filter(None, words)))
     counts = Counter(row["state"] for row in rows)
-    print(", ".join(f"{counts[name]} {name}" for name in ("done", "running", "waiting", "failed")))
+    lines.append(", ".join(f"{counts[name]} {name}" for name in ("done", "running", "waiting", "failed")))
+    return Answer(text="\n".join(lines), value=Table(rows))

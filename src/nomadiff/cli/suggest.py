@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+from dataclasses import asdict
 
-from nomadiff.cli.options import Device, Mix
+from nomadiff.cli.answer import Answer, given_words
+from nomadiff.cli.options import Device
+from nomadiff.cli.settings import Mix
 
 __all__ = ["suggest"]
 
 
-def suggest(mix: Mix, *, device: Device = None) -> None:
+def suggest(mix: Mix, *, device: Device = None) -> Answer:
     """Say what to train on these images on this machine: preset, budget, hours, and what trouble to expect.
 
     An example:
@@ -26,6 +27,5 @@ def suggest(mix: Mix, *, device: Device = None) -> None:
     from nomadiff.workflows.suggest import suggest as run
 
     found = run(mix, device=device)
-    print(found.text())
-    words = ["nomadiff", "train", *sys.argv[2:], "--method", found.method, "--preset", found.preset, "--out", "run"]
-    print(f"next:     {shlex.join(words)}")
+    words = ["train", *given_words()[1:], "--method", found.method, "--preset", found.preset, "--out", "run"]
+    return Answer(text=found.text(), value=asdict(found), next=words)

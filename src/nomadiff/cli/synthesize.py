@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer, facts
 from nomadiff.cli.options import Device, Drawing, DrawingOptions, DryRun, Images, Out
 
 __all__ = ["synthesize"]
@@ -51,7 +52,7 @@ def synthesize(
     dtype: str | None = None,
     device: Device = None,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer | None:
     """Make a set of synthetic images with its provenance, from a model, a text-to-image pipeline or a StyleGAN.
 
     An example:
@@ -118,8 +119,7 @@ def synthesize(
     generator: ImageGenerator
     if kind == _STYLEGAN:
         if dry_run and (source_model in GAN_CARDS or "://" in source_model):
-            print(f"StyleGAN: to be downloaded, {count:,} images")
-            return
+            return _plan(f"StyleGAN: to be downloaded, {count:,} images")
         if source_model in GAN_CARDS and processes.is_main:
             print(f"licence: {GAN_CARDS[source_model].licence}")
         generator = StyleGANGenerator(
@@ -134,8 +134,7 @@ def synthesize(
             device=processes.device,
         )
         if dry_run:
-            print(f"StyleGAN: {generator.summary}, {count:,} images, {generator.batch_size} at once")
-            return
+            return _plan(f"StyleGAN: {generator.summary}, {count:,} images, {generator.batch_size} at once")
     elif kind == _PIPELINE:
         if prompts is None:
             raise UsageError(f"a text-to-image source needs --prompts: {', '.join(SHIPPED)}, or a TOML file")
@@ -143,8 +142,7 @@ def synthesize(
         if dry_run:
             order = grid.order(drawing.seed)
             examples = "\n".join(f"  {grid.prompt(int(number)).text}" for number in order[:5])
-            print(f"prompts: {len(grid):,}, {count / len(grid):.3g} images each; the first ones:\n{examples}")
-            return
+            return _plan(f"prompts: {len(grid):,}, {count / len(grid):.3g} images each; the first ones:\n{examples}")
         generator = PipelineGenerator(
             source_model,
             grid,
@@ -162,9 +160,14 @@ def synthesize(
         options = drawing.of(model)
         if dry_run:
             sampler = options["sampler"]
-            print(f"model: {model.config.method}, {sampler.solver} with {sampler.steps} steps, {count:,} images")
-            return
+            return _plan(f"model: {model.config.method}, {sampler.solver} with {sampler.steps} steps, {count:,} images")
         generator = ModelGenerator(model, drawing.seed, **options)
     make(generator, out, count, first=first, resolution=resolution, processes=processes)
-    if processes.is_main:
-        print(f"images: {out}\nnext:   nomadiff train --real PHOTOS --synthetic {Path(out).stem}={out} --out run/")
+    if not processes.is_main:
+        return None
+    next_ = ("train", "--real", "PHOTOS", "--synthetic", f"{Path(out).stem}={out}", "--out", "run/")
+    return Answer(files={"images": out}, next=next_)
+
+
+def _plan(text: str) -> Answer:
+    return Answer(text=text, value=facts(text))

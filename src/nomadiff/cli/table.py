@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.options import aligned
+from nomadiff.cli.answer import Answer
+from nomadiff.cli.lines import aligned
 
 __all__ = ["table"]
 
@@ -15,7 +16,7 @@ __all__ = ["table"]
 def table(
     *runs: Annotated[str, Parameter(help="Folders of compare, improve, loop, ..., or tables of scores, [name=]path.")],
     out: Path | None = None,
-) -> None:
+) -> Answer:
     """Put the scores of runs that are on disk side by side; nothing is drawn or scored again.
 
     An example:
@@ -44,9 +45,7 @@ def table(
             text = "-" if value is None else f"{value:.4g}"
             cells.append(text if spread is None else f"{text} ± {spread:.2g}")
         lines.append([row["run"], row["arm"], str(row["runs"]), *cells])
-    print(aligned(lines))
-    for note in found.meta["notes"]:
-        print(note)
     if out is not None:
         found.write(out)
-        print(f"table: {out}")
+    text = "\n".join([aligned(lines), *found.meta["notes"]])
+    return Answer(text=text, value=found, files={} if out is None else {"table": out})

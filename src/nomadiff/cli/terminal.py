@@ -33,8 +33,11 @@ def say_error(text: str) -> None:
 
 
 @contextmanager
-def plain_output() -> Iterator[None]:
-    """While the block runs, what is printed is plain, and warnings of nomadiff's own are one message, not a trace."""
+def plain_output(stream: TextIO) -> Iterator[None]:
+    """While the block runs, what is printed is plain and goes to ``stream``.
+
+    Warnings of nomadiff's own are one message, not a trace.
+    """
     show = warnings.showwarning
 
     def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -43,6 +46,6 @@ def plain_output() -> Iterator[None]:
         else:
             show(message, category, *where, **more)
 
-    with warnings.catch_warnings(), redirect_stdout(_Plain(sys.stdout)):
+    with warnings.catch_warnings(), redirect_stdout(_Plain(stream)):
         warnings.showwarning = tell
         yield

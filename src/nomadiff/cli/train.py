@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from nomadiff.cli.options import (
-    Device,
-    DryRun,
-    Floor,
-    Mix,
-    MixOptions,
-    Monitored,
-    MonitoringOptions,
-    Out,
-    Training,
-    TrainingOptions,
-)
-from nomadiff.data.source_mix import SourceMix
+from nomadiff.cli.answer import Answer, facts
+from nomadiff.cli.next_steps import sampling
+from nomadiff.cli.options import Device, DryRun, Floor, Out
+from nomadiff.cli.settings import Mix, Monitored, MonitoringOptions, Training, TrainingOptions
 from nomadiff.monitoring.settings import Monitoring
 
 __all__ = ["train"]
@@ -35,7 +25,7 @@ def train(
     monitoring: Monitored = MonitoringOptions(),  # noqa: B008 - frozen
     device: Device = None,
     dry_run: DryRun = False,
-) -> None:
+) -> Answer | None:
     """Train a model of the real images, with or without the help of synthetic ones.
 
     An example:
@@ -70,6 +60,7 @@ def train(
     from nomadiff.files import check_output
     from nomadiff.methods.registry import method_named
     from nomadiff.models.dry_run import plan_training
+    from nomadiff.monitoring.validation import opened
     from nomadiff.processes import join_processes
     from nomadiff.training.presets import preset_named, proposed_preset
     from nomadiff.training.run_folder import images_seen_by
@@ -91,34 +82,26 @@ def train(
     algorithm = kind(preset, class_labels=class_labels, **changes)
     if dry_run:
         recipe, sources, _ = algorithm.monitored(sources, watched)
-        print(plan_training(recipe, algorithm.preset.published, sources.sources))
+        lines = [plan_training(recipe, algorithm.preset.published, sources.sources)]
         if recipe.validation is not None:
-            print(f"validation:  {recipe.validation.count:,} real images that are not trained on")
+            lines.append(f"validation:  {recipe.validation.count:,} real images that are not trained on")
         if note := algorithm.budget_note(recipe):
-            print(f"trainings:   {note}")
-        return
+            lines.append(f"trainings:   {note}")
+        plan = "\n".join(lines)
+        return Answer(text=plan, value=facts(plan))
     before = _written(out)
     model = algorithm.fit(sources, out, device=device, monitoring=watched)
-    if join_processes(device).is_main:
-        seen = images_seen_by(out / algorithm.base_folder / "model.safetensors")
-        if before and _written(out) == before:
-            print(f"already finished at {seen:,} images: nothing to do")
-        if told := algorithm.found(out):
-            print(told)
-        print(f"model:  {model.path}")
-        for name, file in (("report", "report.html"), ("best", "best.safetensors")):
-            if (found := out / algorithm.base_folder / file).exists():
-                print(f"{name + ':':<8}{found}")
-        print(f"next:   nomadiff sample {out} --count 1000 --out samples.zip")
-
-
-def opened(monitoring: Monitoring, mix: MixOptions, sources: SourceMix) -> Monitoring:
-    """The settings with the validation images read as the training images are, where they are no share of these."""
-    given = monitoring.validation
-    if not isinstance(given, str) or monitoring.share is not None:
-        return monitoring
-    size = None if sources.latents is not None else sources.resolution
-    return replace(monitoring, validation=mix.read(given, "validation", resolution=size))
+    if not join_processes(device).is_main:
+        return None
+    seen = images_seen_by(out / algorithm.base_folder / "model.safetensors")
+    told = [algorithm.found(out)]
+    if before and _written(out) == before:
+        told.insert(0, f"already finished at {seen:,} images: nothing to do")
+    files = {"model": model.path}
+    for name, file in (("report", "report.html"), ("best", "best.safetensors")):
+        if (found := out / algorithm.base_folder / file).exists():
+            files[name] = found
+    return Answer(text="\n".join(filter(None, told)), value={"images_seen": seen}, files=files, next=sampling(out))
 
 
 def _written(out: Path) -> dict[str, int | bytes]:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nomadiff.cli.answer import Answer
+from nomadiff.cli.next_steps import after_verdict
+
 __all__ = ["verdict"]
 
 
@@ -14,7 +17,7 @@ def verdict(
     *studies: Annotated[Path, Parameter(help="Folders of compare, or their metrics.json.")],
     level: float = 0.95,
     out: Path | None = None,
-) -> None:
+) -> Answer:
     """Say whether synthetic data helped: no harm, utility, adaptability, with intervals over seeds, and what to do.
 
     An example:
@@ -32,6 +35,11 @@ def verdict(
     if out is not None:
         check_table(out)
     found = run(*studies, level=level)
-    print(found.text())
     if out is not None:
         found.table().write(out)
+    return Answer(
+        text=found.text(),
+        value=found.table(),
+        files={} if out is None else {"table": out},
+        next=after_verdict(studies[0], found.step) if len(studies) == 1 else (),
+    )

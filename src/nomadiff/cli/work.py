@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from nomadiff.cli.answer import Answer
 from nomadiff.cli.options import Duration
 
 __all__ = ["work"]
@@ -21,7 +22,7 @@ def work(
     launch: Literal["slurm", "local"] | None = None,
     workers: int = 1,
     launch_option: tuple[str, ...] = (),
-) -> None:
+) -> Answer:
     """Work on a study that compare, improve, loop or reproduce has begun, from any machine that sees its folder.
 
     An example, on every machine:
@@ -57,17 +58,21 @@ def work(
         words += [] if stop_after is None else ["--stop-after", f"{stop_after:g}s"]
         words += ["--retry-failed"] if retry_failed else []
         submitted = launch_workers(study, launch, workers, options=launch_option, words=words)
-        print(f"submitted: {', '.join(job.job_id for job in submitted)}\nlogs: {study / 'jobs' / 'launched'}")
-    else:
-        from nomadiff.studies.work import work_study
-
-        work_study(
-            study,
-            devices=devices,
-            processes=jobs,
-            stop_after=stop_after,
-            retry_failed=retry_failed,
-            gpus_per_job=gpus_per_job,
+        jobs_submitted = [job.job_id for job in submitted]
+        return Answer(
+            text=f"submitted: {', '.join(jobs_submitted)}",
+            value={"submitted": jobs_submitted},
+            files={"logs": study / "jobs" / "launched"},
+            next=("status", study),
         )
-        print(f"done: {study}")
-    print(f"next: nomadiff status {study}")
+    from nomadiff.studies.work import work_study
+
+    work_study(
+        study,
+        devices=devices,
+        processes=jobs,
+        stop_after=stop_after,
+        retry_failed=retry_failed,
+        gpus_per_job=gpus_per_job,
+    )
+    return Answer(files={"done": study}, next=("status", study))

@@ -55,6 +55,7 @@ class Improved:
         distilled: one network that was taught what the model computes; None where that was not asked, or the base is
             what is used.
         distilled_gain: its gain over the base on fresh noise; None with it, or when nothing was scored.
+        untrained: why the base is not yet a model; empty if it may be one.
     """
 
     model: Model
@@ -65,6 +66,7 @@ class Improved:
     candidates: Candidates
     distilled: Model | None = None
     distilled_gain: Gain | None = None
+    untrained: str = ""
 
 
 def improve(
@@ -316,7 +318,7 @@ class Task:
             sentence = f"the base is not yet a model ({why}): train it longer first; no gain is claimed"
             gain = replace(gain, excess_low=min(gain.excess_low or 0.0, 0.0))
         self.table.meta["best"] = {"budget": budget, "weight": weight, "metric": chooser.metric, **asdict(gain)}
-        return self._finish(budget, weight, sentence, gain)
+        return replace(self._finish(budget, weight, sentence, gain), untrained=why)
 
     def _finish(self, budget: int, weight: float, sentence: str, gain: Gain | None = None) -> Improved:
         use = gain is None or gain.is_sure or self.improvement.weight is not None

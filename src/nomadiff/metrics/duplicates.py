@@ -23,6 +23,7 @@ __all__ = ["Duplicates", "near_duplicates"]
 
 NEAREST = 4  # candidates of each image, as it is and mirrored
 FARTHEST, MOST_OF_CONTRAST = 40.0, 0.8  # coarse difference in grey levels, and relative to the contrast, of candidates
+NEAR = 1.5  # grey levels that saving may move: so near, any two images are candidates
 CROPPED = 0.02  # of the side: below, it is the alignment's error
 BLOCK = 512
 MANY = 2000  # images from which on the work takes seconds and shows a bar
@@ -146,6 +147,6 @@ def _candidates(here: Tensor, there: Tensor, start: int | None) -> tuple[Tensor,
         rows = torch.arange(len(here))
         square[rows, rows + start] = torch.inf
     near = square.topk(min(NEAREST, len(there)), dim=1, largest=False)
-    far = (MOST_OF_CONTRAST * 8 * here[:, :64].std(1)).clamp(max=FARTHEST).square()
+    far = (MOST_OF_CONTRAST * 8 * here[:, :64].std(1)).clamp(NEAR, FARTHEST).square()
     i, place = torch.nonzero(near.values <= far[:, None], as_tuple=True)
     return i, near.indices[i, place]

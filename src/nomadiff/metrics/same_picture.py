@@ -24,6 +24,13 @@ LEAST_CORRELATION = 0.9
 MOST_LIGHT, MOST_COLOUR = 8.0, 28.0  # grey levels, mean of 3x3: JPEG at quality 60 leaves less in most images
 MOST_GATHERED_LIGHT, MOST_GATHERED_COLOUR = 3.0, 4.0  # times the mean: what saving leaves lies at all edges
 MOST_BESIDE_EDGES = 0.32  # of the contrast around
+CLOSE_CORRELATION, CLOSE_DIFFERENCE = 0.99, 3.0  # detail that agrees so well may differ more at single places:
+CLOSE_COLOUR, CLOSE_GATHERED_COLOUR, CLOSE_BESIDE_EDGES = 30.0, 3.6, 0.4  # JPEG at quality 60 of strong edges
+FLAT_CORRELATION, FLAT_DIFFERENCE = (
+    0.5,
+    0.8,
+)  # saving drowns the detail of flat images: the rest is near
+FLAT_LIGHT, FLAT_COLOUR, FLAT_STRETCH = 2.0, 2.5, 0.04  # everywhere, and in its place
 
 
 class Agreement(NamedTuple):
@@ -74,13 +81,27 @@ def agreement(first: Tensor, second: Tensor) -> Agreement:
 
 def is_same(found: Agreement) -> Tensor:
     """Which pairs are one picture: bool ``(P,)``."""
+    close = (found.correlation >= CLOSE_CORRELATION) & (found.difference <= CLOSE_DIFFERENCE)
+    flat = (
+        (found.correlation >= FLAT_CORRELATION)
+        & (found.difference <= FLAT_DIFFERENCE)
+        & (found.light <= FLAT_LIGHT)
+        & (found.colour <= FLAT_COLOUR)
+        & (found.stretch <= FLAT_STRETCH)
+    )
+    usual = _within(found, MOST_COLOUR, MOST_GATHERED_COLOUR, MOST_BESIDE_EDGES)
+    wider = _within(found, CLOSE_COLOUR, CLOSE_GATHERED_COLOUR, CLOSE_BESIDE_EDGES)
+    spread = found.light <= MOST_GATHERED_LIGHT * (found.difference + 0.5)
+    return spread & (((found.correlation >= LEAST_CORRELATION) & usual) | (close & wider) | flat)
+
+
+def _within(found: Agreement, colour: float, gathered_colour: float, beside_edges: float) -> Tensor:
+    """Where what is left is small, and not gathered in one place."""
     return (
-        (found.correlation >= LEAST_CORRELATION)
-        & (found.light <= MOST_LIGHT)
-        & (found.colour <= MOST_COLOUR)
-        & (found.light <= MOST_GATHERED_LIGHT * (found.difference + 0.5))
-        & (found.colour <= MOST_GATHERED_COLOUR * (found.colour_difference + 0.5))
-        & (found.beside_edges <= MOST_BESIDE_EDGES)
+        (found.light <= MOST_LIGHT)
+        & (found.colour <= colour)
+        & (found.colour <= gathered_colour * (found.colour_difference + 0.5))
+        & (found.beside_edges <= beside_edges)
     )
 
 

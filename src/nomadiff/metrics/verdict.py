@@ -21,65 +21,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.evidence import WORDS, Evidence, against
+from nomadiff.metrics.recommendation import COPIER, LONGER, Step, copying, listed, named, recommendation, untold
+from nomadiff.metrics.statement import Statement
 from nomadiff.tables import Table
 
-__all__ = ["ANSWERS", "MARGINS", "Statement", "Verdict", "judge"]
-
-Answer = Literal["yes", "no", "unclear", "not measured"]
+__all__ = ["MARGINS", "Verdict", "judge"]
 
 MARGINS = {"distance": 0.05, "composition_tv": 0.05, "style": 0.05}
 """How much worse still counts as "not worse": 5 % of the distance, 5 in 100 samples of another class or style."""
 
 _FIELDS = [name for name in Evidence.__dataclass_fields__ if name != "runs"]  # the runs are the comparison's own table
-ANSWERS: dict[str, dict[Answer, str]] = {
-    "no harm": {"yes": "no harm", "no": "harm", "unclear": "no harm shown yet, and none excluded"},
-    "utility": {"yes": "it helps", "no": "no help", "unclear": "no help shown yet"},
-    "gain": {
-        "yes": "better than its base trained as long",
-        "no": "no better than its base trained as long",
-        "unclear": "not shown to be better than its base trained as long",
-    },
-    "adaptability": {
-        "yes": "it adapts to every source tried",
-        "no": "it does not adapt to every source",
-        "unclear": "not settled for every source",
-    },
-}
-"""Answers as words, by principle."""
-for _words in ANSWERS.values():
-    _words["not measured"] = "not measured"
-COPIER = 0.2  # share of replicated samples from which on the baseline's precision says little: four times fresh data's
 UTILITY = ("distance", "precision", "recall", "coverage", "replication")
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One principle, asked of one method with one source (with all of them for adaptability).
-
-    Attributes:
-        principle: "no harm", "utility", "gain" or "adaptability".
-        method: the method that is judged.
-        source: name of the synthetic source; empty for adaptability, and for a method that uses none.
-        answer: "yes", "no", "unclear" or "not measured".
-        text: the answer in words.
-        evidence: the measurements behind it.
-    """
-
-    principle: str
-    method: str
-    source: str
-    answer: Answer
-    text: str
-    evidence: tuple[Evidence, ...] = ()
-
-    @property
-    def words(self) -> str:
-        """The answer in a few words, such as "no harm shown yet"."""
-        return ANSWERS[self.principle][self.answer]
 
 
 @dataclass
@@ -91,12 +47,14 @@ class Verdict:
         recommendation: what a practitioner should do, in a sentence or two.
         notes: what limits the comparison (few seeds, unequal budgets, metrics that were not measured).
         level: level of the intervals.
+        step: what the recommendation comes down to.
     """
 
     statements: list[Statement]
     recommendation: str
     notes: list[str] = field(default_factory=list)
     level: float = 0.95
+    step: Step = LONGER
 
     def find(self, principle: str, method: str, source: str = "") -> Statement:
         """The statement about this principle, method and source.
@@ -168,7 +126,7 @@ def judge(
     for (method, source), of_seed in arms.items():
         if why := raw.get((method, source), "") or raw.get((baseline, ""), ""):
             told = (
-                f"{_name((method, source) if (method, source) in raw else (baseline, ''))} is not yet a model ({why})."
+                f"{named((method, source) if (method, source) in raw else (baseline, ''))} is not yet a model ({why})."
             )
             statements += [Statement(each, method, source, "unclear", told) for each in ("no harm", "utility")]
             continue
@@ -186,34 +144,21 @@ def judge(
         statements.append(_adaptability(method, statements))
     notes = _notes(alone, arms, statements)
     copied = _mean(alone, "replication")
-    first = [_untold(raw, [(baseline, ""), *arms])] if raw else []
+    first = [untold(raw, [(baseline, ""), *arms])] if raw else []
     if copied is not None and copied > COPIER and (baseline, "") not in raw:
-        first.append(_copying(baseline, copied, {arm: _mean(of_seed, "replication") for arm, of_seed in arms.items()}))
+        first.append(copying(baseline, copied, {arm: _mean(of_seed, "replication") for arm, of_seed in arms.items()}))
+    step = LONGER
     if len(raw) <= len(arms) and (baseline, "") not in raw:
         judged = [item for item in statements if (item.method, item.source) not in raw]
-        first.append(_recommendation(judged, baseline, copies=copied is not None and copied > COPIER))
-    return Verdict(statements, " ".join(first), notes, level)
+        told, advised = recommendation(judged, baseline, copies=copied is not None and copied > COPIER)
+        first.append(told)
+        step = advised if not raw or (advised.kind == "use" and advised.arm[0] != baseline) else step
+    return Verdict(statements, " ".join(first), notes, level, step)
 
 
 def _untrained(of_seed: Mapping[Any, Mapping[str, Any]]) -> str:
     """Why an arm is not yet a model: what its first untrained run says."""
     return next((str(row["untrained"]) for row in of_seed.values() if row.get("untrained")), "")
-
-
-def _untold(raw: Mapping[tuple[str, str], str], arms: Sequence[tuple[str, str]]) -> str:
-    """What to do about arms that are not yet models."""
-    who = "Nothing here is" if len(raw) == len(arms) else f"{', '.join(_name(arm) for arm in raw)}: not"
-    why = next(iter(raw.values()))
-    return f"{who} yet a model ({why}): train longer (a larger --budget) before you compare."
-
-
-def _copying(baseline: str, copied: float, others: Mapping[tuple[str, str], float | None]) -> str:
-    """What is plain to see where real-only training memorises."""
-    known = [f"{_name(arm)} {share:.0%}" for arm, share in others.items() if share is not None]
-    told = f" ({', '.join(known)})" if known else ""
-    return (
-        f"Training on real images only ({baseline}) copies: {copied:.0%} of its samples repeat a training image{told}."
-    )
 
 
 def _mean(of_seed: Mapping[Any, Mapping[str, Any]], metric: str) -> float | None:
@@ -282,69 +227,15 @@ def _adaptability(method: str, statements: Sequence[Statement]) -> Statement:
         )
     failing = [source for source in sources if _answers(own, source)["no harm"] == "no"]
     if failing:
-        text = f"It does harm with {_listed(failing)}."
+        text = f"It does harm with {listed(failing)}."
         return Statement("adaptability", method, "", "no", text)
     useless = [source for source in sources if _answers(own, source)["utility"] == "no"]
     if useless:
-        return Statement("adaptability", method, "", "no", f"It gains nothing with {_listed(useless)}.")
+        return Statement("adaptability", method, "", "no", f"It gains nothing with {listed(useless)}.")
     open_ = [source for source in sources if set(_answers(own, source).values()) != {"yes"}]
     if open_:
-        return Statement("adaptability", method, "", "unclear", f"It is not settled for {_listed(open_)}.")
-    return Statement("adaptability", method, "", "yes", f"It helps without harm with {_listed(sources)}.")
-
-
-def _recommendation(statements: Sequence[Statement], baseline: str, *, copies: bool) -> str:
-    arms = list(dict.fromkeys((item.method, item.source) for item in statements if item.principle == "no harm"))
-    answers = {arm: {item.principle: item for item in statements if (item.method, item.source) == arm} for arm in arms}
-
-    def gain(arm: tuple[str, str]) -> float:
-        found = [item.worse for item in answers[arm]["utility"].evidence if item.role == "distance"]
-        return found[0] if found else 0.0
-
-    def are(harm: Iterable[str], use: str) -> list[tuple[str, str]]:
-        """The arms with these answers, the one nearest to real images first."""
-        chosen = [
-            arm for arm in arms if answers[arm]["no harm"].answer in harm and answers[arm]["utility"].answer == use
-        ]
-        return sorted(chosen, key=gain)
-
-    best, hopeful = are(["yes"], "yes"), are(["unclear"], "yes") + are(["yes", "unclear"], "unclear")
-    harmful = {source for _, source in arms if source} - {
-        source for method, source in arms if answers[method, source]["no harm"].answer != "no"
-    }
-    sentences = []
-    if best:
-        sentences.append(f"Use {_name(best[0])}: it helps and does no harm.")
-    elif hopeful:
-        method, source = hopeful[0]
-        needed = [
-            item.needed
-            for principle in ("no harm", "utility")
-            for item in answers[method, source][principle].evidence
-            if item.needed is not None
-        ]
-        more = f" (about {min(needed)} would settle the nearest question)" if needed else ""
-        until = "." if copies else f". Until then train on real images only ({baseline})."
-        if answers[method, source]["utility"].answer == "yes":
-            sentences.append(
-                f"{_name((method, source))} helps, but these seeds cannot show that it does no harm; run more "
-                f"seeds{more}{until}"
-            )
-        else:
-            sentences.append(
-                f"Do not decide yet: {_name((method, source))} may help, but these seeds cannot show that it does "
-                f"and does no harm; run more seeds{more}{until}"
-            )
-    else:
-        nothing = "no synthetic source" if all(source for _, source in arms) else "nothing that was tried"
-        instead = "Get more real images" if copies else f"Train on real images only ({baseline})"
-        sentences.append(f"{instead}: {nothing} helps without harm.")
-    if harmful:
-        sentences.append(f"Drop source {_listed(sorted(harmful))}: it does harm with every method that was tried.")
-    for arm in arms:
-        if answers[arm]["no harm"].answer == "no" and arm[1] not in harmful:
-            sentences.append(f"Do not use {_name(arm)}: it does harm.")
-    return " ".join(sentences)
+        return Statement("adaptability", method, "", "unclear", f"It is not settled for {listed(open_)}.")
+    return Statement("adaptability", method, "", "yes", f"It helps without harm with {listed(sources)}.")
 
 
 def _notes(alone: Mapping, arms: Mapping, statements: Sequence[Statement]) -> list[str]:
@@ -385,15 +276,6 @@ def _margins(items: Sequence[Evidence]) -> str:
 def _seeds_needed(items: Sequence[Evidence]) -> str:
     needed = [item.needed for item in items if item.needed is not None]
     return f" About {min(needed)} seeds would settle one of these." if needed else ""
-
-
-def _name(arm: tuple[str, str]) -> str:
-    method, source = arm
-    return f"{method} with source {source!r}" if source else method
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names)
 
 
 def _capital(text: str) -> str:

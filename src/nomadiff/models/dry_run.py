@@ -23,6 +23,7 @@ from nomadiff.training.config import Facts, RunConfig
 from nomadiff.training.precision import AUTOCAST
 
 __all__ = [
+    "NFE_MEANS",
     "Activations",
     "activations_of",
     "class_lines",
@@ -34,6 +35,8 @@ __all__ = [
     "plan_training",
     "three_digits",
 ]
+
+NFE_MEANS = "NFE: evaluations of the network for one image"
 
 # dense peak of one A100 (NVIDIA's data sheet; TF32 for fp32, torch's default for convolutions) and the share of it that
 # EDM-like U-Nets are assumed to reach
@@ -214,7 +217,7 @@ def _memory_line(config: RunConfig, parameters: float) -> str:
 
 def _sampling_line(sampler: SamplerConfig, forward: float) -> str:
     flops = three_digits(forward * sampler.nfe / 1e9)
-    return f"{sampler.solver}, {sampler.steps} steps, NFE {sampler.nfe}, {flops} GFLOP an image"
+    return f"{sampler.solver}, {sampler.steps} steps, NFE {sampler.nfe}, {flops} GFLOP an image ({NFE_MEANS})"
 
 
 def three_digits(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from nomadiff.monitoring.grids import grid_path, read_grid
 from nomadiff.monitoring.history import History
@@ -18,7 +18,9 @@ from nomadiff.training.config import RunConfig
 from nomadiff.training.noise_bands import band_names
 from nomadiff.training.run_folder import RunFolder, versions
 
-__all__ = ["live_report"]
+__all__ = ["State", "live_report"]
+
+State = Literal["running", "stopped", "finished"]
 
 _GRIDS = 6  # as many snapshots are shown, evenly spread, the first and the last among them
 _REFRESH = 30  # seconds after which a browser loads the page of a running training again
@@ -29,8 +31,8 @@ def live_report(
     config: RunConfig,
     history: History,
     images_seen: int,
+    state: State,
     stop: str,
-    last: bool,
     monitoring: Monitoring,
     shape: tuple[int, int, int],
 ) -> Report:
@@ -41,21 +43,20 @@ def live_report(
         config: the recipe.
         history: what was measured at the snapshots.
         images_seen: how far the training is.
-        stop: why it stops here; empty where it does not.
-        last: whether its budget is used up.
+        state: whether it goes on from here by itself.
+        stop: why it stops here; empty where it does not, or where its budget is used up.
         monitoring: its settings.
         shape: of one sample, ``(C, H, W)``.
     """
     log = folder.read_log()
     end = config.training.steps * config.training.batch
-    over = bool(stop) or last
     answers = [Finding(f"{stop[0].upper()}{stop[1:]}.")] if stop else []
     best = history.best(monitoring.best_by)
     if best is not None and len(history.rows) > 1:
         answers.append(Finding(f"Best snapshot by {monitoring.best_by}: {best:,} images (best.safetensors)."))
     return Report(
         title=f"Training {config.method}",
-        subtitle=_state(log, images_seen, end, over),
+        subtitle=_state(log, images_seen, end, state),
         findings=[*findings(history), *answers],
         figures=list(_figures(log, history, config)),
         grids=list(_grids(folder, monitoring.grid, shape)),
@@ -64,18 +65,18 @@ def live_report(
             {key: value for key, value in source.items() if isinstance(value, str | int | float)}
             for source in folder.read_sources()
         ],
-        refresh=0 if over else _REFRESH,
+        refresh=_REFRESH if state == "running" else 0,
     )
 
 
-def _state(log: Sequence[Mapping[str, Any]], images_seen: int, end: int, over: bool) -> str:
+def _state(log: Sequence[Mapping[str, Any]], images_seen: int, end: int, state: State) -> str:
     told = f"{images_seen:,} of {end:,} images ({images_seen / end:.0%})"
     speed = log[-1].get("images_per_second") if log else None
     if isinstance(speed, int | float) and speed > 0:
         told += f", {speed:,.4g} images/s"
-        told += "" if over else f", about {duration_text((end - images_seen) / speed)} left"
-    # a run that is stopped leaves the page as it was: the time shows that it is old
-    return f"{told}; {'finished' if over else 'running'}, as of {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        told += "" if state == "finished" else f", about {duration_text((end - images_seen) / speed)} left"
+    # a run that is killed leaves the page as it was: the time shows that it is old
+    return f"{told}; {state}, as of {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 def _figures(log: Sequence[Mapping[str, Any]], history: History, config: RunConfig) -> Iterator[Figure]:

@@ -16,7 +16,7 @@ from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.drawable import Drawable
 from nomadiff.monitoring.grids import grid_path, write_grid
 from nomadiff.monitoring.history import History
-from nomadiff.monitoring.live_report import live_report
+from nomadiff.monitoring.live_report import State, live_report
 from nomadiff.monitoring.settings import Monitoring
 from nomadiff.monitoring.trackers import Trackers
 from nomadiff.monitoring.validation import fixed_images
@@ -115,6 +115,8 @@ class Monitor:
                 )
             if self._trackers is not None:
                 self._trackers.start(self.config, images_seen)
+            if images_seen and self.processes.is_main:  # the page of a run that was stopped says so
+                self._write_report(images_seen, "running")
         return over
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -147,8 +149,13 @@ class Monitor:
                 self._history.write()
             if self._trackers is not None:
                 self._trackers.snapshot(row, grid if grid.exists() else None)
-            self._write_report(images_seen, stop, last)
+            self._write_report(images_seen, "finished" if stop or last else "running", stop)
         return stop
+
+    def stopped(self, images_seen: int) -> None:
+        """Say so in the report, and how to go on."""
+        told = f"stopped at {images_seen:,} of {self._end:,} images: run the same command again to go on"
+        self._write_report(images_seen, "stopped", told)
 
     def close(self) -> None:
         """Close the trackers."""
@@ -212,7 +219,7 @@ class Monitor:
         elif images_seen_by(path) != best:
             self.folder.keep_best(best)
 
-    def _write_report(self, images_seen: int, stop: str, last: bool) -> None:
+    def _write_report(self, images_seen: int, state: State, stop: str = "") -> None:
         shape = Drawable(None, self.config, self.processes.device).image_shape  # type: ignore[arg-type]  # draws nothing
-        report = live_report(self.folder, self.config, self._history, images_seen, stop, last, self.monitoring, shape)
+        report = live_report(self.folder, self.config, self._history, images_seen, state, stop, self.monitoring, shape)
         report.write(self.folder.path / "report.html")

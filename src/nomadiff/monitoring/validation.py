@@ -11,6 +11,7 @@ import torch
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.mapped import chunks
+from nomadiff.data.reading import Reading
 from nomadiff.data.selection import shuffled
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import NomadiffWarning, UsageError
@@ -18,10 +19,28 @@ from nomadiff.monitoring.settings import Monitoring
 from nomadiff.training.config import RunConfig, ValidationImages
 from nomadiff.training.held_out_loss import FixedImages
 
-__all__ = ["fixed_images", "set_apart", "told_in_recipe"]
+__all__ = ["fixed_images", "opened", "set_apart", "told_in_recipe"]
 
 _TAG = 0x7A11D  # keeps the draw of these images apart from every other use of the same seed
 _MOST = 1024  # images of a set that the loss is measured on: each snapshot costs about as much as 1,400 training images
+
+
+def opened(monitoring: Monitoring, spec: Reading, mix: SourceMix) -> Monitoring:
+    """The settings with the validation images read as the training images are, where they are no share of these.
+
+    Args:
+        monitoring: the settings.
+        spec: how the training images are read.
+        mix: the training images.
+
+    Raises:
+        UsageError, DataError: as :meth:`~nomadiff.data.reading.Reading.read`.
+    """
+    given = monitoring.validation
+    if not isinstance(given, str) or monitoring.share is not None:
+        return monitoring
+    size = None if mix.latents is not None else mix.resolution
+    return replace(monitoring, validation=spec.read(given, "validation", resolution=size))
 
 
 def set_apart(monitoring: Monitoring | None, mix: SourceMix, seed: int) -> tuple[Monitoring | None, SourceMix]:

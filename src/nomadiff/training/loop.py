@@ -218,6 +218,8 @@ class _Training:
                     meter = self._fresh_meter()
                 if self._any_stopped(stopped) and not last:
                     self._save_state()
+                    if self.observer and self.processes.is_main:
+                        self.observer.stopped(self.images_seen)
                     raise Interrupted(
                         f"stopped at {self.images_seen:,} of {end:,} images, state saved in {self.folder.path}: "
                         "run the same command again to go on",

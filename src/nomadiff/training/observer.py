@@ -48,6 +48,10 @@ class Observer(Protocol):
         """Whether the snapshot of so many images was looked at."""
         raise NotImplementedError
 
+    def stopped(self, images_seen: int) -> None:
+        """The training was stopped here by a signal, its state is saved; in the main process only."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """The training ends, is interrupted, or fails."""
         raise NotImplementedError

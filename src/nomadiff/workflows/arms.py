@@ -15,6 +15,7 @@ from typing import Any
 from nomadiff.data.manifest import read_manifest
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.part_folder import JOB_NAME, discard, part_of
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import NomadiffWarning
 from nomadiff.files import read_json
 from nomadiff.job_folder import Job
@@ -22,6 +23,7 @@ from nomadiff.methods.method import Method
 from nomadiff.methods.registry import method_named
 from nomadiff.models.model import Model
 from nomadiff.monitoring.settings import Monitoring
+from nomadiff.monitoring.validation import opened
 from nomadiff.processes import join_processes
 from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder
@@ -74,7 +76,8 @@ class Arm:
     def run(self) -> None:
         """Train and sample, or whatever of it is not done yet."""
         processes = join_processes(self.device)
-        model = self.algorithm().fit(self.mix.open(), self.out, device=self.device, monitoring=self.monitoring)
+        mix = self.mix.open()
+        model = self.algorithm().fit(mix, self.out, device=self.device, monitoring=self.monitoring(mix))
         wanted = model.manifest(self.count, self.seed)
 
         def of_another_model(found: dict[str, Any] | None) -> bool:
@@ -91,10 +94,11 @@ class Arm:
         if not drawn:
             model.write_samples(self.samples_path, self.count, self.seed, processes=processes)
 
-    @property
-    def monitoring(self) -> Monitoring | None:
-        """What is measured while it trains."""
-        return None if self.validation is None else Monitoring(validation=self.validation, grid=0)
+    def monitoring(self, mix: SourceMix) -> Monitoring | None:
+        """What is measured while it trains on its images."""
+        return (
+            None if self.validation is None else opened(Monitoring(validation=self.validation, grid=0), self.mix, mix)
+        )
 
     @property
     def images_to_see(self) -> int:

@@ -227,7 +227,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         for arm in arms:
             if arm.mix == spec:
                 algorithm = arm.algorithm()
-                recipe, learned, _ = algorithm.monitored(mix, arm.monitoring)
+                recipe, learned, _ = algorithm.monitored(mix, arm.monitoring(mix))
                 algorithm.check_folder(arm.out, recipe, learned)
                 last = mix if arm is arms[-1] else last
     assert last is not None

@@ -13,9 +13,10 @@ from nomadiff.metrics.memorisation import NearestTraining
 from nomadiff.metrics.replication import NEAR
 from nomadiff.reports.grids import save_grid
 from nomadiff.reports.numbers import cell_text, difference_text
-from nomadiff.reports.page import Composition, GridPanel, Neighbours, PageTable, Report
+from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, PageTable, Report
 from nomadiff.tables import Table
 from nomadiff.workflows.evaluate import Evaluation
+from nomadiff.workflows.evaluation_verdict import verdict_on
 from nomadiff.workflows.judging import metric_infos
 
 __all__ = ["evaluation_report", "nearest_table", "notes_on", "write_evaluation"]
@@ -105,6 +106,7 @@ def evaluation_report(evaluation: Evaluation, command: str = "") -> Report:
     return Report(
         title=f"{len(names)} sets of generated images compared" if several else "How good are the generated images?",
         subtitle=_subtitle(evaluation),
+        findings=[Finding(sentence) for sentence in verdict_on(evaluation)],
         table=Table(wide, meta),
         metrics=metric_infos(distance, floors if alike else {}),
         by=("set",),

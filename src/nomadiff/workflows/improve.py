@@ -16,7 +16,7 @@ from nomadiff.improve.settings import Improvement
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.cost import sampling_cost
-from nomadiff.models.dry_run import gpu_hours, three_digits
+from nomadiff.models.dry_run import NFE_MEANS, gpu_hours, three_digits
 from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
@@ -216,7 +216,7 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
         else "none (no --reference)",
         "GPU hours": gpu_hours(by_precision(training + distilling, options.precision, drawing + scoring)),
         **({"repeats": f"{improvement.repeats}, all of them counted above"} if improvement.repeats > 1 else {}),
-        "result": _result_text(base, improvement),
+        "result": f"{_result_text(base, improvement)} ({NFE_MEANS})",
     }
     return "\n".join(f"{name + ':':<13}{text}" for name, text in operations.items())
 

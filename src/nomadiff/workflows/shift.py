@@ -11,7 +11,7 @@ from nomadiff.improve.auxiliary import auxiliary_config
 from nomadiff.improve.own_samples import own_count
 from nomadiff.metrics.detectors import Detector, load_classifier
 from nomadiff.metrics.distance_names import distance_in
-from nomadiff.models.dry_run import gpu_hours, three_digits
+from nomadiff.models.dry_run import NFE_MEANS, gpu_hours, three_digits
 from nomadiff.models.model import Model
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
@@ -194,6 +194,6 @@ def plan_shift(model: str | Path, settings: Shift, *, scored: bool) -> str:
         f"recommended weight on fresh noise, {settings.count:,} samples each"
         + ("" if scored else "; shares only (no --reference)"),
         "GPU hours": gpu_hours(by_precision(training, options.precision, drawing + scoring)),
-        "result": f"NFE {base.nfe() * 2:g}",
+        "result": f"NFE {base.nfe() * 2:g} ({NFE_MEANS})",
     }
     return "\n".join(f"{name + ':':<13}{text}" for name, text in lines.items())

@@ -1,0 +1,98 @@
+"""What a verb answers: a value, words about it, and what to do next; printed as text, or as JSON with ``--json``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nomadiff.tables import Table
+
+__all__ = ["Answer", "command_line", "facts", "given_words", "json_is_asked", "remember"]
+
+_WIDTH = 8  # of the names of files, with their colon
+
+_given: list[str] = []
+_json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a verb found or made.
+
+    Attributes:
+        text: what there is to read, in lines.
+        value: the same for a program: a table, or plain values.
+        files: what was written, by what it is.
+        verdict: the answer to the user's question, in sentences; it comes last, before what to do.
+        next: words of the command to go on with, after ``nomadiff``; names in capitals are for the user to fill in.
+    """
+
+    text: str = ""
+    value: Table | Mapping[str, Any] | None = None
+    files: Mapping[str, Path | str] = field(default_factory=dict)
+    verdict: Sequence[str] = ()
+    next: Sequence[str | Path] = ()
+
+    @property
+    def command(self) -> str:
+        """The command to go on with; empty where there is none."""
+        return shlex.join(["nomadiff", *map(str, self.next)]) if self.next else ""
+
+    def to_text(self) -> str:
+        """As lines to read."""
+        width = max([_WIDTH, *(len(name) + 2 for name in self.files)])
+        lines = [self.text] if self.text else []
+        lines += [f"{name + ':':<{width}} {path}" for name, path in self.files.items()]
+        lines += self.verdict
+        lines += [f"{'next:':<{width}} {self.command}"] if self.next else []
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """As one JSON object: the value's own fields, and ``files``, ``verdict`` and ``next`` where there are some."""
+        content: dict[str, Any] = {}
+        if self.value is not None:
+            content |= self.value if isinstance(self.value, Mapping) else json.loads(self.value.to_json())
+        if self.files:
+            content["files"] = {name: str(path) for name, path in self.files.items()}
+        if self.verdict:
+            content["verdict"] = list(self.verdict)
+        if self.next:
+            content["next"] = self.command
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def facts(text: str) -> dict[str, Any]:
+    """Lines ``name:   value`` as a mapping; a name that comes several times has a list, and other lines are notes."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        fact = re.fullmatch(r"(\w[^:]{0,40}):\s+(.*)", line)
+        name, value = fact.groups() if fact else ("notes", line.strip())
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def remember(words: Sequence[str], *, as_json: bool) -> None:
+    """Keep the command as it was given, for reports and for :func:`given_words`."""
+    global _json
+    _given[:], _json = words, as_json
+
+
+def given_words() -> list[str]:
+    """The command as it was given, after ``nomadiff``."""
+    return list(_given)
+
+
+def command_line() -> str:
+    """The command, for reports."""
+    return shlex.join(["nomadiff", *_given])
+
+
+def json_is_asked() -> bool:
+    """Whether the answer goes to standard output as JSON."""
+    return _json
