@@ -38,7 +38,7 @@ def test_a_finished_run_says_so_and_a_longer_one_where_it_goes_on(tmp_path, caps
     assert main(words(out, "--validation", "0.2")) == 0
     first = capsys.readouterr()
     assert "already finished" not in first.out and "continuing" not in first.err
-    assert f"report: {out / 'report.html'}" in first.out and f"best:   {out / 'best.safetensors'}" in first.out
+    assert f"report:  {out / 'report.html'}" in first.out and f"best:    {out / 'best.safetensors'}" in first.out
     assert main(words(out, "--validation", "0.2")) == 0
     assert "\nalready finished at 128 images: nothing to do\nmodel:  " in capsys.readouterr().out
     assert main(words(out, "--validation", "0.2", budget=256)) == 0

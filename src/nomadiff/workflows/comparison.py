@@ -18,6 +18,7 @@ from nomadiff.methods.registry import METHODS, method_named
 from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector
 from nomadiff.metrics.replication import calibrate
 from nomadiff.models.dry_run import plan_training
+from nomadiff.monitoring.settings import Monitoring
 from nomadiff.plain import plain_settings, with_tuples
 from nomadiff.processes import join_processes
 from nomadiff.training.presets import AnyPreset, proposed_preset
@@ -208,6 +209,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
     arms = comparison.arms()
     checked = set()
     last: SourceMix | None = None
+    watched: Monitoring | None = None
     for spec in dict.fromkeys(arm.mix for arm in arms):
         mix = spec.open()
         if mix.latents is not None:
@@ -227,7 +229,8 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         for arm in arms:
             if arm.mix == spec:
                 algorithm = arm.algorithm()
-                recipe, learned, _ = algorithm.monitored(mix, arm.monitoring(mix))
+                watched = watched or arm.monitoring(mix)  # read once, and what is wrong in it told once
+                recipe, learned, _ = algorithm.monitored(mix, watched)
                 algorithm.check_folder(arm.out, recipe, learned)
                 last = mix if arm is arms[-1] else last
     assert last is not None
