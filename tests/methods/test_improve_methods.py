@@ -123,7 +123,7 @@ def test_train_goes_on_after_a_signal_in_either_training(tmp_path, monkeypatch, 
     """Whatever the command line leaves in the folder when it is stopped is no obstacle to the second training."""
     command = [*TRAIN, "--method", "sims", "--out"]
     assert main([*command, str(tmp_path / "whole")]) == 0
-    assert f"model:  {tmp_path / 'whole'}" in capsys.readouterr().out
+    assert f"model:   {tmp_path / 'whole'}" in capsys.readouterr().out
     step, count = _Training._step, [0]
 
     def stopping(self, meter):
