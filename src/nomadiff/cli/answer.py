@@ -61,7 +61,7 @@ class Answer:
         if self.files:
             content["files"] = {name: str(path) for name, path in self.files.items()}
         if self.verdict:
-            content["verdict"] = list(self.verdict)
+            content["verdict"] = [sentence for sentence in self.verdict if sentence]
         if self.next:
             content["next"] = self.command
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str)

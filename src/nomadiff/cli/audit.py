@@ -64,4 +64,4 @@ def audit(
         beside = {what: out.with_name(f"{out.stem}-{what}.csv") for what in ("duplicates", "images")}
         files = {"table": out, **beside, "report": out.with_suffix(".html")}
     following = after_audit(found, images, against, trusted, out)
-    return Answer(value=found.table(), files=files, verdict=[found.text()], next=following)
+    return Answer(value=found.table(), files=files, verdict=found.text().splitlines(), next=following)

@@ -95,4 +95,6 @@ def answer_of(comparison: Comparison, table: Table) -> Answer:
         verdict = judge(table.rows)
     except UsageError:  # without a real-only arm there is nothing to compare with
         return Answer(value=table, files=files, next=("table", comparison.out))
-    return Answer(value=table, files=files, verdict=[verdict.text()], next=after_comparison(comparison, verdict.step))
+    return Answer(
+        value=table, files=files, verdict=verdict.text().splitlines(), next=after_comparison(comparison, verdict.step)
+    )
