@@ -41,3 +41,12 @@ def test_methods_without_a_common_setting_are_not_compared() -> None:
     # two settings of the rival, none of them this one: neither may stand for it
     rows = [row(1, "", "dm", 0, 1.0), row(2, "", "dm", 0, 2.0), row(3, "close", "casd", 0, 3.0)]
     assert "against" not in study_text("Title", ["n"], Table(rows))
+
+
+def test_the_style_that_shows_in_samples_is_told_where_it_is_known() -> None:
+    rows = [row(1, "", "dm", 0, 9.0), row(1, "style", "sda", 0, 8.0), row(1, "close", "sda", 0, 7.0)]
+    rows[0]["style"], rows[1]["style"] = 0.0, 0.5
+    text = study_text("Title", ["n"], Table(rows))
+    assert "| source | method | fd_digits | recall | style |" in text
+    assert "| style | sda | 8.00 | 0.500 | 0.500 |" in text
+    assert "| close | sda | 7.00 | 0.500 | - |" in text  # it cannot be told from real images

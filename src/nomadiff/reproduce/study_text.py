@@ -16,7 +16,10 @@ __all__ = ["study_text"]
 Row = Mapping[str, Any]
 
 _PAIRS = (("casd", "sda"), ("casd", "dm"), ("sda", "dm"))
-_METRICS = (FDR, "precision", "recall", "coverage", "replication", "ssim_pairs", "ssim_nearest", "composition_tv")
+_METRICS = (
+    *(FDR, "precision", "recall", "coverage", "replication"),
+    *("ssim_pairs", "ssim_nearest", "composition_tv", "style"),
+)
 
 
 def study_text(title: str, keys: Sequence[str], table: Table, notes: Sequence[str] = ()) -> str:
@@ -89,6 +92,9 @@ def _table(table: Table, keys: Sequence[str], distance: str) -> str:
     for mean in summarise(table.rows, by, metrics):
         cells = []
         for name in metrics:
+            if mean[name] is None:  # such as the style of a source that cannot be told from real images
+                cells.append("-")
+                continue
             spread = mean[f"{name}_sd"]
             decimals = min(3, column_decimals([mean[name]]))  # a cell's own: distances of one column are far apart
             text = fixed(mean[name], decimals)

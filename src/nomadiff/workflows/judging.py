@@ -272,6 +272,7 @@ def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]
         ),
         ("lpips_alex_pairs", "LPIPS of pairs", "higher", "Perceptual distance of samples to one another."),
         ("composition_tv", "composition", "lower", "Total variation distance between class shares."),
+        ("style", "style", "lower", "Share of samples that look like the synthetic source rather than real."),
     ]
     return [
         MetricInfo(field, label, "lower" if better == "lower" else "higher", floors.get(field), text)
