@@ -23,6 +23,8 @@ from nomadiff.data.writing import write_images
 from nomadiff.metrics.recommendation import Step
 from nomadiff.tables import Table, read_table
 from nomadiff.workflows.comparison import Comparison
+from nomadiff.workflows.evaluate import EvaluationSettings, evaluate_sets
+from nomadiff.workflows.evaluation_verdict import verdict_on
 
 SMALL = ["--preset", "digits", "--budget", "64", "--batch", "32", "--warmup", "32", "--device", "cpu", "--workers", "1"]
 STUDY = [
@@ -220,6 +222,13 @@ def test_evaluate_ends_with_its_verdict_and_asks_for_what_is_missing(tmp_path, c
     assert "copies is the nearest to the reference" in printed and "the difference is sure" in printed
     page = (tmp_path / "two.html").read_text()
     assert "copies is the nearest to the reference" in page
+
+
+def test_a_handful_of_images_gets_no_verdict_on_its_distance(files) -> None:
+    found = evaluate_sets(
+        "digits:close", str(files / "images"), EvaluationSettings(detector="digits", k=3, device="cpu")
+    )
+    assert verdict_on(found)[0] == "So few images (30) give no verdict on the distance."
 
 
 def test_audit_ends_with_what_is_missing_for_an_answer(tmp_path, capsys) -> None:

@@ -10,8 +10,9 @@ from nomadiff.metrics.fdr import FDR
 from nomadiff.metrics.recommendation import COPIER
 from nomadiff.workflows.evaluate import Evaluation
 
-__all__ = ["copying_sets", "verdict_on"]
+__all__ = ["FEWEST", "copying_sets", "verdict_on"]
 
+FEWEST = 40  # images of a set, as many as an interval takes
 _LESS = 0.8  # of what fresh real data scores: so much less is told
 _EQUAL = (0.9, 1.1)  # ratios to fresh real data that count as none
 _LACKS = {
@@ -26,6 +27,9 @@ Rows = Mapping[str, Mapping[str, Any]]
 def verdict_on(evaluation: Evaluation) -> list[str]:
     """The answer in sentences; of several sets, which is the nearest and how sure that is."""
     sets = _rows(evaluation)
+    counts = [len(source) for source in (*evaluation.samples.values(), evaluation.reference) if source is not None]
+    if min(counts) < FEWEST:
+        return [f"So few images ({min(counts)}) give no verdict on the distance.", *_copies(evaluation, sets)]
     if not evaluation.several:
         (rows,) = sets.values()
         return [_nearness(rows), *_lacks(rows), *_copies(evaluation, {"The samples": rows})]
