@@ -214,3 +214,47 @@ def test_wrong_labels_are_refused_on_any_device(source: Any, label: Any) -> None
     for device in ("cpu", "meta"):
         with pytest.raises(UsageError, match="must lie in"):
             denoiser.label_vector(source, label, batch=2, device=torch.device(device))
+
+
+def whole_graph(denoiser: EDMDenoiser) -> Any:
+    """Fails where Python must look at a value on the device."""
+    torch._dynamo.reset()
+    return torch.compile(denoiser, backend="eager", fullgraph=True, dynamic=False)
+
+
+@pytest.mark.parametrize("name", ["source", "class_label"])
+@pytest.mark.parametrize("wrong", [-2, 3, 99])
+def test_unknown_labels_that_cannot_be_looked_at_make_nan_and_no_image(name: str, wrong: int) -> None:
+    """Zeros would mean "no label": such an image would look right."""
+    denoiser = EDMDenoiser(build_network(SMALL["ddpmpp"], 5), sources=2, classes=3).eval()
+    told = {"source": torch.tensor([0, 1, 1]), "class_label": torch.tensor([-1, 0, 2])}
+    run, x = whole_graph(denoiser), torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(run(x, torch.tensor(1.0), **told), denoiser(x, 1.0, **told), atol=1e-6)
+        told[name] = told[name].clone()
+        told[name][1] = wrong
+        made = run(x, torch.tensor(1.0), **told)
+    assert made[1].isnan().all() and made[[0, 2]].isfinite().all()
+    with pytest.raises(UsageError, match=f"{name} must lie in"):
+        denoiser(x, 1.0, **told)
+
+
+SMALL = {
+    "ddpmpp": NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,), dropout=0.1, augment_dim=9),
+    "ncsnpp": NetworkConfig("ncsnpp", 8, 1, 8, (1, 2), 1, (4,), dropout=0.1, augment_dim=9),
+    "adm": NetworkConfig("adm", 8, 1, 8, (1, 2), 1, (4,), channels_per_head=8),
+    "edm2": NetworkConfig("edm2", 8, 1, 8, (1, 2), 1, (4,), channels_per_head=8),
+}
+
+
+@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_pass_is_one_graph_and_looks_at_no_value(family: str, training: bool) -> None:
+    denoiser = EDMDenoiser(build_network(SMALL[family], 5), sources=2, classes=3).train(training)
+    told: dict[str, Any] = {"source": torch.tensor([0, 1]), "class_label": torch.tensor([-1, 2])}
+    if SMALL[family].augment_dim:
+        told["augment"] = torch.randn(2, 9)
+    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 2.0])
+    assert whole_graph(denoiser)(x, sigma, **told).shape == x.shape
+    elsewhere = {name: value.to("meta") for name, value in told.items()}
+    assert denoiser.to("meta")(x.to("meta"), sigma.to("meta"), **elsewhere).shape == x.shape

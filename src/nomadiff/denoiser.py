@@ -8,6 +8,7 @@ coefficients sum to one is the same combination of scores.
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from nomadiff.errors import UsageError
 
 __all__ = ["BoundDenoiser", "Denoiser", "EDMDenoiser", "LabelTensors", "OwnDenoiser", "check_labels"]
+
+
+_LOWEST = {"source": 0, "class_label": -1}  # -1 stands for no class
 
 
 @runtime_checkable
@@ -54,8 +58,6 @@ class EDMDenoiser(nn.Module):
     Attributes:
         autocast: dtype the network computes in (``torch.bfloat16``, ``torch.float16``) or None for float32. Input,
             output and preconditioning stay float32.
-        labels_are_checked: whether the caller has checked its labels on the host. Labels on another device are not
-            checked again then: that would wait for the device.
     """
 
     def __init__(self, network: nn.Module, *, sources: int = 0, classes: int = 0, sigma_data: float = 0.5) -> None:
@@ -65,8 +67,6 @@ class EDMDenoiser(nn.Module):
         self.classes = classes
         self.sigma_data = sigma_data
         self.autocast: torch.dtype | None = None
-        self.labels_are_checked = False
-        self._checked: dict[str, tuple[Tensor, int]] = {}
 
     def forward(
         self,
@@ -89,7 +89,8 @@ class EDMDenoiser(nn.Module):
             augment: augmentation label ``(B, 9)`` during training, None otherwise.
 
         Returns:
-            float32 ``(B, C, H, W)``: the estimate of the clean image.
+            float32 ``(B, C, H, W)``: the estimate of the clean image; NaN for an image whose label is out of range but
+            was not looked at, see :func:`check_labels`.
 
         Raises:
             UsageError: a label is missing, not understood by this network, or out of range; or the network's output has
@@ -114,6 +115,8 @@ class EDMDenoiser(nn.Module):
     ) -> Tensor | None:
         """The network's label input for these labels: float32 ``(batch, sources + classes)``, or None without labels.
 
+        A label out of range that was not looked at gives NaN: zeros would mean "no label".
+
         Raises:
             UsageError: as in :meth:`forward`.
         """
@@ -121,6 +124,9 @@ class EDMDenoiser(nn.Module):
         for name, index in self.labels(source, class_label, batch=batch, device=device).items():
             count = self.sources if name == "source" else self.classes
             one_hot = (index[:, None] == torch.arange(count, device=device)).float()
+            if not _can_look_at(index):
+                is_known = (index >= _LOWEST[name]) & (index < count)
+                one_hot = torch.where(is_known[:, None], one_hot, math.nan)
             scale: Any = getattr(self.network, "label_scale", None)
             parts.append(one_hot if scale is None else one_hot * scale(count))
         return torch.cat(parts, dim=1) if parts else None
@@ -147,22 +153,9 @@ class EDMDenoiser(nn.Module):
             if index.is_floating_point() or index.shape not in ((), (1,), (batch,)):
                 got = f"{index.dtype} of shape {tuple(index.shape)}"
                 raise UsageError(f"{name} must be one integer or one for each of the {batch} samples, got {got}")
-            self._check(name, index, count)
+            check_labels(name, index, count, lowest=_LOWEST[name])
             found[name] = index.to(device, torch.int64).expand(batch)
         return found
-
-    def _check(self, name: str, index: Tensor, count: int) -> None:
-        lowest = 0 if name == "source" else -1
-        if index.device.type == "cpu" or (not self.labels_are_checked and not self._was_checked(name, index)):
-            check_labels(name, index, count, lowest=lowest)
-
-    def _was_checked(self, name: str, index: Tensor) -> bool:
-        """Whether these labels are those of the call before, as a solver's are: the device is waited for once."""
-        if index.is_inference():  # may change without a trace
-            return False
-        before = self._checked.get(name)
-        self._checked[name] = index, index._version
-        return before is not None and before[0] is index and before[1] == index._version
 
     def _precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None)
@@ -227,7 +220,9 @@ def _takes_augment(network: type[nn.Module]) -> bool:
 
 
 def check_labels(name: str, index: Tensor, count: int, *, lowest: int = 0) -> None:
-    """Check that labels are in range. Those on a GPU are waited for.
+    """Check that labels are in range where that costs nothing.
+
+    Labels on another device are not looked at, which would wait for it, nor are any while ``torch.compile`` traces.
 
     Args:
         name: what they are, for the message.
@@ -238,10 +233,14 @@ def check_labels(name: str, index: Tensor, count: int, *, lowest: int = 0) -> No
     Raises:
         UsageError: a label below ``lowest``, or not below ``count``.
     """
-    if index.numel():
+    if _can_look_at(index) and index.numel():
         low, high = (int(value) for value in torch.stack([index.min(), index.max()]).tolist())
         if low < lowest or high >= count:
             raise UsageError(f"{name} must lie in {lowest}..{count - 1}, got {low}..{high}")
+
+
+def _can_look_at(index: Tensor) -> bool:
+    return index.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class BoundDenoiser:

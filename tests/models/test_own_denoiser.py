@@ -159,9 +159,7 @@ LABELS = {"sources": ["real", "made"], "classes": 3}
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("denoiser", [told, Told(), Extrapolation(told, told, 1.0), Extrapolation(told, Told(), 1.0)])
 @pytest.mark.parametrize("options", [{}, {"class_label": 1}, {"source": "made", "classes": "uniform"}])
-def test_labels_are_tensors_on_the_device_of_the_images(denoiser, device, options, monkeypatch):
-    if device == "meta":  # its labels cannot be looked at
-        monkeypatch.setattr("nomadiff.denoiser.check_labels", lambda *labels, lowest: None)
+def test_labels_are_tensors_on_the_device_of_the_images(denoiser, device, options):
     seen.clear()
     model = Model.from_denoiser(denoiser, shape=SHAPE, **LABELS)
     there = Model(model.denoiser, model.known, device=torch.device(device))
@@ -174,17 +172,3 @@ def test_labels_are_tensors_on_the_device_of_the_images(denoiser, device, option
 def test_drawing_gives_a_plain_function_its_classes_there(device):
     (images,) = draw(told, SHAPE, [0, 1], seed=0, config=ELSEWHERE, device=device, class_weights=[1, 2])
     assert images.shape == (2, *SHAPE)
-
-
-def test_labels_of_a_solver_are_looked_at_once(monkeypatch):
-    """On another device a look waits for it."""
-    network = EDMDenoiser(torch.nn.Identity(), classes=3)
-    looks = []
-    monkeypatch.setattr("nomadiff.denoiser.check_labels", lambda name, index, count, lowest: looks.append(name))
-    labels, device = torch.zeros(2, dtype=torch.int64, device="meta"), torch.device("meta")
-    for _ in range(3):
-        network.labels(None, labels, batch=2, device=device)
-    assert len(looks) == 1
-    network.labels(None, labels.add_(1), batch=2, device=device)
-    network.labels(None, labels.clone(), batch=2, device=device)
-    assert len(looks) == 3

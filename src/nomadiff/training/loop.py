@@ -154,7 +154,6 @@ class _Training:
         self.continued = folder.state_path.exists() and self._load_state()
         if not self.continued and folder.model_path.exists():
             self._load_finished()
-        self.denoiser.labels_are_checked = True  # on the host, once a batch: no step waits for the device
         self.parallel: nn.Module = self.denoiser
         if processes.count > 1:
             require_agreement(config, mix, folder, self.images_seen, processes)
