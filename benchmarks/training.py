@@ -54,7 +54,7 @@ from nomadiff.training.presets import PRESETS
 from nomadiff.training.run_folder import RunFolder
 
 # images a step and timed steps on a CPU; a GPU takes the preset's batch
-ON_CPU = {"digits": (128, 60), "small32": (32, 3), "cifar10": (4, 3)}
+ON_CPU = {"digits": (128, 60), "compact32": (64, 6), "small32": (32, 3), "cifar10": (4, 3)}
 WARM = 2
 
 

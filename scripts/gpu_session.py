@@ -7,12 +7,12 @@ It needs this checkout (``PYTHONPATH=src``) and the packages of ``pip install .`
 of priority, each at most once: OUT/jobs.jsonl gets a line as soon as one ends, a job that fails is recorded with its
 error, and the same command continues. OUT/report.md is written anew after every job. Jobs:
 
-* smoke: for every family of networks and precision two training steps, and one evaluation, channels last or not,
-  against the CPU's in fp32; every guidance against the CPU's; one training under torchrun (DistributedDataParallel
-  of one);
+* smoke: for every family of networks and precision three training steps, of which all but the first must not wait for
+  the device (--microbatch auto; gradients checkpointed in fp32), and one evaluation, channels last or not, against the
+  CPU's in fp32; every guidance against the CPU's; one training under torchrun (DistributedDataParallel of one);
 * net: forward and backward of a preset's network alone, eager and compiled, channels last or not: what the training
   loop could reach;
-* train: the shipped training loop, images a second, and memory;
+* train: the shipped training loop, images a second, and memory; eager, and with blocks compiled;
 * sample: `Model.sample`, images a second, eager and compiled, in the given precision; noise: what it starts from;
 * edm: the same forward and backward, and its sampler, with NVlabs/edm's network of the same configuration, if a
   checkout is given;
@@ -37,11 +37,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -187,17 +189,39 @@ def against_cpu(
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@contextmanager
+def steps_that_wait_for_nothing(device: torch.device) -> Iterator[None]:
+    """Every step of a training but its first, which tries kernels and memory, fails where it waits for the device."""
+    step, done = loop._Training._step, []
+
+    def watched(self: Any, meter: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error" if done else "default")
+        try:
+            step(self, meter)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        done.append(self.images_seen)
+
+    if device.type == "cuda":
+        with mock.patch.object(loop._Training, "_step", watched):
+            yield
+    else:
+        yield
+
+
 def smoke(session: Session, name: str, precision: str) -> dict[str, Any]:
-    """Two steps of training and one evaluation."""
+    """Three steps of training and one evaluation."""
     config = session.network(name)
     preset = Preset(config, PRESETS["small32"].training, SamplerConfig(), 0.5, "smoke")
-    training = {"budget": 16, "batch": 8, "precision": precision, "warmup": 0, "snapshot_every": 16, "log_every": 8}
+    training = {"budget": 24, "batch": 8, "precision": precision, "warmup": 0, "snapshot_every": 24, "log_every": 8}
+    training |= {"microbatch": "auto", "checkpoint_gradients": precision == "fp32"}
     recipe = CASD(preset, augment=0.12 if config.augment_dim else 0.0, **training).recipe(
         random_mix(config.channels, config.resolution)
     )
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")
-        loop.train(recipe, random_mix(config.channels, config.resolution), run, Processes(0, 1, session.device))
+        with steps_that_wait_for_nothing(session.device):
+            loop.train(recipe, random_mix(config.channels, config.resolution), run, Processes(0, 1, session.device))
         losses = [record["loss"] for record in run.read_log()]
 
     def make(device: torch.device) -> EDMDenoiser:
@@ -288,12 +312,13 @@ def rate(session: Session, config: NetworkConfig, images: float, passes: float) 
     return {"images_per_second": round(images, 1), "share": session.share(flops), "memory_gib": session.memory()}
 
 
-def training(session: Session, name: str, precision: str) -> dict[str, Any]:
-    """The shipped loop: images a second from the second half of the log."""
+def training(session: Session, name: str, precision: str, compiled: bool) -> dict[str, Any]:
+    """The shipped loop: images a second from the middle of the log."""
     preset, batch = session.preset(name), session.batch(name)
     steps = 4 if session.toy else 24
     mix = random_mix(preset.network.channels, preset.network.resolution)
     options = {"budget": steps * batch, "batch": batch, "precision": precision, "log_every": steps // 4 * batch}
+    options["compile"] = "on" if compiled else "off"
     options["warmup"] = 0  # at a learning rate of zero the labels would seem to be ignored
     recipe = CASD(preset, snapshot_every=10**12, **options).recipe(mix)
     with tempfile.TemporaryDirectory() as folder:
@@ -426,7 +451,9 @@ def jobs(session: Session) -> list[Job]:
             add(f"smoke {family} {precision}", 8, smoke, family, precision)
     add("smoke guidance", 8, guidances)
     for name in MEASURED[:3]:
-        add(f"train {name} {half}", 12, training, name, half)
+        add(f"train {name} {half} eager", 12, training, name, half, False)
+        if on_gpu:
+            add(f"train {name} {half} compiled", 60, training, name, half, True)
         add(f"sample {name} {half} eager", 12, sampling, name, half, False)
         for layout, compiled in (("channels last", False), ("contiguous", False), ("channels last", True)):
             if compiled and not on_gpu:  # minutes each on a CPU
@@ -443,11 +470,11 @@ def jobs(session: Session) -> list[Job]:
     add("plane", 20, plane)
     add("smoke torchrun", 30, under_torchrun)
     for name in MEASURED[3:]:
-        add(f"train {name} {half}", 20, training, name, half)
+        add(f"train {name} {half} eager", 20, training, name, half, False)
         add(f"sample {name} {half} eager", 20, sampling, name, half, False)
     if on_gpu:
         add("sample cifar10 bf16 compiled", 40, sampling, "cifar10", half, True)
-    add("train cifar10 fp32", 15, training, "cifar10", "fp32")
+    add("train cifar10 fp32 eager", 15, training, "cifar10", "fp32", False)
     add("sample cifar10 fp32 eager", 15, sampling, "cifar10", "fp32", False)
     return listed
 

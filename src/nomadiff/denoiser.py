@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from functools import lru_cache
 from inspect import Parameter, signature
 from typing import Any, Protocol, runtime_checkable
 
@@ -67,6 +66,7 @@ class EDMDenoiser(nn.Module):
         self.classes = classes
         self.sigma_data = sigma_data
         self.autocast: torch.dtype | None = None
+        self._takes_augment = _takes_augment(type(network))
 
     def forward(
         self,
@@ -104,8 +104,7 @@ class EDMDenoiser(nn.Module):
         c_out = level * self.sigma_data / variance.sqrt()
         c_in = 1 / variance.sqrt()
         with self._precision(x.device):
-            takes_augment = _takes_augment(type(self.network))  # type: ignore[arg-type]
-            told = (labels, augment) if takes_augment else (labels,)
+            told = (labels, augment) if self._takes_augment else (labels,)
             prediction = self.network(c_in * x, sigma.log() / 4, *told)
         self._require_shape(prediction, x)
         return c_skip * x + c_out * prediction.float()
@@ -212,7 +211,6 @@ def _float32(x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
     return x.float(), torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
 
 
-@lru_cache
 def _takes_augment(network: type[nn.Module]) -> bool:
     """Whether such a network's ``forward`` takes more than ``x, noise_label, labels``."""
     parameters = signature(network.forward).parameters.values()

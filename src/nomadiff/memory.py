@@ -7,7 +7,7 @@ import sys
 
 from nomadiff.errors import NomadiffError
 
-__all__ = ["explained", "keep_freed_memory"]
+__all__ = ["explained", "is_lack", "keep_freed_memory"]
 
 
 def keep_freed_memory() -> None:
@@ -23,10 +23,15 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, (1 << 31) - 1)
 
 
+def is_lack(error: RuntimeError) -> bool:
+    """Whether an allocator says that memory has run out: torch.OutOfMemoryError is one, a CPU's is a plain error."""
+    text = str(error).lower()
+    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
+
+
 def explained(error: RuntimeError, microbatch: int) -> Exception:
     """Out-of-memory as an error that says what to change; anything else as it is."""
-    text = str(error).lower()
-    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text:
+    if is_lack(error):
         smaller = max(1, microbatch // 2)
         return NomadiffError(f"{microbatch} images at once do not fit into memory: pass --microbatch {smaller}")
     return error

@@ -354,7 +354,7 @@ def test_a_fittings_noise_and_dropout_are_unrelated(tmp_path):
 
 def test_a_loss_that_is_no_number_is_said(tmp_path):
     module, _ = problem()
-    with pytest.raises(NomadiffError, match="not finite after 0 images"):
+    with pytest.raises(NomadiffError, match="not finite after at most [0-9,]+ images"):
         fit(
             module,
             lambda seen, generator: module.weight.sum() * float("nan"),

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from nomadiff.data.digits import read_digits
-from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.improve.improve import improve

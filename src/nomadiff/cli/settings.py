@@ -7,7 +7,7 @@ the settings, which Python takes too.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -37,13 +37,15 @@ class TrainingOptions:
 
     budget: Images | None = None
     batch: int | None = None
-    microbatch: int | None = None
+    microbatch: int | Literal["auto"] | None = None
+    checkpoint_gradients: Annotated[bool | None, Parameter(negative="")] = None
     learning_rate: LearningRate | None = None
     warmup: Images | None = None
     ema_half_life: Images | None = None
     augment: float | None = None
     class_dropout: float | None = None
     precision: str | None = None
+    compile: Literal["auto", "on", "off"] | None = None
     snapshot_every: Images | None = None
     log_every: Images | None = None
     seed: int | None = None

@@ -14,6 +14,7 @@ import math
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,14 @@ class LatentSpace:
         return from_plain(cls, values, "latent space")
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(values).to(like).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
-        return mean, std
+        return _column(tuple(self.mean), like.device, like.dtype), _column(tuple(self.std), like.device, like.dtype)
+
+
+@lru_cache(maxsize=16)
+def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Values as ``(1, C, 1, 1)``: made once, since a copy to a GPU waits for it."""
+    with torch.inference_mode(False):  # where it is made first decides nothing about its later use
+        return torch.tensor(values, device=device, dtype=dtype).reshape(1, -1, 1, 1)
 
 
 def alike(parts: Sequence[Tensor]) -> list[Tensor]:

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nomadiff.devices import sent
+
 __all__ = ["InFile", "chunks", "content_hash", "in_file", "let_go", "made_in_file", "rows"]
 
 _AT_ONCE = 64 << 20  # bytes hashed at a time
@@ -140,9 +142,11 @@ def rows(images: Tensor, index: Tensor) -> Tensor:
     system's cache yet costs one read instead of one a page.
 
     Args:
-        images: ``(N, ...)``.
-        index: int64 ``(count,)``, each in ``0 .. N - 1``.
+        images: ``(N, ...)``, on any device.
+        index: int64 ``(count,)`` on the host, each in ``0 .. N - 1``.
     """
+    if images.device.type != "cpu":
+        return images.index_select(0, sent(index, images.device))
     found = _map_of(images)
     if found is None or not images.is_contiguous() or not hasattr(os, "preadv"):
         return images.index_select(0, index)

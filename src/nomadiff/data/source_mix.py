@@ -20,20 +20,23 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.interleave import Interleave, ShuffledEpochs, exact_shares
 from nomadiff.data.labels import listed, named_labels, vocabulary
 from nomadiff.data.latents import alike
-from nomadiff.data.mapped import rows
+from nomadiff.data.mapped import chunks, rows
 from nomadiff.data.source_union import require_equal_kinds
+from nomadiff.devices import sent
 from nomadiff.errors import UsageError
 from nomadiff.pictures import html_table
 
 __all__ = ["Batch", "SourceMix"]
+
+_AT_ONCE = 10_000  # images copied to a device together
 
 
 class Batch(NamedTuple):
     """Images of a mix.
 
     Attributes:
-        images: uint8 ``(count, C, S, S)``, or latents as their source stores them; :meth:`SourceMix.clean` makes of
-            both what networks are trained on.
+        images: uint8 ``(count, C, S, S)``, or latents as their source stores them, where the mix has its images;
+            :meth:`SourceMix.clean` makes of both what networks are trained on.
         source: int64 ``(count,)``: 0 is real, 1..K the synthetic sources in order.
         labels: int64 ``(count,)``, indices into the mix's ``class_names``; None if it has no classes.
         floors: float32 ``(count,)``: the noise level sigma below which each image does not teach, 0 for one that always
@@ -94,6 +97,7 @@ class SourceMix:
     ) -> None:
         self.sources = (real, *(_of_one_class(source, real) for source in synthetic))
         self.real_fraction, self.weights = real_fraction, None if weights is None else tuple(weights)
+        self._images = [source.images for source in self.sources]
         self.names = tuple(source.name for source in self.sources)
         if twice := next((name for name in self.names if self.names.count(name) > 1), None):
             raise UsageError(f"two sources are called {twice!r}; name them: --synthetic NAME=PATH")
@@ -213,15 +217,21 @@ class SourceMix:
         # gathered source by source, then put in their places: that copies whole images, several times as fast as
         # writing to images[where] (measured)
         back = torch.from_numpy(np.argsort(np.concatenate(places)))
-        images = [rows(self.sources[number].images, which) for number, which in zip(numbers, chosen)]
+        images = torch.cat(alike([rows(self._images[number], which) for number, which in zip(numbers, chosen)]))
         labels = [self._labels[k].index_select(0, which) for k, which in zip(numbers, chosen) if self.classes]
         floors = [self.floors[k].index_select(0, which) for k, which in zip(numbers, chosen) if self.floors]
         return Batch(
-            torch.cat(alike(images)).index_select(0, back),
+            images.index_select(0, sent(back, images.device)),
             torch.from_numpy(np.array(numbers)[stream]),
             torch.cat(labels).index_select(0, back) if self.classes else None,
             torch.cat(floors).index_select(0, back) if floors else None,
         )
+
+    def with_images_on(self, device: torch.device) -> SourceMix:
+        """The same stream from images that lie on a device; labels stay on the host."""
+        other = copy.copy(self)
+        other._images = [_copied(images, device) for images in self._images]
+        return other
 
     def clean(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The input of training: images in [-1, 1]; of latents a fresh sample of each posterior.
@@ -234,6 +244,14 @@ class SourceMix:
             float32 ``(count, C, S, S)``.
         """
         return images.float() / 127.5 - 1 if self.latents is None else self.latents.draw(images, generator)
+
+
+def _copied(images: Tensor, device: torch.device) -> Tensor:
+    """A copy on a device, part by part: an image file that is mapped never becomes resident as a whole."""
+    copied = torch.empty(images.shape, dtype=images.dtype, device=device)
+    for part, place in zip(chunks(images, _AT_ONCE), copied.split(_AT_ONCE)):
+        place.copy_(part)
+    return copied
 
 
 def _equally_often(frequencies: Tensor) -> list[tuple[Tensor | None, Fraction]]:

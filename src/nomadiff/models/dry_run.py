@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.labels import listed
@@ -20,12 +14,10 @@ from nomadiff.networks.flops import flops_of, parameters_of
 from nomadiff.networks.own import Unplannable
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training.config import Facts, RunConfig
-from nomadiff.training.precision import AUTOCAST
+from nomadiff.training.footprint import parts_of, training_memory
 
 __all__ = [
     "NFE_MEANS",
-    "Activations",
-    "activations_of",
     "class_lines",
     "core_hours",
     "gpu_hours",
@@ -46,73 +38,6 @@ _A100_BYTES = 80 << 30
 _CORE_FLOPS = (
     100e9  # what one core with 512-bit vectors reaches in these networks in fp32; half of it with 256-bit ones
 )
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Memory that the forward pass keeps for the backward pass.
-
-    Attributes:
-        per_image: bytes for each image of the batch.
-        fixed: bytes for the batch whatever its size: weights as the network computes with them (half-precision copies,
-            EDM2's normalised weights).
-    """
-
-    per_image: int
-    fixed: int
-
-
-class _LikeCUDA(TorchFunctionMode):
-    """CUDA's autocast normalises groups in float32, a CPU's does not."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.group_norm and torch.is_autocast_enabled("cpu"):
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
-
-
-def activations_of(config: RunConfig) -> Activations:
-    """Memory that one training pass keeps on a GPU, in the run's precision.
-
-    Every block of memory that autograd saves is counted once, weights left out, on shapes alone (nothing is computed).
-    In fp32 the count is what a process grows by; the allocator's rounding and the kernels' scratch memory come on top.
-
-    Raises:
-        Unplannable: a network of a user's own cannot be followed on shapes alone.
-    """
-    try:
-        one, two = _kept_bytes(config, 1), _kept_bytes(config, 2)
-    except Exception as error:
-        if config.network.is_own:
-            raise Unplannable(f"network {config.network.architecture} needs more than shapes") from error
-        raise
-    return Activations(per_image=two - one, fixed=2 * one - two)
-
-
-def _kept_bytes(config: RunConfig, batch: int) -> int:
-    dtype = {**AUTOCAST, "auto": torch.bfloat16}[config.training.precision]
-    kept: dict[int, Any] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # views share one; kept alive, so that no address is used twice
-        kept[storage._cdata] = storage
-        return tensor
-
-    with FakeTensorMode():
-        if config.network.is_own_denoiser:
-            raise Unplannable(f"denoiser {config.network.architecture} is not planned")
-        network = config.build_denoiser().network.train()
-        shape = config.network.channels, config.network.resolution, config.network.resolution
-        labels = torch.empty(batch, config.sources + config.classes) if config.sources + config.classes else None
-        autocast = torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-        with autocast, _LikeCUDA(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            # the output is alive while the backward pass runs
-            output = network(torch.empty(batch, *shape), torch.empty(batch), labels)
-        weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
-    del output
-    return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 
 def parameters_planned(config: RunConfig | DenoiserFacts) -> float:
@@ -151,7 +76,7 @@ def plan_training(config: RunConfig, published: str = "", sources: Sequence[Imag
             f"compute:     {three_digits(forward / 1e9)} GFLOP an image forward, "
             f"{three_digits(total / 1e15)} PFLOP in all",
             f"GPU hours:   {gpu_hours({options.precision: total})}",
-            f"memory:      {_memory_line(config, parameters)}",
+            f"memory:      {_memory_line(config)}",
             f"sampling:    {_sampling_line(config.sampler, forward)}",
             *([f"papers:      {published}"] if published else []),
         ]
@@ -198,20 +123,18 @@ def plan_sampling(config: RunConfig | DenoiserFacts, sampler: SamplerConfig, cou
     )
 
 
-def _memory_line(config: RunConfig, parameters: float) -> str:
+def _memory_line(config: RunConfig) -> str:
     options = config.training
     try:
-        activations = activations_of(config)
+        memory = training_memory(config)
     except Unplannable:
         return "unknown"
-    # weights, gradients, two Adam moments and the moving averages, fp32
-    tensors = 4 + max(1, len(options.ema_stds))
-    base = tensors * 4 * parameters + activations.fixed
-    at_once = options.microbatch or options.batch
-    need = base + at_once * activations.per_image
-    line = f"about {need / 2**30:,.2f} GiB for {at_once} images at once ({options.precision})"
-    if need > _A100_BYTES > base + activations.per_image:
-        line += f"; 80 GiB hold --microbatch {int(_A100_BYTES - base) // activations.per_image}"
+    most = max((size for size in parts_of(options.batch) if memory.need(size) <= _A100_BYTES), default=0)
+    at_once = (most or 1) if options.microbatch == "auto" else options.microbatch or options.batch
+    assert isinstance(at_once, int)
+    line = f"about {memory.need(at_once) / 2**30:,.2f} GiB for {at_once} images at once ({options.precision})"
+    if memory.need(at_once) > _A100_BYTES > memory.need(1):
+        line += f"; 80 GiB hold --microbatch {int(_A100_BYTES - memory.fixed) // memory.per_image}"
     return line
 
 

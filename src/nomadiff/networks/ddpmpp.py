@@ -150,7 +150,7 @@ class DDPMpp(UNet):
                 x = shortcut = (x + layer(shortcut)) * math.sqrt(0.5)
                 skips[-1] = x
             else:
-                x = layer(x) if name.endswith("_conv") else layer(x, emb)
+                x = layer(x) if name.endswith("_conv") else self.block_call(layer, x, emb)
                 skips.append(x)
         return skips
 

@@ -76,8 +76,8 @@ class MPFourier(nn.Module):
 class MPConv(nn.Module):
     """Convolution or linear layer without bias whose weights always have unit magnitude (eq. 47 and 66).
 
-    Forced weight normalisation: a forward pass in training mode first rescales the stored weights themselves, which
-    keeps the optimizer's effective step from shrinking as weights grow.
+    Forced weight normalisation, :meth:`rescale`, in training before each forward pass of the network: it keeps the
+    optimizer's effective step from shrinking as weights grow.
 
     Args:
         channels_in: channels of the input.
@@ -89,14 +89,16 @@ class MPConv(nn.Module):
         super().__init__()
         shape = (channels_out, channels_in) if kernel is None else (channels_out, channels_in, kernel, kernel)
         self.weight = nn.Parameter(torch.randn(shape))
+        self._dims = tuple(range(1, len(shape)))
+
+    @torch.no_grad()
+    def rescale(self) -> None:
+        """Give the stored weights unit magnitude."""
+        self.weight.copy_(normalise(self.weight, self._dims))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         """Apply the layer to ``(B, channels_in, ...)``; ``gain`` scales the output."""
-        dims = tuple(range(1, self.weight.ndim))
-        if self.training:
-            with torch.no_grad():
-                self.weight.copy_(normalise(self.weight, dims))
-        weight = normalise(self.weight, dims) * (gain / math.sqrt(self.weight[0].numel()))
+        weight = normalise(self.weight, self._dims) * (gain / math.sqrt(self.weight[0].numel()))
         weight = weight.to(x.dtype)
         if weight.ndim == 2:
             return F.linear(x, weight)
@@ -205,7 +207,15 @@ class EDM2(UNet):
         self.logvar_linear = MPConv(UNCERTAINTY_CHANNELS, 1)
 
     def embed(self, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        """The embedding, ``(B, model_channels * channel_mult_embedding)``; ``augment`` must be None."""
+        """The embedding, ``(B, model_channels * channel_mult_embedding)``; ``augment`` must be None.
+
+        Every pass begins here: in training mode the weights of all its layers are rescaled first. Blocks themselves
+        change nothing, so that they can be compiled, and computed twice.
+        """
+        if self.training:
+            for name, layer in self.named_modules():
+                if isinstance(layer, MPConv) and not name.startswith("logvar_"):
+                    layer.rescale()
         check_condition(labels, self.label_dim, augment, 0)
         emb = self.emb_noise(self.emb_fourier(noise_label))
         if labels is not None:
@@ -232,4 +242,6 @@ class EDM2(UNet):
         Returns:
             float32 ``(B,)``.
         """
+        if self.training:
+            self.logvar_linear.rescale()
         return self.logvar_linear(self.logvar_fourier(noise_label))[:, 0]

@@ -96,7 +96,22 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
             f"a layer of {channels} channels cannot be split into {groups} groups: "
             f"make model_channels a multiple of 32 (or a small multiple of 4)"
         )
-    return nn.GroupNorm(groups, channels, eps=eps)
+    return _GroupNorm(groups, channels, eps=eps)
+
+
+class _GroupNorm(nn.GroupNorm):
+    """Group norm in the dtype of its input.
+
+    A GPU's autocast would make float32 of it, which moves, and keeps for the backward pass, twice the bytes; the
+    kernel's sums are float32 either way. A CPU's autocast leaves it as it is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" or x.dtype == self.weight.dtype:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
 
 class Resample(nn.Module):

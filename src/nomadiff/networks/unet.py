@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nomadiff.networks.config import NetworkConfig
 
-__all__ = ["Layer", "UNet", "layout"]
+__all__ = ["BlockCall", "Layer", "UNet", "call_block", "layout"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ def layout(config: NetworkConfig, first: int, attention_in_every_block: bool) ->
     return encoder, decoder
 
 
+BlockCall = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def call_block(block: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
+    """The output of a residual block."""
+    return block(x, emb)
+
+
 class UNet(nn.Module):
     """A denoising U-Net in three parts: :meth:`embed`, :meth:`encode` and :meth:`decode`.
 
@@ -77,12 +85,17 @@ class UNet(nn.Module):
     Args:
         config: architecture.
         label_dim: width of the label vector (sources + classes), 0 without labels.
+
+    Attributes:
+        block_call: how residual blocks are called; a training may compile them, or have them computed twice. Not of the
+            weights: a copy that was made before calls its blocks plainly.
     """
 
     def __init__(self, config: NetworkConfig, label_dim: int = 0) -> None:
         super().__init__()
         self.config = config
         self.label_dim = label_dim
+        self.block_call: BlockCall = call_block
         self.enc = nn.ModuleDict()
         self.dec = nn.ModuleDict()
 
@@ -119,7 +132,7 @@ class UNet(nn.Module):
         """The output of every encoder layer, first to last: what :meth:`decode` reads. ``x`` as in :meth:`forward`."""
         skips: list[Tensor] = []
         for name, layer in self.enc.items():
-            x = layer(x) if name.endswith("_conv") else layer(x, emb)
+            x = layer(x) if name.endswith("_conv") else self.block_call(layer, x, emb)
             skips.append(x)
         return skips
 
@@ -129,7 +142,7 @@ class UNet(nn.Module):
         x = remaining[-1]
         for name, layer in self.dec.items():
             if "_aux_" not in name:
-                x = layer(self._join(x, remaining.pop()) if "_block" in name else x, emb)
+                x = self.block_call(layer, self._join(x, remaining.pop()) if "_block" in name else x, emb)
         return self._output(x)
 
     def _join(self, x: Tensor, skip: Tensor) -> Tensor:

@@ -66,14 +66,16 @@ def part_to_keep(facts: Mapping[str, Any], folder: RunFolder, count: int, batch:
         batch: images of a batch.
 
     Returns:
-        Images of a part; None where as many processes go on, or a state of before this was written does not say.
+        Images of a part; None where a state of before this was written does not say.
 
     Raises:
         UsageError: so many processes cannot make these parts.
     """
     processes, part = facts.get("processes"), facts.get("part")
-    if processes == count or type(part) is not int or part < 1:
+    if type(part) is not int or part < 1:
         return None
+    if processes == count:
+        return part  # with --microbatch auto another would fit now
     if batch // count % part:
         fit = [str(number) for number in range(1, batch + 1) if batch % number == 0 and batch // number % part == 0]
         raise UsageError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nomadiff.devices import sent
 from nomadiff.errors import UsageError
 
 __all__ = ["AUGMENT_DIM", "Augment", "Motion"]
@@ -76,16 +77,16 @@ class Motion:
 
     def apply(self, images: Tensor) -> Tensor:
         """Move ``images``, float32 ``(B, C, H, W)`` on any device; outside, the image is reflected."""
-        for mirror, dimension in ((self.mirror_x, 3), (self.mirror_y, 2)):
-            chosen = mirror.bool().reshape(-1, 1, 1, 1).to(images.device)
-            images = torch.where(chosen, images.flip(dimension), images)
+        mirrors = sent(torch.stack([self.mirror_x, self.mirror_y]), images.device).bool()
+        for mirror, dimension in zip(mirrors, (3, 2)):
+            images = torch.where(mirror.reshape(-1, 1, 1, 1), images.flip(dimension), images)
         # chosen on the CPU: no wait for a GPU
         moved = (self.labels()[:, 2:] != 0).any(dim=1).nonzero()[:, 0]
         if len(moved) == 0:
             return images
         height, width = images.shape[2:]
-        inverse = self._inverse(height, width)[moved].to(images.device)
-        moved = moved.to(images.device)
+        inverse = sent(self._inverse(height, width)[moved], images.device)
+        moved = sent(moved, images.device)
         return images.index_copy(0, moved, _warp(images[moved], inverse))
 
     def _inverse(self, height: int, width: int) -> Tensor:
@@ -136,7 +137,7 @@ class Augment:
             ``(B, 9)``, on the device of ``images``.
         """
         motion = self.draw(len(images), generator)
-        return motion.apply(images), motion.labels().to(images.device)
+        return motion.apply(images), sent(motion.labels(), images.device)
 
     def draw(self, count: int, generator: torch.Generator) -> Motion:
         """Draw ``count`` motions; always takes the same number of draws from ``generator``."""
@@ -159,14 +160,11 @@ class Augment:
 def _warp(images: Tensor, inverse: Tensor) -> Tensor:
     """Resample ``images`` at the coordinates that ``inverse`` gives: doubled resolution, bilinear, low-pass, halved."""
     height, width = images.shape[2:]
-    up_y, down_y = _filters(height, images.device)
-    up_x, down_x = _filters(width, images.device)
+    up_y, down_y, y, half_y = _side(height, images.device)
+    up_x, down_x, x, half_x = _side(width, images.device)
     doubled = up_y @ images @ up_x.T
-    reach = len(_DOWN) - 1
-    y = torch.arange(-reach, 2 * height - 1 + reach, device=images.device) / 2 - (height - 1) / 2
-    x = torch.arange(-reach, 2 * width - 1 + reach, device=images.device) / 2 - (width - 1) / 2
-    # grid_sample counts -1..1 from the first pixel's centre to the last one's; a one-pixel side has only a centre
-    half = torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=images.device) / 2
+    # grid_sample counts -1..1 from the first pixel's centre to the last one's
+    half = torch.stack([half_x, half_y])
     a = inverse[:, None, None, :2, :] / half[:, None]
     grid = a[..., 0] * x[None, None, :, None] + a[..., 1] * y[None, :, None, None] + a[..., 2]
     sampled = F.grid_sample(doubled, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
@@ -174,10 +172,12 @@ def _warp(images: Tensor, inverse: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _filters(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Doubling ``(2 size - 1, size)`` and halving ``(size, 2 size + 7)`` as matrices over one side of an image.
+def _side(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What depends on one side of an image only; made once, since a copy to a GPU waits for it.
 
-    Doubling reflects the image about its outermost pixels; halving takes a margin of 4 beyond them on each side.
+    Doubling ``(2 size - 1, size)`` and halving ``(size, 2 size + 7)`` as matrices, the places ``(2 size + 7,)`` in
+    between in pixels from the centre, and half the side, ``()``. Doubling reflects the image about its outermost
+    pixels; halving takes a margin of 4 beyond them on each side.
     """
     reach = len(_DOWN) - 1
     up = torch.zeros(2 * size - 1, size, dtype=torch.float64)
@@ -189,7 +189,9 @@ def _filters(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     for pixel in range(size):
         for offset in range(-reach, reach + 1):
             down[pixel, 2 * pixel + offset + reach] = _DOWN[abs(offset)]
-    return up.float().to(device), down.float().to(device)
+    places = torch.arange(-reach, 2 * size - 1 + reach) / 2 - (size - 1) / 2
+    half = torch.tensor(max(size - 1, 1)) / 2  # a one-pixel side has only a centre
+    return up.float().to(device), down.float().to(device), places.to(device), half.to(device)
 
 
 def _reflected(index: int, size: int) -> int:

@@ -24,6 +24,7 @@ from nomadiff.training.state import load_state, save_state
 __all__ = ["Fitting", "fit"]
 
 M = TypeVar("M", bound=nn.Module)
+_LOOKED_AT_EVERY = 16  # steps: whether the loss is finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,7 @@ def fit(
     average = ModuleEMA(module, options.ema_half_life, 0.05)
     optimizer = torch.optim.Adam(module.parameters(), lr=options.learning_rate, fused=device.type != "mps")
     generator = torch.Generator(device)
+    total = torch.zeros((), device=device)
     seen = 0
     continued = state.exists()
     group.barrier()  # every process has looked before the main one writes
@@ -102,8 +104,7 @@ def fit(
             generator.manual_seed(mixed_seed(options.seed, 1, *place))
             torch.manual_seed(mixed_seed(options.seed, 2, *place))  # dropout's: the global generator, its own stream
             value = loss(seen, generator)
-            if not bool(torch.isfinite(group.total(value.detach()))):
-                raise NomadiffError(f"{description}: the loss is not finite after {seen:,} images; use a lower rate")
+            total += value.detach()
             value.backward()
             if group.count > 1:
                 for parameter in module.parameters():
@@ -114,6 +115,12 @@ def fit(
             average.update(seen, options.batch)
             before, seen = seen, seen + options.batch
             advance(options.batch)
-            if group.is_main and seen // options.save_every > before // options.save_every and seen < end:
+            saves = seen // options.save_every > before // options.save_every and seen < end
+            if saves or seen == end or seen // options.batch % _LOOKED_AT_EVERY == 0:  # each look waits for the device
+                if not bool(torch.isfinite(group.total(total))):
+                    told = f"{description}: the loss is not finite after at most {seen:,} images; use a lower rate"
+                    raise NomadiffError(told)
+                total.zero_()
+            if saves and group.is_main:
                 save_state(state, module, {"ema": average.module}, optimizer, seen)
     return average.module

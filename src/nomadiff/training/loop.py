@@ -12,26 +12,27 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nomadiff.data.source_mix import Batch, SourceMix
-from nomadiff.denoiser import EDMDenoiser, check_labels
-from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
+from nomadiff.denoiser import EDMDenoiser
+from nomadiff.errors import Interrupted, NomadiffError, UsageError
 from nomadiff.memory import explained
-from nomadiff.networks.build import misfit
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar, say
 from nomadiff.seeding import mixed_seed, own_randomness
 from nomadiff.training.agreement import part_to_keep, require_agreement
 from nomadiff.training.augment import Augment
+from nomadiff.training.compiling import compiles, explained_compiler, set_block_call
 from nomadiff.training.config import RunConfig
 from nomadiff.training.ema import ModuleEMA
+from nomadiff.training.feeding import Feed, clean_gradients, kernels_by_trial
 from nomadiff.training.floors import NoiseFloors
+from nomadiff.training.footprint import part_by_trial, part_that_fits, parts_of
 from nomadiff.training.loss import edm_loss, training_levels, with_uncertainty
 from nomadiff.training.matching import require_match
 from nomadiff.training.meter import Meter
@@ -39,11 +40,13 @@ from nomadiff.training.observer import Observer
 from nomadiff.training.phema import PowerEMA
 from nomadiff.training.precision import AUTOCAST, resolved_precision
 from nomadiff.training.probe import check_source_reaches_output, source_effect
-from nomadiff.training.run_folder import RunFolder, images_seen_by, load_tensors, save_tensors
-from nomadiff.training.state import load_state, save_state
+from nomadiff.training.run_files import RunFiles
+from nomadiff.training.run_folder import RunFolder, images_seen_by
 from nomadiff.training.stop_signals import stop_signals
 
 __all__ = ["train"]
+
+_ASKED_EVERY = 8  # steps
 
 
 def train(
@@ -85,7 +88,7 @@ def train(
     if config.training.batch % processes.count:
         raise UsageError(f"batch {config.training.batch} does not divide among {processes.count} processes")
     require_match(config, mix)
-    with own_randomness(processes.device):
+    with own_randomness(processes.device), kernels_by_trial(processes.device):
         if processes.is_main:
             with folder.lock():
                 folder.begin(config, mix.provenance, observer.stopped_at() if observer else None)
@@ -122,10 +125,9 @@ class _Training:
         self.denoiser = config.build_denoiser()
         if start_from is not None:
             self.denoiser.load_state_dict(start_from)
-        self.precision = self.options.precision
-        if self.precision != "fp32":
-            forward = flops_of(config.network, config.sources + config.classes)
-            self.precision = resolved_precision(self.precision, device, forward)
+        half = self.options.precision != "fp32"
+        forward = flops_of(config.network, config.sources + config.classes) if half or device.type == "cuda" else 0.0
+        self.precision = resolved_precision(self.options.precision, device, forward)
         # channels last: convolutions are up to a fifth faster, but a CPU's group norm in half precision is slower
         halved = device.type == "cpu" and self.precision != "fp32"
         self.layout = torch.contiguous_format if halved else torch.channels_last
@@ -140,6 +142,7 @@ class _Training:
         self.parameters = list(self.denoiser.parameters())  # listed once: small networks take a step in milliseconds
         betas = (0.9, self.options.adam_beta2)
         self.optimizer = torch.optim.Adam(self.parameters, betas=betas, fused=device.type != "mps")
+        self.feed = Feed(self.mix, device, sources=config.sources, classes=config.classes)
         self.floors = NoiseFloors(self.mix, self.options, device) if self.mix.floors else None
         self.augment = Augment(self.options.augment) if self.options.augment > 0 else None
         self.generator = torch.Generator(device)
@@ -148,15 +151,22 @@ class _Training:
         self.seed_dropout = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
         self.images_seen = 0
         self.share = self.options.batch // processes.count
-        self.part = min(self.options.microbatch or self.share, self.share)
+        self.part = self.share if isinstance(self.options.microbatch, str) else self.options.microbatch or self.share
+        self.part = min(self.part, self.share)
         if config.sources:
             check_source_reaches_output(self.denoiser, (mix.channels, mix.resolution, mix.resolution), device)
+        self.files = RunFiles(config, folder, processes, self.denoiser, self.ema, self.optimizer)
         self.continued = folder.state_path.exists() and self._load_state()
         if not self.continued and folder.model_path.exists():
-            self._load_finished()
+            self.images_seen = self.files.load_model()
+        compiled = compiles(self.options, device, forward)
+        set_block_call(self.denoiser, compiled=compiled, checkpointed=self.options.checkpoint_gradients)
         self.parallel: nn.Module = self.denoiser
         if processes.count > 1:
             require_agreement(config, mix, folder, self.images_seen, processes)
+        if self.options.microbatch == "auto" and not self.continued:
+            self.part = self._part_that_fits()
+        if processes.count > 1:
             for parameter in self._unused():
                 parameter.requires_grad_(False)
             self.parallel = processes.wrap(self.denoiser)
@@ -168,11 +178,30 @@ class _Training:
         one process.
         """
         self.denoiser.eval()  # in training mode a pass of EDM2's network changes its weights
-        part = self.mix.batch(0, self.options.batch, self.options.seed)
-        loss = self._loss(part, slice(0, 1), self._fresh_meter())
+        loss = self._loss(self.feed.batch(0, 1, self.options.seed), slice(0, 1), self._fresh_meter())
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         self.denoiser.train()
         return [parameter for parameter, gradient in zip(self.parameters, gradients) if gradient is None]
+
+    def _part_that_fits(self) -> int:
+        """How much of a process' share of the batch fits into memory: tried on a GPU, planned elsewhere."""
+        device, sizes = self.processes.device, parts_of(self.share)
+        if device.type == "cuda":
+            part = part_by_trial(self.denoiser, sizes, self._attempt)
+        else:
+            part = part_that_fits(self.config, self.precision, device, sizes, self.processes.count)
+        return int(self.processes.gather(torch.tensor([part], device=device)).min())
+
+    def _attempt(self, size: int) -> None:
+        try:
+            batch = self.feed.batch(0, size, self.options.seed)
+            self._loss(batch, slice(0, size), self._fresh_meter()).backward()
+        finally:
+            self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def run(self, description: str) -> None:
         """See images until the budget is reached or the observer stops it, logging and saving on the way."""
@@ -204,19 +233,20 @@ class _Training:
                 except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocator's is a plain one
                     if self.processes.count > 1 and (lost := partner_lost(error)):
                         raise lost from error
-                    raise explained(error, self.part) from error
+                    raise explained_compiler(explained(error, self.part)) from error
                 self.images_seen += options.batch
                 meter.images += options.batch
                 advance(options.batch, lambda told=meter: f"loss {told.mean():.4g}")
                 last = self.images_seen >= end
                 snapshot = _crossed(options.snapshot_every, before, self.images_seen) or last
-                if _crossed(options.log_every, before, self.images_seen) or snapshot:
+                logged = _crossed(options.log_every, before, self.images_seen) or snapshot
+                if logged:
                     self._log(meter, snapshot)
                     if snapshot:
                         last = self._save(last)
                     meter = self._fresh_meter()
-                if self._any_stopped(stopped) and not last:
-                    self._save_state()
+                if not last and self._any_stopped(stopped, logged):
+                    self.files.save_state(self.images_seen, self.part)
                     if self.observer and self.processes.is_main:
                         self.observer.stopped(self.images_seen)
                     raise Interrupted(
@@ -230,12 +260,7 @@ class _Training:
         share, size, first = self.share, self.part, self.processes.rank * self.share
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate_after(self.images_seen)
-        batch = self.mix.batch(self.images_seen + first, share, options.seed)
-        if self.config.sources:
-            check_labels("source", batch.source, self.config.sources)
-        if self.config.classes:
-            assert batch.labels is not None
-            check_labels("class_label", batch.labels, self.config.classes)
+        batch = self.feed.batch(self.images_seen + first, share, options.seed)
         for start in range(0, share, size):
             # a stream each: drawn from one seed, an image's noise level would follow from how it is moved
             place = (0, self.images_seen, first + start)
@@ -244,26 +269,22 @@ class _Training:
             self.seed_dropout(mixed_seed(options.seed, 3, *place))
             with self._synchronised_if(start + size >= share):
                 self._loss(batch, slice(start, start + size), meter).div(share).backward()
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                # EDM2's rule; EDM turns infinity into 1e5, which Adam's second moment would remember for long
-                torch.nan_to_num(parameter.grad, nan=0, posinf=0, neginf=0, out=parameter.grad)
+        clean_gradients([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         self.optimizer.step()
-        for parameter in self.parameters:
-            parameter.grad = None
+        self._forget_gradients()
         self.ema.update(self.images_seen, options.batch)
 
     def _loss(self, batch: Batch, part: slice, meter: Meter) -> Tensor:
-        """Summed loss of a part of a batch; adds it to the meter."""
+        """Summed loss of a part of a batch on the device; adds it to the meter."""
         device, generator, options = self.processes.device, self.generator, self.options
-        images = self.mix.clean(batch.images[part].to(device, non_blocking=True), generator)
-        source = batch.source[part].to(device)
+        images = self.mix.clean(batch.images[part], generator)
+        source = batch.source[part]
         condition: dict[str, Any] = {}
         if self.config.sources:
             condition["source"] = source
         if self.config.classes:
             assert batch.labels is not None
-            labels = batch.labels[part].to(device)
+            labels = batch.labels[part]
             if options.class_dropout > 0:
                 hidden = torch.rand(len(labels), generator=generator, device=device) < options.class_dropout
                 labels = torch.where(hidden, -1, labels)
@@ -271,7 +292,7 @@ class _Training:
         if self.augment is not None:
             # motions are drawn on the CPU: the same on every device, and nothing waits for a GPU
             images, condition["augment"] = self.augment(images, self.motions)
-        floors = None if batch.floors is None else batch.floors[part].to(device)
+        floors = None if batch.floors is None else batch.floors[part]
         sigma = training_levels(len(images), options.p_mean, options.p_std, generator, floors)
         noise = torch.randn(images.shape, generator=generator, device=device)
         loss = edm_loss(self.parallel, images, sigma, noise, sigma_data=self.config.sigma_data, **condition)
@@ -335,80 +356,50 @@ class _Training:
             Whether the training ends here: it is the last snapshot, or the observer stops it.
         """
         state_first = last and not self.folder.state_path.exists()
-        if state_first:
-            self._save_state()  # a last snapshot without any state is a finished run whose state was removed
-        self._save_snapshots()
+        if state_first:  # a last snapshot without any state is a finished run whose state was removed
+            self.files.save_state(self.images_seen, self.part)
+        self.files.save_snapshots(self.images_seen)
         if self.observer and (why := self.observer.snapshot(self.ema.module, self.images_seen, last)):
             last = True
             if self.processes.is_main:
                 say(why)
         if not state_first:
-            self._save_state()
+            self.files.save_state(self.images_seen, self.part)
         if last:
-            self._save_average(self.folder.model_path, self.ema.module)
+            self.files.save_model(self.images_seen)
         self.processes.barrier()
         return last
-
-    def _save_snapshots(self, absent: bool = False) -> None:
-        """Write the snapshots of this moment; only those that are absent or damaged, if asked."""
-        for std, average in zip(self.options.ema_stds or (None,), self.ema.modules):
-            path = self.folder.snapshot_path(self.images_seen, None if average is self.ema.module else std)
-            if not absent or images_seen_by(path) is None:
-                self._save_average(path, average)
-
-    def _save_average(self, path: Path, average: EDMDenoiser) -> None:
-        if self.processes.is_main:
-            metadata: dict[str, Any] = {"recipe": self.config.to_dict(), "images_seen": self.images_seen}
-            if self.options.ema_stds:
-                metadata["ema_std"] = self.options.ema_stds[self.ema.modules.index(average)]
-            save_tensors(path, average.state_dict(), metadata)
 
     def _complete(self) -> None:
         """Write what a trained run lacks: a kill came between state and model, or a file was deleted or damaged."""
         if self.continued:
             if self.processes.is_main:
-                self._save_snapshots(absent=True)
+                self.files.save_snapshots(self.images_seen, absent=True)
             if self.observer and not self.observer.seen(self.images_seen):
                 self.observer.snapshot(self.ema.module, self.images_seen, True)
             if self.processes.is_main and images_seen_by(self.folder.model_path) != self.images_seen:
-                self._save_average(self.folder.model_path, self.ema.module)
-        self.processes.barrier()
-
-    def _save_state(self) -> None:
-        if self.processes.is_main:
-            facts = {"images_seen": self.images_seen, "processes": self.processes.count, "part": self.part}
-            save_state(self.folder.state_path, self.denoiser, self._averages(), self.optimizer, **facts)
+                self.files.save_model(self.images_seen)
         self.processes.barrier()
 
     def _load_state(self) -> bool:
         """Go on from the state; False where it is damaged and nothing is left to train."""
-        try:
-            facts = load_state(self.folder.state_path, self.denoiser, self._averages(), self.optimizer)
-        except DataError as error:
-            if images_seen_by(self.folder.model_path) == self.options.steps * self.options.batch:
-                return False
-            raise DataError(f"{error}: delete it to train again from zero, or use one of the snapshots") from error
+        facts = self.files.load_state()
+        if facts is None:
+            return False
         self.images_seen = facts["images_seen"]
         if self.images_seen < self.options.steps * self.options.batch:
             self.part = part_to_keep(facts, self.folder, self.processes.count, self.options.batch) or self.part
         return True
 
-    def _averages(self) -> dict[str, EDMDenoiser]:
-        return {f"ema{index}": average for index, average in enumerate(self.ema.modules)}
+    def _any_stopped(self, stopped: list[int], logged: bool) -> bool:
+        """Whether any process got a signal: all must stop at the same step.
 
-    def _load_finished(self) -> None:
-        """Whether a run is finished though its state (the larger part of a run) was removed."""
-        tensors, metadata = load_tensors(self.folder.model_path)
-        if reason := misfit(self.ema.module.state_dict(), tensors):
-            told = f"{self.folder.model_path}: not the model of this run ({reason})"
-            raise DataError(f"{told}; delete it and run the same command again, or choose another --out")
-        self.ema.module.load_state_dict(tensors)
-        self.images_seen = int(metadata["images_seen"])
-
-    def _any_stopped(self, stopped: list[int]) -> bool:
-        """Whether any process got a signal: all must stop at the same step."""
+        Several processes ask one another after a log and every so many steps: it waits for the device.
+        """
         if self.processes.count == 1:
             return bool(stopped)
+        if not logged and self.images_seen // self.options.batch % _ASKED_EVERY:
+            return False
         return bool(self.processes.total(torch.tensor(float(len(stopped)), device=self.processes.device)))
 
 

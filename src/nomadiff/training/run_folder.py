@@ -354,10 +354,13 @@ def _copy(file: Path, to: Path) -> None:
 
 
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The part of a recipe that must not change when a run continues: all but budget, sampler and bookkeeping."""
+    """The part of a recipe that must not change when a run continues.
+
+    Budget, sampler, bookkeeping, and how memory and time are traded may.
+    """
     kept = {key: value for key, value in recipe.items() if key != "sampler"}
     if "training" in kept:
-        free = ("budget", "snapshot_every", "log_every")
+        free = ("budget", "snapshot_every", "log_every", "compile", "checkpoint_gradients")
         kept["training"] = {key: value for key, value in kept["training"].items() if key not in free}
     return _plain(kept)
 
