@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nomadiff.denoiser import BoundDenoiser, Denoiser, EDMDenoiser
 from nomadiff.errors import UsageError
@@ -259,41 +256,3 @@ def test_a_pass_is_one_graph_and_looks_at_no_value(family: str, training: bool) 
         told["augment"] = torch.randn(2, 9)
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 2.0])
     assert whole_graph(denoiser)(x, sigma, **told).shape == x.shape
-
-
-@contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """Tensors without values on a GPU that is not there, in autocast: whoever looks at a value gets an error."""
-    with FakeTensorMode(), torch.device("cuda"):
-        torch.set_autocast_enabled("cuda", True)
-        torch.set_autocast_dtype("cuda", torch.bfloat16)
-        try:
-            yield
-        finally:
-            torch.set_autocast_enabled("cuda", False)
-
-
-@pytest.mark.parametrize("family", SMALL)
-def test_a_pass_on_a_gpu_waits_for_nothing_and_stays_in_half_precision(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Group norms among the rest, which a GPU's autocast would compute in float32."""
-    monkeypatch.setattr(EDMDenoiser, "_precision", lambda self, device: nullcontext())
-    half, full = 0, 0
-
-    def seen(tensor: Tensor) -> Tensor:
-        nonlocal half, full
-        if tensor.ndim == 4 and tensor.shape[0] == 64:  # activations; weights have other shapes
-            half, full = half + (tensor.dtype == torch.bfloat16), full + (tensor.dtype == torch.float32)
-        return tensor
-
-    with as_on_a_gpu():
-        network = build_network(SMALL[family], 5)
-        denoiser = EDMDenoiser(network, sources=2, classes=3).train()
-        labels = {name: torch.zeros(64, dtype=torch.int64) for name in ("source", "class_label")}
-        with pytest.raises(RuntimeError):
-            int(labels["source"].min())
-        with torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor):
-            out = denoiser(torch.zeros(64, 1, 8, 8), torch.ones(64), **labels)
-    assert out.shape == (64, 1, 8, 8) and out.dtype == torch.float32 and out.device.type == "cuda"
-    assert half > 20 and full <= 2  # the preconditioning's
