@@ -70,6 +70,11 @@ def test_plenty_of_real_images_alone_are_no_trouble_but_for_the_judging() -> Non
     assert found.method == "dm" and len(found.trouble) == 1 and "kept aside" in found.trouble[0]
 
 
+def test_a_budget_too_small_for_real_images_to_be_copied_is_said_to_be_one() -> None:
+    found = suggest(SourceMix(noise_source("real", count=1200), [noise_source("made", 1, 2000)]), device="cpu")
+    assert "shows real images alone 125 times each" in " ".join(found.trouble)  # the preset's 150,000
+
+
 def test_presets_are_listed_with_the_papers_sizes() -> None:
     rows = {row["preset"]: row for row in preset_table().rows}
     assert rows.keys() == PRESETS.keys()

@@ -65,14 +65,15 @@ def drawing_precision(precision: str, denoiser: Any, known: Facts, device: torch
 def computing_in(networks: Sequence[EDMDenoiser], precision: str, device: torch.device) -> Iterator[None]:
     """While the block runs, networks compute in this precision, with their weights laid out as that is fastest.
 
-    fp32 leaves a network what it computes in by itself. The layout stays: it changes no value.
+    fp32 leaves a network what it computes in by itself. Afterwards precision and layout are what they were: a layout
+    changes how sums are rounded, and a training that draws now and then has to round as one that does not.
 
     Args:
         networks: see :func:`networks_of`.
         precision: "fp32", "bf16" or "fp16".
         device: where they are.
     """
-    before = [network.autocast for network in networks]
+    before = [(network.autocast, _layout(network)) for network in networks]
     for network in networks:
         network.autocast = AUTOCAST[precision] or network.autocast
         if not isinstance(network, OwnDenoiser):  # which may look at its weights in its own way
@@ -80,8 +81,15 @@ def computing_in(networks: Sequence[EDMDenoiser], precision: str, device: torch.
     try:
         yield
     finally:
-        for network, dtype in zip(networks, before):
+        for network, (dtype, layout) in zip(networks, before):
             network.autocast = dtype
+            if not isinstance(network, OwnDenoiser):
+                network.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def _layout(network: EDMDenoiser) -> torch.memory_format:
+    images = (weight for weight in network.parameters() if weight.dim() == 4)
+    return torch.contiguous_format if all(weight.is_contiguous() for weight in images) else torch.channels_last
 
 
 def _fastest_layout(network: EDMDenoiser, device: torch.device) -> torch.memory_format:

@@ -226,7 +226,7 @@ CHEAP_INTERVAL = (0.05, 5.0)
 
 
 def _result_text(base: Model, improvement: Improvement) -> str:
-    """Evaluations for one image of the result, and of the cheapest that is as good."""
+    """Evaluations for one image of the result, and of one that calls the copy less."""
     told = f"NFE {_nfe(base, improvement):g}"
     if improvement.space != "function":
         return told

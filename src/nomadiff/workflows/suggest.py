@@ -33,6 +33,10 @@ and CASD sections 4.2 and 4.4 see it with 1,000 faces."""
 SMALL_SHARE = 0.05
 """Below this share of real images a network hardly learns their source (docs/casd.md: on digits 0.15 was best)."""
 
+FEW_PASSES = 300
+"""At so many passes over 1,000 photographs a small model of them alone did not copy yet, and synthetic images brought
+it no nearer (docs/natural.md); digits are copied at 1,000 passes (docs/demo.md)."""
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -165,6 +169,11 @@ def _trouble(mix: SourceMix, budget: int) -> list[str]:
     passes = budget * share / len(real)
     if passes > 1000:
         told.append(f"every real image is seen {passes:,.0f} times: watch a held-out set, or use a smaller --budget")
+    if synthetic and budget <= FEW_PASSES * len(real):
+        told.append(
+            f"this budget shows real images alone {budget / len(real):,.0f} times each: so early a model of them did "
+            "not copy yet, and synthetic images did not help (docs/natural.md); a larger --budget may matter more"
+        )
     if synthetic and share < SMALL_SHARE:
         told.append(f"at {share:.1%} of a batch the network hardly sees real images: try --real-fraction 0.15, too")
     if synthetic and total < len(real):
