@@ -34,8 +34,8 @@ SMALL_SHARE = 0.05
 """Below this share of real images a network hardly learns their source (docs/casd.md: on digits 0.15 was best)."""
 
 FEW_PASSES = 300
-"""At so many passes over 1,000 photographs a small model of them alone did not copy yet, and synthetic images brought
-it no nearer (docs/natural.md); digits are copied at 1,000 passes (docs/demo.md)."""
+"""At so many passes over 1,000 photographs a small model of them alone did not copy yet, and what synthetic images
+had gained at a third of it was gone (docs/natural.md); digits are copied at 1,000 passes (docs/demo.md)."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _trouble(mix: SourceMix, budget: int) -> list[str]:
     if synthetic and budget <= FEW_PASSES * len(real):
         told.append(
             f"this budget shows real images alone {budget / len(real):,.0f} times each: so early a model of them did "
-            "not copy yet, and synthetic images did not help (docs/natural.md); a larger --budget may matter more"
+            "not copy yet, and synthetic images gained little (docs/natural.md); a larger --budget may matter more"
         )
     if synthetic and share < SMALL_SHARE:
         told.append(f"at {share:.1%} of a batch the network hardly sees real images: try --real-fraction 0.15, too")
