@@ -156,7 +156,7 @@ def test_processes_draw_in_the_precision_that_the_main_one_chooses(monkeypatch):
     monkeypatch.setattr(
         drawable, "computing_in", lambda networks, chosen, device: found.append(chosen) or nullcontext()
     )
-    list(model().sample_batches(2, processes=Group(1, 2, CPU)))
+    list(model().sample_batches(2, precision="auto", processes=Group(1, 2, CPU)))
     assert found == ["bf16"]
 
 

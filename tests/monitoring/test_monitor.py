@@ -13,7 +13,7 @@ import torch
 from factories import noise_source, stopped_at, tiny_preset
 
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import Interrupted, NomadiffError, NomadiffWarning, UsageError
+from nomadiff.errors import DataError, Interrupted, NomadiffError, NomadiffWarning, UsageError
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
 from nomadiff.methods.sims import SIMS
@@ -312,7 +312,8 @@ def test_the_report_shows_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(
         loop._Training, "_go_on", lambda *_: seen.append((tmp_path / "run" / "report.html").read_text())
     )
-    fitted(tmp_path / "run", FULL)
+    with pytest.raises(DataError, match="is not finished"):  # nothing was trained
+        fitted(tmp_path / "run", FULL)
     monkeypatch.undo()
     assert 'http-equiv="refresh"' in seen[0] and "112 of 160 images (70%)" in seen[0] and "left; running" in seen[0]
     fitted(tmp_path / "run", FULL)

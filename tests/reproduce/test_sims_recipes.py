@@ -62,7 +62,7 @@ def test_an_improved_model_is_a_stored_model_with_a_report(table_1, tmp_path):
         assert said in page, said
     plan = plan_improvement(base, Improvement(synthetic_count=64, budget=256), scored=True)
     assert "0.000512 Mi at learning rate 5.12e-05" in plan and "32 candidates" in plan
-    assert "NFE 70; 38.4 with --train-part decoder --interval 0.05:5" in plan
+    assert "NFE 70; 38.3 with --train-part decoder --interval 0.05:5" in plan
     assert "the same copy with --interval 0.05:5 takes 49" in page
     (hours,) = re.findall(r"GPU hours: +(\S+) on an A100 at 30%", plan)
     parts = [float(found) for found in re.findall(r"(\S+) PFLOP", plan)]  # own samples, fine-tuning, scoring; all fp32

@@ -173,7 +173,7 @@ class Drawable:
         denoiser = self.sampling_denoiser(source)
         weights = class_weights(self.known, self.source_index(source), class_label=class_label, classes=classes)
         group = processes or Processes(0, 1, self.device)
-        networks, chosen = networks_of(denoiser), _agreed(self.drawing_precision(precision), group)
+        networks, chosen = networks_of(denoiser), self._agreed_precision(precision, group)
         config = sampler or self.known.sampler
 
         def drawn(indices: Sequence[int], at_once: int) -> Tensor:
@@ -211,6 +211,14 @@ class Drawable:
     def drawing_precision(self, precision: str) -> str:
         """What :meth:`sample_batches` computes in: "fp32", "bf16" or "fp16"; see there."""
         return drawing_precision(precision, self.denoiser, self.known, self.device)
+
+    def _agreed_precision(self, precision: str, group: Processes) -> str:
+        chosen = self.drawing_precision(precision)
+        if precision != "auto" or group.count == 1:
+            return chosen
+        # machines of one group may differ in what is fast, and a set is of one precision: the main process chooses
+        index = list(AUTOCAST).index(chosen) if group.is_main else 0
+        return list(AUTOCAST)[int(group.total(torch.tensor(index, device=group.device)))]
 
     def _decoded(self, drawn: Tensor) -> Tensor:
         """Images of what the network drew: uint8 on the model's device."""
@@ -258,12 +266,6 @@ class Drawable:
         pixels = math.prod(self.shape)
         budget = 1 << (18 if self.device.type == "cpu" else 21)
         return max(8, min(1024, budget // pixels))
-
-
-def _agreed(precision: str, group: Processes) -> str:
-    """The main process' choice: machines of one group may differ, and a set is of one precision."""
-    index = list(AUTOCAST).index(precision) if group.is_main else 0
-    return list(AUTOCAST)[int(group.total(torch.tensor(index, device=group.device)))]
 
 
 def _space_of(known: Facts) -> LatentSpace:

@@ -117,7 +117,8 @@ def _named_if_damaged(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, RuntimeError, json.JSONDecodeError) as error:
+        # RuntimeError: torch's, where another process removes the file while it is opened
         raise DataError(f"{path}: damaged or not a safetensors file ({printable(str(error), 200)})") from error
 
 

@@ -137,6 +137,8 @@ def _run_together(study: Path, job: Job, count: int, devices: str | None) -> Non
         numbers = [int(place.partition(":")[2]) for place in (first, *others)]
         names = [seen[number] if number < len(seen) and seen[number] else str(number) for number in numbers]
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    # the user's own parts may lie anywhere that this process imports from, such as the folder of their script
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     if parent_process() is not None:  # one of several workers: their parent shows how far all are
         environment[QUIET] = "1"
     with tempfile.TemporaryDirectory(prefix="nomadiff-job-") as told:
