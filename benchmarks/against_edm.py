@@ -108,10 +108,10 @@ def turns(rounds: int, clock: Clock, images: int, ours: Callable[[], Any], their
     return found
 
 
-def their_network(edm: SimpleNamespace, config: NetworkConfig, device: torch.device) -> torch.nn.Module:
-    """EDM's network of the same layers, told a source out of two."""
+def their_network(precond: Any, config: NetworkConfig, device: torch.device) -> torch.nn.Module:
+    """EDM's network of the same layers, told a source out of two, or none; ``precond`` is EDM's class of it."""
     torch.manual_seed(0)
-    network: torch.nn.Module = edm.network(
+    network: torch.nn.Module = precond(
         img_resolution=config.resolution,
         img_channels=config.channels,
         label_dim=2,
@@ -131,7 +131,7 @@ class TheirStep:
     """One training step as EDM's README describes it, of its own parts."""
 
     def __init__(self, edm: SimpleNamespace, config: RunConfig, mix: SourceMix, device: torch.device) -> None:
-        self.network = their_network(edm, config.network, device).train()
+        self.network = their_network(edm.network, config.network, device).train()
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.training.learning_rate, eps=1e-8)
         self.loss, self.batch, self.device = edm.loss(), config.training.batch, device
@@ -184,7 +184,7 @@ def sampling(
     torch.manual_seed(0)
     model = Model(config.build_denoiser().to(device).eval().requires_grad_(False), config, device=device)
     sampler = SamplerConfig(steps=steps)
-    network = their_network(edm, config.network, device).eval().requires_grad_(False)
+    network = their_network(edm.network, config.network, device).eval().requires_grad_(False)
     labels = torch.eye(2, device=device)[:1].expand(batch, -1)
 
     def theirs() -> Tensor:
@@ -261,7 +261,7 @@ def compare(edm: SimpleNamespace, options: argparse.Namespace, presets: Sequence
         rates = (preset.training.augment, 0.0) if preset.training.augment else (0.0,)
         recipes = {rate: CASD(preset, augment=rate, snapshot_every=10**12, **changes).recipe(mix) for rate in rates}
         whole = recipes[rates[0]]
-        networks = (whole.build_denoiser(), their_network(edm, whole.network, torch.device("cpu")))
+        networks = (whole.build_denoiser(), their_network(edm.network, whole.network, torch.device("cpu")))
         counts = [sum(parameter.numel() for parameter in each.parameters()) for each in networks]
         sizes.append(f"{name}: {counts[0]:,} and {counts[1]:,} parameters")
         if "training" in options.parts:

@@ -137,6 +137,7 @@ def distances(
 
 
 def main() -> None:
+    """Score every kind of damage with every detector and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--count", type=int, default=1000)

@@ -358,22 +358,12 @@ def noise(session: Session) -> dict[str, Any]:
 
 def edm_network(session: Session, config: NetworkConfig) -> Any:
     """EDM's own network of the same configuration, in half precision; its code is read from the given checkout."""
+    from against_edm import their_network
+
     sys.path.insert(0, str(session.edm))
     from training.networks import EDMPrecond
 
-    model = EDMPrecond(
-        img_resolution=config.resolution,
-        img_channels=config.channels,
-        use_fp16=session.device.type == "cuda",
-        model_type="SongUNet",
-        model_channels=config.model_channels,
-        channel_mult=list(config.channel_mult),
-        num_blocks=config.blocks,
-        attn_resolutions=list(config.attention),
-        dropout=config.dropout,
-        augment_dim=config.augment_dim,
-    )
-    return model.to(session.device)
+    return their_network(EDMPrecond, config, session.device)
 
 
 def edm(session: Session, name: str) -> dict[str, Any]:

@@ -115,9 +115,11 @@ def recommendation(statements: Sequence[Statement], baseline: str, *, copies: bo
 
 
 def named(arm: tuple[str, str]) -> str:
+    """An arm, ``(method, source)``, in words."""
     method, source = arm
     return f"{method} with source {source!r}" if source else method
 
 
 def listed(names: Sequence[str]) -> str:
+    """Names in quotes, with commas between them."""
     return ", ".join(repr(name) for name in names)
