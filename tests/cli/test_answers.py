@@ -178,6 +178,20 @@ def test_compare_ends_with_its_verdict_and_a_command_that_works(tmp_path, capsys
     assert "yet a model" in found["verdict"][0]
 
 
+def test_a_study_is_repeated_by_the_verb_that_began_it(tmp_path) -> None:
+    mix = MixSpec(real="digits:pool", synthetic=("close=digits:close",))
+    comparison = Comparison(mix=mix, reference="digits:reference", out=tmp_path, preset="digits", seeds=(0, 1))
+    remember(["demo", "--out", str(tmp_path)], as_json=False)
+    try:
+        assert after_comparison(comparison, Step("seeds", seeds=4))[0] == "demo"  # its file is not written yet
+        remember(["verdict", str(tmp_path)], as_json=False)
+        assert after_comparison(comparison, Step("seeds", seeds=4))[0] == "compare"
+        (tmp_path / "command.toml").write_text("# nomadiff demo --plugin mine --config command.toml --out FOLDER\n")
+        assert after_comparison(comparison, Step("seeds", seeds=4))[:4] == ["demo", "--plugin", "mine", "--config"]
+    finally:
+        remember([], as_json=False)
+
+
 @pytest.mark.parametrize(
     ("step", "words"),
     [

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import COMMAND_NAME, read_regular, write_text
 
-__all__ = ["config_reader", "split_config", "write_command"]
+__all__ = ["config_reader", "repeating_verb", "split_config", "write_command"]
 
 _RUNS = ("train", "compare", "improve", "shift", "loop", "reproduce", "demo")  # the others write sets and single files
 
@@ -82,6 +82,21 @@ def write_command(verb: str, arguments: Mapping[str, Any], plugins: Sequence[str
     lines = [f"# nomadiff {verb}{imported} --config {COMMAND_NAME} --out FOLDER"]
     lines += [f"{name.replace('_', '-')} = {json.dumps(value)}" for name, value in sorted(given.items())]
     write_text(Path(out) / COMMAND_NAME, "\n".join(lines) + "\n")
+
+
+def repeating_verb(folder: Path, given: Sequence[str]) -> list[str]:
+    """The verb that goes on with a run, with the plugins it needs; empty where nothing tells.
+
+    Args:
+        folder: the run's; its ``command.toml`` names the verb that began it, such as ``demo`` for a comparison.
+        given: the command that runs now: where the file is not written yet, its verb is the one, if it leaves a run.
+    """
+    try:
+        first = (folder / COMMAND_NAME).read_text(encoding="utf-8").partition("\n")[0]
+    except OSError:
+        return [word for word in given[:1] if word in _RUNS]
+    words = first.removeprefix("# nomadiff ").partition(" --config ")[0].split()
+    return words if words and words[0] in _RUNS else []
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

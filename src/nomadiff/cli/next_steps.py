@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nomadiff.cli.answer import given_words
+from nomadiff.cli.config_file import repeating_verb
 from nomadiff.files import COMMAND_NAME
 
 if TYPE_CHECKING:
@@ -37,8 +38,15 @@ def sampling(model: Path, out: str = "samples.zip") -> Words:
 
 
 def _again(verb: str, out: Path, *changes: object, to: Path | None = None) -> Words:
-    """The run that is in ``out`` with some options changed, there or elsewhere."""
-    return [verb, "--config", out / COMMAND_NAME, "--out", to or out, *map(str, changes)]
+    """The run that is in ``out`` with some options changed, there or elsewhere: by the verb that began it."""
+    return [
+        *(repeating_verb(out, given_words()) or [verb]),
+        "--config",
+        out / COMMAND_NAME,
+        "--out",
+        to or out,
+        *map(str, changes),
+    ]
 
 
 def after_comparison(comparison: Comparison, step: Step) -> Words:
