@@ -10,7 +10,8 @@ ratio is printed with the range of all pairs: above 1, nomadiff is faster.
 
 * training: one step of `nomadiff.training.loop.train` and one of EDM's (its loss, its augmentation, Adam, its cleaning
   of gradients and its moving average; its images are in memory already), with the preset's augmentation and without;
-* sampling: `Model.sample`, and `edm_sampler` from noise to bytes, with the same noise levels and batch;
+* sampling: `Model.sample`, and `edm_sampler` from noise to bytes, with the same noise levels and batch. EDM draws in a
+  process of its own: `nomadiff sample` lets its process keep freed memory, which would help EDM too;
 * Frechet distance of known moments of 2,048 dimensions, and the sums that moments are made of.
 
 Nothing of EDM is part of nomadiff; the checkout's own code is imported from where it lies. It needs click, tqdm,
@@ -26,6 +27,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +41,7 @@ from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
+from nomadiff.memory import keep_freed_memory
 from nomadiff.methods.casd import CASD
 from nomadiff.metrics.frechet import Statistics, StatisticsAccumulator, frechet_distance
 from nomadiff.models.model import Model
@@ -51,7 +55,7 @@ from nomadiff.training.presets import PRESETS
 from nomadiff.training.run_folder import RunFolder
 
 # on a CPU: images a training step, steps that are timed, images drawn together, steps of the solver
-ON_CPU = {"small32": (16, 8, 8, 4), "compact32": (32, 12, 32, 6), "digits": (128, 40, 64, 18)}
+ON_CPU = {"small32": (16, 8, 32, 2), "compact32": (32, 12, 32, 6), "digits": (128, 40, 64, 18)}
 ON_GPU = (256, 40, 256, 18)
 WARM = 2
 PARTS = ("training", "sampling", "frechet")
@@ -95,17 +99,23 @@ def imported(checkout: Path) -> SimpleNamespace:
     )
 
 
-def turns(rounds: int, clock: Clock, images: int, ours: Callable[[], Any], theirs: Callable[[], Any]) -> Pairs:
-    """Both sides, one after the other, after one turn to warm up."""
+def turns(rounds: int, images: int, ours: Callable[[], float], theirs: Callable[[], float]) -> Pairs:
+    """Both sides, which give their seconds, one after the other, after one turn to warm up."""
     found = Pairs([], [])
     for turn in range(rounds + 1):
         for run, into in ((ours, found.ours), (theirs, found.theirs)):
-            spans: list[Span] = []
-            with clock.span(spans):
-                run()
+            seconds = run()
             if turn:
-                into.append(spans[0].busy / images)
+                into.append(seconds / images)
     return found
+
+
+def timed(clock: Clock, run: Callable[[], Any]) -> float:
+    """The seconds it takes."""
+    spans: list[Span] = []
+    with clock.span(spans):
+        run()
+    return spans[0].busy
 
 
 def their_network(precond: Any, config: NetworkConfig, device: torch.device) -> torch.nn.Module:
@@ -165,11 +175,9 @@ def training(edm: SimpleNamespace, config: RunConfig, mix: SourceMix, device: to
 
     def both(run: Any, meter: Any) -> None:
         for work, into in ((lambda: step(run, meter), found.ours), (theirs, found.theirs)):
-            spans: list[Span] = []
-            with clock.span(spans):
-                work()
+            seconds = timed(clock, work)
             if len(done) >= WARM:
-                into.append(spans[0].busy / config.training.batch)
+                into.append(seconds / config.training.batch)
         done.append(1)
 
     with mock.patch.object(loop._Training, "_step", both), tempfile.TemporaryDirectory() as folder:
@@ -177,23 +185,48 @@ def training(edm: SimpleNamespace, config: RunConfig, mix: SourceMix, device: to
     return found
 
 
-def sampling(
-    edm: SimpleNamespace, config: RunConfig, batch: int, steps: int, rounds: int, device: torch.device
-) -> Pairs:
-    """`Model.sample` as `nomadiff sample` calls it, and `edm_sampler`."""
+def sampling(checkout: Path, config: RunConfig, batch: int, steps: int, rounds: int, device: torch.device) -> Pairs:
+    """`Model.sample` as `nomadiff sample` calls it, and `edm_sampler` in another process."""
     torch.manual_seed(0)
     model = Model(config.build_denoiser().to(device).eval().requires_grad_(False), config, device=device)
-    sampler = SamplerConfig(steps=steps)
-    network = their_network(edm.network, config.network, device).eval().requires_grad_(False)
+    sampler, clock = SamplerConfig(steps=steps), Clock(device)
+    options = {"sampler": sampler, "batch_size": batch, "precision": config.training.precision}
+    ours, far = Pipe()
+    given = (checkout, config.network, batch, steps, str(device), torch.get_num_threads())
+    child = get_context("spawn").Process(target=draw_on_request, args=(far, *given), daemon=True)
+    child.start()
+    keep_freed_memory()
+
+    def theirs() -> float:
+        ours.send(True)
+        while not ours.poll(1):
+            if not child.is_alive():
+                sys.exit("the process that draws with EDM ended")
+        return float(ours.recv())
+
+    try:
+        return turns(rounds, batch, lambda: timed(clock, lambda: model.sample(batch, **options)), theirs)
+    finally:
+        ours.send(False)
+        child.join()
+
+
+def draw_on_request(
+    pipe: Connection, checkout: Path, config: NetworkConfig, batch: int, steps: int, name: str, threads: int
+) -> None:
+    """Draw with EDM's sampler whenever True comes, and answer with the seconds it took."""
+    torch.set_num_threads(threads)
+    device, edm = torch.device(name), imported(checkout)
+    network, clock = their_network(edm.network, config, device).eval().requires_grad_(False), Clock(device)
     labels = torch.eye(2, device=device)[:1].expand(batch, -1)
 
-    def theirs() -> Tensor:
-        latents = torch.randn((batch, *model.shape), device=device)
-        images = edm.sampler(network, latents, labels, num_steps=steps)
+    def draw() -> torch.Tensor:
+        latents = torch.randn((batch, config.channels, config.resolution, config.resolution), device=device)
+        images: Tensor = edm.sampler(network, latents, labels, num_steps=steps)
         return (images * 127.5 + 128).clip(0, 255).to(torch.uint8).cpu()
 
-    options = {"sampler": sampler, "batch_size": batch, "precision": config.training.precision}
-    return turns(rounds, Clock(device), batch, lambda: model.sample(batch, **options), theirs)
+    while pipe.recv():
+        pipe.send(timed(clock, draw))
 
 
 def distances(edm: SimpleNamespace, dimension: int, count: int, rounds: int) -> list[tuple[str, Pairs, float]]:
@@ -214,7 +247,7 @@ def distances(edm: SimpleNamespace, dimension: int, count: int, rounds: int) -> 
     def theirs() -> None:
         results["theirs"] = float(edm.distance(*moments))
 
-    found = turns(rounds, clock, 1, ours, theirs)
+    found = turns(rounds, 1, lambda: timed(clock, ours), lambda: timed(clock, theirs))
     rows = [("Frechet distance", found, abs(results["ours"] / results["theirs"] - 1))]
     batches = torch.from_numpy(features[0]).split(64)
 
@@ -229,7 +262,7 @@ def distances(edm: SimpleNamespace, dimension: int, count: int, rounds: int) -> 
         mean = total / count
         results["theirs"] = float(((products - mean.outer(mean) * count) / (count - 1)).trace())
 
-    found = turns(rounds, clock, count, our_sums, their_sums)
+    found = turns(rounds, count, lambda: timed(clock, our_sums), lambda: timed(clock, their_sums))
     return [*rows, ("sums of features, one image", found, abs(results["ours"] / results["theirs"] - 1))]
 
 
@@ -269,7 +302,7 @@ def compare(edm: SimpleNamespace, options: argparse.Namespace, presets: Sequence
                 what = f"training step, batch {batch}" + (f", augmentation {rate:g}" if rate else "")
                 rows.append([name, what, *training(edm, recipe, mix, device).cells()])
         if "sampling" in options.parts:
-            found = sampling(edm, whole, together, levels, rounds, device)
+            found = sampling(options.edm, whole, together, levels, rounds, device)
             rows.append([name, f"sampling, {levels} Heun steps, batch {together}", *found.cells()])
     if "frechet" in options.parts:
         for what, found, difference in distances(edm, options.dimension, options.features, min(rounds, 3)):

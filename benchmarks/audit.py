@@ -16,13 +16,15 @@ import torch
 from measuring import describe_machine, print_table
 
 from nomadiff.data.images import read_images
-from nomadiff.metrics.detectors import extract_features, load_detector
+from nomadiff.metrics.detectors.features import extract_features
+from nomadiff.metrics.detectors.loading import load_detector
 from nomadiff.metrics.mixture import bound_on_share, shares_of_sources
 
 FOLDER, GIVEN = 1000, 500  # images in the folder, and of trusted ones and of the source's
 
 
 def main() -> None:
+    """Parse the command and do it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--trials", type=int, default=60)

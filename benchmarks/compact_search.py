@@ -1,14 +1,17 @@
 """Search for the preset of small photographs on a CPU: the most quality for equal arithmetic.
 
     python benchmarks/compact_search.py OUT --data FOLDER [--tera 60] [--only NAME ...] [--table]
+    python benchmarks/compact_search.py OUT --data FOLDER --resolution 64
 
-FOLDER holds CIFAKE's ``real-train-10k.zip`` and ``real-test-10k.zip`` (CIFAR-10 photographs as JPEG). Every candidate
-is trained on the first 5,000 real images with the same number of floating-point operations (``--tera``, in 10^12; a
-training image costs three forward passes) and judged by images it has not seen:
+FOLDER holds CIFAKE's ``real-train-10k.zip`` and ``real-test-10k.zip`` (CIFAR-10 photographs as JPEG), or for 64 pixels
+EuroSAT's ``train-64-6k.zip`` and ``test-64-2k.zip`` (satellite tiles). Every candidate is trained on the first 5,000
+real images with the same number of floating-point operations (``--tera``, in 10^12; a training image costs three
+forward passes) and judged by images it has not seen:
 
 * ``held-out`` and ``train``: EDM's loss at 16 fixed noise levels with fixed noise, on 1,000 test and 1,000 training
   images, mean over the training's distribution of levels. Their gap is a sign of copying.
-* ``fd``: ``fd_cifar10_resnet56`` of 400 samples (10 steps, NFE 19) to the first 5,000 test images; it is not FID.
+* ``fd``: ``fd_cifar10_resnet56``, or ``fd_wavelets`` for 64 pixels, of 400 samples (10 steps, NFE 19) to the first
+  5,000 test images; it is not FID.
 
 Candidates run one at a time; several calls side by side share OUT. A finished candidate costs nothing.
 """
@@ -28,7 +31,8 @@ from filelock import FileLock, Timeout
 
 import nomadiff as nd
 from nomadiff.files import read_json, write_json
-from nomadiff.metrics.detectors import load_detector
+from nomadiff.metrics.detectors.loading import load_detector
+from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
@@ -36,20 +40,40 @@ from nomadiff.networks.flops import flops_of
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.reports.markdown import markdown_table
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
 from nomadiff.training.loss import edm_loss
 from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder
+from nomadiff.training.settings import TrainingConfig
 
 LEVELS = 16
 SAMPLES = 400
 P_MEAN, P_STD = -1.2, 1.2
 
 
+@dataclass(frozen=True)
+class Images:
+    """What candidates of one resolution learn from and are judged by."""
+
+    train: str
+    test: str
+    detector: str
+
+
+IMAGES = {
+    32: Images("real-train-10k.zip", "real-test-10k.zip", "cifar10-resnet56"),
+    64: Images("train-64-6k.zip", "test-64-2k.zip", "wavelets"),
+}
+
+
 def network(**changes: Any) -> NetworkConfig:
     """A candidate's network; the defaults are the middle of the search."""
     middle = NetworkConfig("ddpmpp", 32, 3, 64, (1, 2), 2, (8,), augment_dim=9, patch=2)
     return replace(middle, **changes)
+
+
+def larger(**changes: Any) -> Candidate:
+    """A candidate for 64 pixels: compact32's network and learning rate, but for the changes."""
+    return Candidate(replace(NETWORKS["tiny"], resolution=64, **changes), {"learning_rate": 2e-3})
 
 
 @dataclass(frozen=True)
@@ -81,6 +105,10 @@ CANDIDATES = {
     "patch 2, 64, noise -0.8": Candidate(network(), {"p_mean": -0.8}),
     "patch 2, 64, dropout 0.1": Candidate(network(dropout=0.1)),
     "patch 2, 64, short average": Candidate(network(), {"ema_half_life": 1_500}),
+    "compact32 at 64": larger(),
+    "compact32 at 64, patch 2": larger(patch=2),
+    "compact32 at 64, 4 levels": larger(channel_mult=(1, 2, 2, 2)),
+    "compact32 at 64, half as wide above": larger(model_channels=16, channel_mult=(1, 2, 4, 4)),
 }
 
 
@@ -128,15 +156,17 @@ def run(name: str, out: Path, data: Path, weights: str | None, tera: float) -> N
                 return
             candidate = CANDIDATES[name]
             recipe, budget = preset(candidate, tera)
-            real = nd.ImageSource.open(data / "real-train-10k.zip", name="real", synthetic=False, subset="first:5000")
-            test = nd.ImageSource.open(data / "real-test-10k.zip", name="test", synthetic=False, subset="first:5000")
+            images = IMAGES[candidate.network.resolution]
+            real = nd.ImageSource.open(data / images.train, name="real", synthetic=False, subset="first:5000")
+            test = nd.ImageSource.open(data / images.test, name="test", synthetic=False)
+            test = test.first(min(5000, len(test)))
             wall, cpu = time.perf_counter(), time.process_time()
             model = nd.DM(recipe).fit(nd.SourceMix(real, []), folder / "run", device="cpu", description=name)
             spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
             curve = []
             for seen in RunFolder(folder / "run").snapshots():
                 curve.append((seen, fixed_loss(Model.load(folder / "run", snapshot=seen).denoiser, test.images[:1000])))
-            detector = load_detector("cifar10-resnet56", weights=weights)
+            detector = load_detector(images.detector, weights=weights)
             reference = ReferenceSet(test.images, detector=detector, cache=out / "features")
             scores = reference.evaluate(model.sample(SAMPLES, seed=1))
             row = {
@@ -147,9 +177,8 @@ def run(name: str, out: Path, data: Path, weights: str | None, tera: float) -> N
                 **spent,
                 "held_out": fixed_loss(model.denoiser, test.images[:1000]),
                 "train": fixed_loss(model.denoiser, real.images[:1000]),
-                **{
-                    key: value for key, value in scores.items() if key in ("fd_cifar10_resnet56", "precision", "recall")
-                },
+                "fd": scores[distance_name(detector)],
+                **{key: scores[key] for key in ("precision", "recall")},
                 "curve": curve,
             }
             write_json(result, row)
@@ -160,7 +189,7 @@ def run(name: str, out: Path, data: Path, weights: str | None, tera: float) -> N
 
 def table(out: Path) -> str:
     """All results, best held-out distance first."""
-    rows = sorted((read_json(path) for path in out.glob("*/result.json")), key=lambda row: row["fd_cifar10_resnet56"])
+    rows = sorted((read_json(path) for path in out.glob("*/result.json")), key=lambda row: row["fd"])
     head = ["candidate", "M parameters", "GFLOP", "images", "CPU-s", "held-out", "train", "fd", "precision", "recall"]
     body = [
         [
@@ -171,7 +200,7 @@ def table(out: Path) -> str:
             f"{row['cpu']:.0f}",
             f"{row['held_out']:.4f}",
             f"{row['train']:.4f}",
-            f"{row['fd_cifar10_resnet56']:.2f}",
+            f"{row['fd']:.2f}",
             f"{row['precision']:.2f}",
             f"{row['recall']:.2f}",
         ]
@@ -187,12 +216,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", help="file of cifar10-resnet56's weights, where it cannot be downloaded")
     parser.add_argument("--tera", type=float, default=60.0)
-    parser.add_argument("--only", nargs="*", choices=list(CANDIDATES), default=list(CANDIDATES))
+    parser.add_argument("--resolution", type=int, choices=list(IMAGES), default=32)
+    parser.add_argument("--only", nargs="*", choices=list(CANDIDATES))
     parser.add_argument("--table", action="store_true", help="only print the table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.table:
-        for name in arguments.only:
+        fitting = [name for name, one in CANDIDATES.items() if one.network.resolution == arguments.resolution]
+        for name in arguments.only or fitting:
             run(name, arguments.out, arguments.data, arguments.weights, arguments.tera)
     print(table(arguments.out))
 

@@ -22,7 +22,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from nomadiff.data.images import ImageSet, read_images
-from nomadiff.metrics.detectors import Detector, extract_features, load_detector
+from nomadiff.metrics.detectors.features import extract_features
+from nomadiff.metrics.detectors.loading import load_detector
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.frechet import frechet_distance_from_features as frechet
 from nomadiff.metrics.manifold import prdc
 

@@ -3,7 +3,8 @@
 python scripts/learning_curves.py study/ held-out.zip curves/ --detector cifar10-resnet56 --weights resnet56-4bfd9763.th
 
 STUDY holds run folders at any depth; the arms of several seeds (``dm-seed0``, ``dm-seed1``) become one line. A drawing
-that was stopped goes on, and features are cached: with more snapshots at hand, only those are drawn.
+that was stopped goes on, and features are cached: with more snapshots at hand, only those are drawn. Where networks of
+several sizes are compared, ``--cost ARM=SECONDS`` an image, once for every arm, puts minutes on the axis instead.
 """
 
 import argparse
@@ -26,7 +27,9 @@ def main() -> None:
     parser.add_argument("--weights", help="file of the detector's weights")
     parser.add_argument("--count", type=int, default=1000, help="samples of each snapshot")
     parser.add_argument("--every", type=int, default=1, help="take every so many snapshots, the last among them")
+    parser.add_argument("--cost", action="append", default=[], metavar="ARM=SECONDS", help="of an image of training")
     given = parser.parse_args()
+    costs = {arm: float(seconds) for arm, _, seconds in (text.partition("=") for text in given.cost)}
     sets = []
     for run in sorted(folder.parent for folder in given.study.rglob("snapshots")):
         files = sorted((run / "snapshots").glob("*.safetensors"), reverse=True)
@@ -42,12 +45,14 @@ def main() -> None:
     for row in scored.rows:
         run, _, seen = row["set"].rpartition("-")
         arm, _, seed = run.rpartition("-seed")
-        rows.append({"arm": arm, "seed": int(seed), "images_seen": int(seen), **row})
+        minutes = {"minutes": int(seen) * costs[arm] / 60} if costs else {}
+        rows.append({"arm": arm, "seed": int(seed), "images_seen": int(seen), **minutes, **row})
     table = Table(rows=rows, meta=scored.meta)
     table.write(given.out / "curves.json")
     for metric in dict.fromkeys(row["metric"] for row in rows):
         shown = [row for row in rows if row["metric"] == metric]
-        svg = metric_lines(shown, "images_seen", "value", by="arm", label=metric, x_label="images seen")
+        x, told = ("minutes", "CPU minutes of training") if costs else ("images_seen", "images seen")
+        svg = metric_lines(shown, x, "value", by="arm", label=metric, x_label=told)
         write_text(given.out / f"{metric}.svg", svg)
         print(f"{metric}: {given.out / f'{metric}.svg'}")
 

@@ -14,7 +14,7 @@ import nomadiff
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.writing import write_images
 from nomadiff.methods.dm import DM
-from nomadiff.metrics.detectors import load_classifier
+from nomadiff.metrics.detectors.loading import load_classifier
 
 BUDGET = 400_000
 COUNT = 2_000

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource
-from nomadiff.metrics.detectors import load_detector
+from nomadiff.metrics.detectors.loading import load_detector
 from nomadiff.metrics.reference import ReferenceSet
 
 

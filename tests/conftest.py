@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from standing_pair import StandingPair
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton reads it when it is imported
+
+os.fsync = lambda descriptor: None  # no test cuts the power, and a disk takes ten milliseconds for each of thousands
+
+# read once, when huggingface_hub is imported; online, each file that is not there is asked for until patience is over
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = str(Path(tempfile.gettempdir(), "nomadiff-tests-hub"))  # not what the user has fetched
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,6 +28,23 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Downloads and features go to a folder of this session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOMADIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory):
+    """``two_processes(*words)``: a command or script in two processes that torchrun started; gives what they print."""
+    pair = StandingPair(tmp_path_factory.mktemp("pair"))
+    yield pair
+    assert pair.close() in (None, 0)
+
+
+@pytest.fixture
+def few_steps():
+    """The preset digits draws in 3 steps, not in 18: for tests that compare what this process draws with itself."""
+    import factories  # not at the top: it imports triton, which reads TRITON_INTERPRET
+
+    with factories.few_steps():
         yield
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,14 +14,11 @@ from torch import Tensor
 from nomadiff.data.image_source import ImageSource
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
 from nomadiff.training.loop import _Training
-from nomadiff.training.presets import Preset
+from nomadiff.training.presets import PRESETS, Preset
+from nomadiff.training.settings import TrainingConfig
 
-__all__ = ["TWO_PROCESSES", "noise_images", "noise_source", "stopped_at", "tiny_preset"]
-
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-"""What starts a script, or ``-m`` a module, in two processes."""
+__all__ = ["few_steps", "noise_images", "noise_source", "stopped_at", "tiny_preset"]
 
 
 def noise_images(count: int = 40, seed: int = 0, channels: int = 1, side: int = 8) -> Tensor:
@@ -41,6 +38,14 @@ def tiny_preset(steps: int = 3, network: dict[str, Any] | None = None, **trainin
     parts = NetworkConfig("ddpmpp", 8, 1, 8, (1, 2), 1, (4,), **(network or {}))
     options = {"budget": 64, "batch": 16, "warmup": 0, **training}
     return Preset(parts, TrainingConfig(**options), SamplerConfig(steps=steps), 0.5, "test")
+
+
+@contextmanager
+def few_steps() -> Iterator[None]:
+    """Within the block, and this process, the preset digits draws in 3 steps, not in 18."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "digits", replace(PRESETS["digits"], sampler=SamplerConfig(steps=3)))
+        yield
 
 
 @contextmanager

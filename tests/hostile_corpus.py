@@ -28,8 +28,9 @@ from PIL import Image
 
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.run_folder import RunFolder, save_tensors
+from nomadiff.training.settings import TrainingConfig
 
 __all__ = ["Case", "make", "small_model"]
 

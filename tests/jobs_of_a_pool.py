@@ -3,9 +3,10 @@
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
-from nomadiff.errors import DataError, Interrupted
+from nomadiff.errors import DataError, Interrupted, NomadiffWarning
 
 
 def double(number: int) -> tuple[int, int, str]:
@@ -22,6 +23,12 @@ def long_work(number: int) -> int:
     with progress.progress_bar(f"job {number}", 10) as advance:
         advance(1)
     return number
+
+
+def warn(number: int) -> None:
+    """The same twice, as a folder does that is read for every seed."""
+    for _ in range(2):
+        warnings.warn("photos: 1 file left out:\n  a.jpg", NomadiffWarning, stacklevel=1)
 
 
 def waits_for_a_signal(number: int, folder: Path) -> None:
@@ -57,6 +64,16 @@ def sleeps(number: int, folder: Path) -> None:
     except KeyboardInterrupt:
         (folder / "stopped").touch()
         raise
+
+
+def gives_back(number: int, folder: Path) -> None:
+    """Told to stop, it takes a moment to leave things in order."""
+    try:
+        (folder / f"begun-{number}").touch()
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        (folder / f"given-back-{number}").touch()
 
 
 def trains(seconds: float, folder: Path) -> None:

@@ -222,13 +222,19 @@ def whole_graph(denoiser: EDMDenoiser) -> Any:
     return torch.compile(denoiser, backend="eager", fullgraph=True, dynamic=False)
 
 
+@pytest.fixture(scope="module")
+def compiled() -> tuple[EDMDenoiser, Any]:
+    denoiser = EDMDenoiser(build_network(SMALL["ddpmpp"], 5), sources=2, classes=3).eval()
+    return denoiser, whole_graph(denoiser)
+
+
 @pytest.mark.parametrize("name", ["source", "class_label"])
 @pytest.mark.parametrize("wrong", [-2, 3, 99])
-def test_unknown_labels_that_cannot_be_looked_at_make_nan_and_no_image(name: str, wrong: int) -> None:
+def test_unknown_labels_that_cannot_be_looked_at_make_nan_and_no_image(name: str, wrong: int, compiled: Any) -> None:
     """Zeros would mean "no label": such an image would look right."""
-    denoiser = EDMDenoiser(build_network(SMALL["ddpmpp"], 5), sources=2, classes=3).eval()
+    denoiser, run = compiled
     told = {"source": torch.tensor([0, 1, 1]), "class_label": torch.tensor([-1, 0, 2])}
-    run, x = whole_graph(denoiser), torch.randn(3, 1, 8, 8)
+    x = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
         assert torch.allclose(run(x, torch.tensor(1.0), **told), denoiser(x, 1.0, **told), atol=1e-6)
         told[name] = told[name].clone()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -77,15 +78,25 @@ def test_python_of_the_readme(folders):
     assert scope["images"].dtype == torch.uint8
 
 
-def test_commands_of_the_readme_parse(folders, capsys):
-    """Every nomadiff command of the README is parsed: no unknown verb or option."""
-    from nomadiff.cli import main
+def commands_of(page: Path) -> list[str]:
+    """What follows ``nomadiff`` in the blocks of a page, but for commands that leave something out (...)."""
+    blocks = "\n".join(re.findall(r"^```.*?\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
+    found = re.findall(r"^(?:.*-m |# )?nomadiff ([a-z].*?)(?:\s+#.*)?$", blocks.replace("\\\n", " "), re.MULTILINE)
+    return [command.removesuffix(" &") for command in found if "..." not in command]
 
-    commands = re.findall(r"^nomadiff (.+?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(commands) >= 5
-    for command in commands:
-        verb = command.split()[0]
-        assert main([verb, "--help"]) == 0
-        known = capsys.readouterr().out
-        for option in re.findall(r"(--[a-z-]+)", command):
-            assert option in known, f"{verb} has no {option}"
+
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if commands_of(page)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_of_the_pages_are_read(page):
+    """By the parser of the command line itself: no unknown verb or option, no value that it does not take."""
+    from nomadiff.cli import _ANYWHERE, _parsed, _without_plugins, build_app
+
+    for command in commands_of(page):
+        _, words = _without_plugins([word for word in shlex.split(command) if word not in _ANYWHERE])
+        _parsed(build_app(), words)
+
+
+def test_pages_have_commands():
+    assert len(PAGES) > 10 and sum(len(commands_of(page)) for page in PAGES) > 100

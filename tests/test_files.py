@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import (
@@ -23,12 +24,15 @@ from nomadiff.files import (
     check_output,
     normal_name,
     open_regular,
+    paths_below,
     printable,
     read_json,
     read_regular,
     remove_leftovers,
+    remove_tree,
     require_regular,
     sha256_of_file,
+    temporary_folder,
     write_json,
     write_text,
 )
@@ -132,9 +136,11 @@ def test_files_have_the_mode_that_the_umask_says_whatever_library_wrote_them(tmp
         save_tensors(tmp_path / "b.safetensors", {"x": torch.zeros(3)}, {})  # safetensors makes its files 0600
         with atomic_folder(tmp_path / "c") as temporary:
             (temporary / "d").write_text("x")
+            (temporary / "e").mkdir()
+            save_file({"x": torch.zeros(3)}, temporary / "e" / "f")  # as diffusers writes into a pipeline
     finally:
         os.umask(before)
-    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("a.txt", "b.safetensors", "c", "c/d")}
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("a.txt", "b.safetensors", "c", "c/d", "c/e/f")}
     assert modes == {name: (0o777 if name == "c" else 0o666) & ~umask for name in modes}
 
 
@@ -347,3 +353,50 @@ def test_a_name_has_one_spelling(written: str, name: str) -> None:
 def test_text_for_a_terminal_is_one_line_and_no_command() -> None:
     assert printable("Fréchet ± ≤ 猫 👩\u200d💻") == "Fréchet ± ≤ 猫 👩\u200d💻"
     assert printable("a\r\n\x1b]0;t\x07\x9b2J\u202egnp\u2028") == r"a\r\n\x1b]0;t\x07\x9b2J\u202egnp\u2028"
+
+
+@pytest.mark.parametrize("temporary", [False, True])
+def test_a_signal_while_a_folder_is_removed_is_heard(temporary, tmp_path, monkeypatch):
+    """``shutil.rmtree`` closes a folder twice if it is interrupted just after closing it (Python 3.11)."""
+    (tmp_path / "folder").mkdir()
+    close = os.close
+
+    def interrupted(descriptor: int) -> None:
+        monkeypatch.setattr(os, "close", close)
+        close(descriptor)
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    monkeypatch.setattr(os, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        if temporary:
+            monkeypatch.setattr(os, "close", close)
+            with temporary_folder(tmp_path / "folder") as made:
+                (made / "file").touch()
+                monkeypatch.setattr(os, "close", interrupted)
+        else:
+            remove_tree(tmp_path / "folder", ignore_errors=True)
+    assert caught.value.args == (signal.SIGTERM,)
+
+
+def test_a_temporary_folder_is_gone_after_its_block_and_so_are_those_of_killed_processes(tmp_path: Path) -> None:
+    code = (
+        f"import os, nomadiff.files as f; made = f.temporary_folder({str(tmp_path)!r}); made.__enter__(); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with temporary_folder(tmp_path) as made:
+        assert list(tmp_path.iterdir()) == [made] and not list(made.iterdir())
+        with temporary_folder(tmp_path) as other:
+            assert made.exists() and other != made
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_removed_while_it_is_looked_through_is_passed_over(tmp_path):
+    """``Path.rglob`` of Python 3.11 raises FileNotFoundError: seen with two processes in one run folder."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.txt").touch()
+    found = paths_below(tmp_path, "*.txt")
+    first = next(found)
+    remove_tree(tmp_path / ({"one", "two"} - {first.parent.name}).pop())
+    assert list(found) == []

@@ -91,6 +91,26 @@ def test_a_failed_job_keeps_only_what_needs_it_and_is_tried_again(tmp_path, jobs
     assert (tmp_path / "report.txt").exists() and not list(tmp_path.glob("jobs/*/failed.json"))
 
 
+@pytest.mark.parametrize("moment", ["mark_done", "is_current"])
+def test_a_claim_is_given_back_also_by_an_interrupt_after_the_work(tmp_path, jobs_of, monkeypatch, moment):
+    """The process may live on, as a notebook does: its claim would hold the job for ever."""
+    jobs = planned(tmp_path, jobs_of.study(tmp_path, count=1, pause=0))
+    owner, interrupts = (JobFolder if moment == "mark_done" else job_folder._Claim), [signal.SIGTERM]
+    usual = getattr(owner, moment)
+
+    def interrupted(self, *given):
+        if interrupts:
+            raise KeyboardInterrupt(interrupts.pop())
+        return usual(self, *given)
+
+    monkeypatch.setattr(owner, moment, interrupted)
+    with pytest.raises(Interrupted) as stopped:
+        work(tmp_path, jobs)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM and not list(tmp_path.glob("jobs/*/claim-*"))
+    work(tmp_path, jobs)
+    assert (tmp_path / "report.txt").exists()
+
+
 def test_a_study_that_was_planned_anew_is_told(tmp_path, jobs_of):
     planned(tmp_path, jobs_of.study(tmp_path, count=2, pause=0))
     with pytest.raises(NomadiffError, match="was planned anew, without job2; run the same command again"):

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 
+from nomadiff import jobs
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
-from nomadiff.jobs import in_processes, usable_cores
+from nomadiff.jobs import in_processes, sigterm_as_interrupt, usable_cores
 
 HERE = Path(__file__).parent
 
@@ -65,6 +67,35 @@ def test_every_training_saves_its_state_when_the_first_has_saved_its_own(tmp_pat
     assert [(tmp_path / f"saved-{seconds}").read_text() for seconds, _ in keys] == ["1", "1"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_stop_that_is_told_again_interrupts_once(monkeypatch):
+    monkeypatch.setattr(jobs, "_TELLING", 0.3)
+    with sigterm_as_interrupt():
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt) as stopped:
+                signal.raise_signal(signal.SIGTERM)
+            assert stopped.value.args == (signal.SIGTERM,)
+            signal.raise_signal(signal.SIGTERM)  # what is saved upon the first is not cut off
+            time.sleep(0.4)  # and this is long enough for the next to be another
+    with sigterm_as_interrupt(), pytest.raises(KeyboardInterrupt):  # each block begins anew
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_workers_that_a_scheduler_and_their_parent_tell_to_stop_end_in_order(tmp_path, work):
+    """SLURM signals every process of a job, and the parent passes on what it was told."""
+
+    def stop_all_once_they_have_begun() -> None:
+        if len(list(tmp_path.glob("begun-*"))) == 2:
+            for process in (*active_children(), None):
+                os.kill(os.getpid() if process is None else process.pid, signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        keys = [(number, tmp_path) for number in (1, 2)]
+        list(in_processes(work.gives_back, keys, 2, while_waiting=stop_all_once_they_have_begun))
+    assert {path.name for path in tmp_path.glob("given-back-*")} == {"given-back-1", "given-back-2"}
+
+
 @pytest.mark.parametrize("error", [NomadiffError("a"), UsageError("a"), DataError("a"), Interrupted("a", 15)])
 def test_errors_pass_from_process_to_process(error):
     other = pickle.loads(pickle.dumps(error))
@@ -92,6 +123,14 @@ def test_a_worker_that_ends_early_is_one_line(work):
         list(in_processes(work.dies, [(0,), (1,)], 2))
 
 
+def started(code, folder, **options):
+    """A Python process that runs ``code``, with the jobs of this folder at hand."""
+    (folder / "main.py").write_text(code)
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, folder / "main.py"], env=environment, stdout=subprocess.PIPE, **options)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_sigterm_to_the_parent_stops_the_workers_in_order(tmp_path):
     code = (
@@ -104,11 +143,7 @@ def test_sigterm_to_the_parent_stops_the_workers_in_order(tmp_path):
         "    except KeyboardInterrupt:\n"
         "        print('stopped')\n"
     )
-    (tmp_path / "main.py").write_text(code)
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    parent = subprocess.Popen(
-        [sys.executable, tmp_path / "main.py"], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE
-    )
+    parent = started(code, tmp_path)
     for _ in range(600):
         if (tmp_path / "begun").exists():
             break
@@ -116,6 +151,30 @@ def test_sigterm_to_the_parent_stops_the_workers_in_order(tmp_path):
     parent.terminate()
     out, _ = parent.communicate(timeout=60)
     assert out == b"stopped\n" and (tmp_path / "saved").read_text() == "1"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the processes that are started")
+@pytest.mark.parametrize("wait", [0.0, 0.4])
+def test_ctrl_c_while_workers_start_is_no_trace(tmp_path, wait):
+    """A terminal tells all processes: one that was about to start printed where it was, and so did the pool."""
+    code = (
+        "import signal\n"
+        "import jobs_of_a_pool\n"
+        "from nomadiff.jobs import in_processes\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        "    try:\n"
+        "        list(in_processes(jobs_of_a_pool.double, [(number,) for number in range(4)], 2))\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('stopped')\n"
+    )
+    parent = started(code, tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while len(children.read_text().split()) < 2:  # the first one tracks what they share
+        time.sleep(0.005)
+    time.sleep(wait)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.communicate(timeout=60) == (b"stopped\n", b"")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="sets the cores of a process")

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import my_parts
@@ -15,7 +16,7 @@ import nomadiff as nd
 from nomadiff.cli import main
 from nomadiff.methods.registry import METHODS, method_named
 from nomadiff.methods.sda import SDA
-from nomadiff.workflows.comparison import plan_comparison
+from nomadiff.workflows.compare import plan_comparison
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-parts.md").read_text(encoding="utf-8")
 SMALL = {"budget": 128, "batch": 64, "warmup": 64}
@@ -99,6 +100,28 @@ def test_every_own_part_in_one_comparison_in_worker_processes(tmp_path, monkeypa
     page = Path("study/report.html").read_text()
     assert "Trained as SDA is, but with at most every tenth image synthetic." in page
     assert Path("study/command.toml").read_text().startswith("# nomadiff compare --plugin my_parts --config")
+
+
+@pytest.mark.parametrize("before", [["--plugin=my_parts"], []])
+def test_the_next_command_has_the_plugins_of_this_one(before, tmp_path, monkeypatch, capsys):
+    """Without them it ended with "in a module that is not imported"; given in front they were taken for the verb."""
+    monkeypatch.chdir(tmp_path)
+    options = (
+        "compare --real digits:pool --real-subset random:60 --synthetic style=digits:style --method dm "
+        "--reference digits:reference --method my_parts:FewSynthetic --preset my_parts:Plain --budget 128 --batch 64 "
+        "--warmup 64 --seeds 0 --count 40 --workers 0 --device cpu --out study"
+    )
+    assert main([*before, *options.split(), *([] if before else ["--plugin", "my_parts"])]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next:    nomadiff work study --plugin my_parts"
+    command = json.loads(Path("study/jobs/study.json").read_text())["command"]
+    assert command.startswith("nomadiff compare --real") and command.endswith("--plugin my_parts")
+    launched = []
+    monkeypatch.setattr(
+        "nomadiff.studies.launch.launch_workers", lambda *_, **options: launched.extend(options["words"]) or []
+    )
+    assert main(["work", "study", "--launch", "slurm", "--plugin", "my_parts"]) == 0
+    assert ("--plugin", "my_parts") in pairwise(launched)  # beside modules that other tests used
+    assert capsys.readouterr().out.splitlines()[-1] == "next:    nomadiff status study"
 
 
 def test_a_verb_takes_plugins_anywhere_and_says_what_is_wrong_in_one_line(tmp_path, capsys):

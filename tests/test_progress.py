@@ -7,13 +7,26 @@ import pty
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
-from jobs_of_a_pool import long_work
+from jobs_of_a_pool import long_work, warn
 
 from nomadiff import progress
+from nomadiff.cli.terminal import plain_output
 from nomadiff.jobs import in_processes
 from nomadiff.progress import duration_text, progress_bar
+
+
+def test_a_warning_of_ours_is_one_message_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    for where in (lambda: [warn(1), warn(2)], lambda: list(in_processes(warn, [(1,), (2,)], 2))):
+        with warnings.catch_warnings(), plain_output(sys.stdout):
+            warnings.simplefilter("always")
+            where()
+        told = capfd.readouterr().err
+        # each worker process tells it
+        assert set(told.splitlines()) == {"nomadiff: photos: 1 file left out:", "  a.jpg"} and told.count("a.jpg") <= 2
+
 
 CODE = """
     from nomadiff.progress import progress_bar
@@ -76,7 +89,17 @@ def test_workers_leave_the_lines_to_their_parent(
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0 s"), (59, "59 s"), (90, "2 min"), (5400, "1.5 h"), (170_000, "47.2 h"), (1e6, "11.6 days")],
+    [
+        (0.4, "0 s"),
+        (59, "59 s"),
+        (90, "2 min"),
+        (5400, "1.5 h"),
+        (170_000, "47.2 h"),
+        (1e6, "11.6 days"),
+        (6e7, "694.4 days"),
+        (1e8, "3.2 years"),
+        (1e12, "31,688.1 years"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import few_steps
 
 from nomadiff.cli import main
 from nomadiff.data.digits import read_digits
@@ -44,7 +45,7 @@ def prepare(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     """Both ways, each in a folder of its own: the folders, and what the commands printed."""
-    with pytest.MonkeyPatch.context() as patch:
+    with few_steps(), pytest.MonkeyPatch.context() as patch:
         by_python = prepare(tmp_path_factory.mktemp("python"))
         patch.chdir(by_python)
         scope: dict = {}

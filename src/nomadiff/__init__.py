@@ -61,16 +61,16 @@ if TYPE_CHECKING:
     from nomadiff.networks.autoencoder import Autoencoder as Autoencoder
     from nomadiff.networks.config import NetworkConfig as NetworkConfig
     from nomadiff.sampling.sampler import SamplerConfig as SamplerConfig
-    from nomadiff.shift.shift import Shift as Shift
+    from nomadiff.shift.settings import Shift as Shift
     from nomadiff.shift.shift import shift as shift
     from nomadiff.studies.work import study_status as status
     from nomadiff.studies.work import work_study as work
     from nomadiff.tables import Table as Table
     from nomadiff.tables import read_table as read_table
     from nomadiff.training.config import RunConfig as RunConfig
-    from nomadiff.training.config import TrainingConfig as TrainingConfig
     from nomadiff.training.presets import PRESETS as PRESETS
     from nomadiff.training.presets import Preset as Preset
+    from nomadiff.training.settings import TrainingConfig as TrainingConfig
     from nomadiff.workflows.audit import audit_files as audit
     from nomadiff.workflows.compare import Comparison as Comparison
     from nomadiff.workflows.compare import compare as compare
@@ -102,7 +102,7 @@ _HOMES = {
     "PRESETS": "nomadiff.training.presets:PRESETS",
     "Preset": "nomadiff.training.presets:Preset",
     "RunConfig": "nomadiff.training.config:RunConfig",
-    "TrainingConfig": "nomadiff.training.config:TrainingConfig",
+    "TrainingConfig": "nomadiff.training.settings:TrainingConfig",
     "NetworkConfig": "nomadiff.networks.config:NetworkConfig",
     "Monitoring": "nomadiff.monitoring.settings:Monitoring",
     "Model": "nomadiff.models.model:Model",
@@ -123,7 +123,7 @@ _HOMES = {
     "status": "nomadiff.studies.work:study_status",
     "work": "nomadiff.studies.work:work_study",
     "Improvement": "nomadiff.improve.settings:Improvement",
-    "Shift": "nomadiff.shift.shift:Shift",
+    "Shift": "nomadiff.shift.settings:Shift",
     "ImageLoop": "nomadiff.workflows.loop:ImageLoop",
     "loop": "nomadiff.workflows.loop:run_image_loop",
     "import_model": "nomadiff.interop.importing:import_model",

@@ -5,7 +5,17 @@ The command line prints the message without a traceback and exits with ``exit_co
 
 from __future__ import annotations
 
-__all__ = ["DataError", "Interrupted", "NomadiffError", "NomadiffWarning", "UsageError"]
+import signal
+
+__all__ = [
+    "DataError",
+    "Interrupted",
+    "NomadiffError",
+    "NomadiffWarning",
+    "UnreadableImages",
+    "UsageError",
+    "signal_of",
+]
 
 
 class NomadiffError(Exception):
@@ -24,6 +34,10 @@ class DataError(NomadiffError):
     """An input file or folder cannot be used: the message names it."""
 
 
+class UnreadableImages(DataError):
+    """Some images of a set are damaged: the others can be read by themselves (``skip_unreadable``)."""
+
+
 class Interrupted(NomadiffError):
     """A signal stopped the work after its state was saved; ``exit_code`` is 128 + signal, as a shell reports it."""
 
@@ -33,6 +47,11 @@ class Interrupted(NomadiffError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> int:
+    """The signal behind an interrupt: the one that a handler told as its argument, else Ctrl-C's."""
+    return int(interrupt.args[0]) if interrupt.args else int(signal.SIGINT)
 
 
 class NomadiffWarning(UserWarning):

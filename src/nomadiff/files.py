@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import hashlib
 import json
 import os
@@ -30,13 +31,17 @@ __all__ = [
     "normal_name",
     "one_line_errors",
     "open_regular",
+    "paths_below",
     "printable",
     "read_json",
     "read_json_lines",
     "read_regular",
     "remove_leftovers",
+    "remove_tree",
     "require_regular",
+    "sha256_of",
     "sha256_of_file",
+    "temporary_folder",
     "write_json",
     "write_text",
 ]
@@ -70,7 +75,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """:func:`atomic_path` for a folder: made empty, filled by the block, flushed, renamed.
+    """:func:`atomic_path` for a folder: made empty, filled by the block, flushed, renamed; with the same file modes.
 
     Raises:
         NomadiffError: the disk is full, the path cannot be written, or holds something other than an empty folder.
@@ -78,7 +83,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with _temporary_beside(path) as temporary:
         temporary.mkdir()
+        mode = _mode_of_new_files(temporary / "mode")
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) != mode:
+                os.chmod(file, mode)
         os.sync()  # one flush for all files; a flush each would take minutes for 50,000
         if path.exists():
             path.rmdir()  # empty, or this raises
@@ -90,14 +99,34 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
     """A path of the same name in a folder of its own beside ``path``: libraries put temporary files there, too."""
     with one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
-        working = Path(tempfile.mkdtemp(prefix=f".nomadiff-{os.getpid()}-{_HOST}-", suffix=".tmp", dir=path.parent))
-        _IN_USE.add(working.name)
-        try:
+        with temporary_folder(path.parent) as working:
             yield working / path.name
-        finally:
-            shutil.rmtree(working, ignore_errors=True)
-            _IN_USE.discard(working.name)
+
+
+@contextmanager
+def temporary_folder(place: str | Path | None = None) -> Iterator[Path]:
+    """An empty folder in ``place`` (None takes the system's for such) that is gone after the block.
+
+    Unlike ``tempfile.TemporaryDirectory`` it hears a signal to stop, and what killed processes left there goes too.
+    """
+    place = place or tempfile.gettempdir()
+    remove_leftovers(place)
+    working = Path(tempfile.mkdtemp(prefix=f".nomadiff-{os.getpid()}-{_HOST}-", suffix=".tmp", dir=place))
+    _IN_USE.add(working.name)
+    try:
+        yield working
+    finally:
+        remove_tree(working, ignore_errors=True)
+        _IN_USE.discard(working.name)
+
+
+def paths_below(folder: str | Path, pattern: str) -> Iterator[Path]:
+    """Files and folders below ``folder`` whose names match ``pattern``, in no order.
+
+    Unlike ``Path.rglob`` (of Python 3.11) it passes over a folder that another process removes meanwhile.
+    """
+    for place, folders, names in os.walk(folder):
+        yield from (Path(place, name) for name in fnmatch.filter([*folders, *names], pattern))
 
 
 def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
@@ -109,10 +138,24 @@ def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
         folder: where to look; it need not exist.
         below: look in its folders as well.
     """
-    for working in Path(folder).glob("**/.nomadiff-*.tmp" if below else ".nomadiff-*.tmp"):
+    for working in paths_below(folder, ".nomadiff-*.tmp") if below else Path(folder).glob(".nomadiff-*.tmp"):
         match = _TEMPORARY_NAME.fullmatch(working.name)
         if match and match["host"] == _HOST and working.name not in _IN_USE and not _is_alive(int(match["pid"])):
-            shutil.rmtree(working, ignore_errors=True)
+            remove_tree(working, ignore_errors=True)
+
+
+def remove_tree(path: str | Path, *, ignore_errors: bool = False) -> None:
+    """``shutil.rmtree``, through which a signal to stop is always heard.
+
+    Interrupted just after it has closed a folder, ``rmtree`` closes it again: "bad file descriptor" would take the
+    interrupt's place, and work that was told to stop be called failed.
+    """
+    try:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+    except OSError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())[:64]
@@ -341,3 +384,12 @@ def sha256_of_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits, read in blocks."""
     with open_regular(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        return sha256_of_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    told = [f"{file.relative_to(path).as_posix()} {sha256_of_file(file)}" for file in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import signal
 import threading
 import time
@@ -29,8 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
-from nomadiff.files import one_line_errors, open_regular, printable, read_json, read_regular, write_json
+from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError, signal_of
+from nomadiff.files import one_line_errors, open_regular, printable, read_json, read_regular, remove_tree, write_json
 from nomadiff.jobs import in_processes, sigterm_as_interrupt
 from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
@@ -113,7 +112,7 @@ class JobFolder:
             raise UsageError(f"two jobs share a name: {', '.join(sorted(n for n in set(names) if names.count(n) > 1))}")
         for path in self.path.glob("*/plan.json"):
             if path.parent.name not in names:
-                shutil.rmtree(path.parent, ignore_errors=True)
+                remove_tree(path.parent, ignore_errors=True)
         for job in jobs:
             plan = {"after": list(job.after), "about": job.about, "images": job.images, "run_folder": job.run_folder}
             path = self.path / job.name / "plan.json"
@@ -125,13 +124,23 @@ class JobFolder:
         else:
             begin.unlink(missing_ok=True)  # that of other jobs
 
+    @property
+    def is_known(self) -> bool:
+        """Whether other processes can work on it, by what is written here."""
+        return (self.path / "study.json").exists()
+
+    def _require(self) -> None:
+        if not self.study.is_dir():
+            raise UsageError(f"{self.study}: no such folder")
+
     def settings(self) -> dict[str, Any]:
         """The settings that the plan was made from, and the ``folder`` that their paths are relative to.
 
         Raises:
             UsageError: there are none.
         """
-        if not (self.path / "study.json").exists():
+        self._require()
+        if not self.is_known:
             raise UsageError(
                 f"{self.study} has no jobs to work on: give the --out of compare, improve --workers, loop or a CASD "
                 "recipe of reproduce (a study of objects in Python's memory is worked on by its own call alone)"
@@ -170,6 +179,7 @@ class JobFolder:
             UsageError: there are no jobs here.
             DataError: a plan is damaged.
         """
+        self._require()
         plans = sorted(self.path.glob("*/plan.json"))
         if not plans:
             raise UsageError(
@@ -227,12 +237,13 @@ def work(
                 for _ in results:
                     show()
     except KeyboardInterrupt as interrupt:
-        raise _stopped(interrupt.args[0] if interrupt.args else signal.SIGINT) from None
+        raise _stopped(signal_of(interrupt)) from None
     undone = [job.name for job in jobs if not folder.is_done(job)]
     errors = {name: error for name in undone if (error := folder.error_of(name)) is not None}
     if errors:
         name, error = next(iter(errors.items()))
-        raise NomadiffError(f"{len(errors)} of {len(jobs)} jobs failed; {name}: {error}")
+        again = f"; nomadiff work {study} --retry-failed tries failed jobs again" if folder.is_known else ""
+        raise NomadiffError(f"{len(errors)} of {len(jobs)} jobs failed; {name}: {error}{again}")
     if undone and stop_after is None:
         raise NomadiffError(f"{study}: was planned anew, without {undone[0]}; run the same command again")
     if undone:
@@ -280,22 +291,24 @@ def _work(study: Path, jobs: Sequence[Job], device: str | None, stop_after: floa
 
 
 def _do(folder: JobFolder, job: Job, claim: _Claim, device: str | None) -> None:
-    """Run a claimed job and write what came of it."""
+    """Run a claimed job and write what came of it; the claim is given back, whatever comes and whenever."""
     try:
-        with claim.kept_up():
-            job.run(device)
+        try:
+            with claim.kept_up():
+                job.run(device)
+        except Interrupted:
+            raise
+        except Exception as error:
+            told = str(error) if isinstance(error, NomadiffError) else f"{type(error).__name__}: {error}"
+            trace = traceback.format_exc()
+            write_json(claim.folder / "failed.json", {"error": printable(told), "by": claim.owner, "traceback": trace})
+        else:
+            if claim.is_current():
+                folder.mark_done(job)
     except (Interrupted, KeyboardInterrupt):
-        claim.release()
         if not claim.is_lost:
             raise
-    except Exception as error:
-        told = str(error) if isinstance(error, NomadiffError) else f"{type(error).__name__}: {error}"
-        trace = traceback.format_exc()
-        write_json(claim.folder / "failed.json", {"error": printable(told), "by": claim.owner, "traceback": trace})
-        claim.release()
-    else:
-        if claim.is_current():
-            folder.mark_done(job)
+    finally:
         claim.release()
 
 

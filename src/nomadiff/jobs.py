@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,10 +22,22 @@ from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.files import one_line_errors
 from nomadiff.memory import keep_freed_memory
 from nomadiff.plain import parse_json
-from nomadiff.progress import progress_bar
+from nomadiff.progress import plain_warnings, progress_bar
 from nomadiff.registry import import_plugin, modules_of_parts
 
-__all__ = ["Key", "computed_with", "in_processes", "run_jobs", "sigterm_as_interrupt", "usable_cores"]
+__all__ = [
+    "Key",
+    "blocked",
+    "computed_with",
+    "in_processes",
+    "new_stop",
+    "run_jobs",
+    "sigterm_as_interrupt",
+    "stop_is_new",
+    "usable_cores",
+]
+
+_TELLING = 2.0  # seconds in which a signal to stop is the same one: a scheduler tells all, and a parent its own
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -140,7 +154,8 @@ def in_processes(
         try:
             while True:
                 # a few jobs ahead of the workers: millions of them do not sit in the queue, and Ctrl-C is soon obeyed
-                with _sigterm_blocked():  # in a worker that starts, until it knows what to do upon one
+                # in a worker that starts, until it knows what to do upon one: a terminal tells all of them of Ctrl-C
+                with blocked(signal.SIGTERM, signal.SIGINT):
                     while len(waiting) < 2 * workers and (key := next(queue, None)) is not None:
                         waiting[pool.submit(_job, work, key)] = key
                 if not waiting:
@@ -183,10 +198,11 @@ def _begin_worker(*modules: str) -> None:
 
     torch.set_num_threads(1)
     keep_freed_memory()
+    warnings.showwarning = plain_warnings()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     parent = os.getppid()
 
     def watch() -> None:
@@ -203,7 +219,7 @@ def _begin_worker(*modules: str) -> None:
 def _end(number: int, frame: Any) -> None:
     """Stop the job at hand and begin no other. The process stays: were one to end, the pool would kill the others."""
     _Worker.ending = True
-    if _Worker.busy:
+    if stop_is_new() and _Worker.busy:
         raise KeyboardInterrupt
 
 
@@ -234,28 +250,55 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    """Hold SIGTERM back; processes that are started meanwhile begin so."""
+def blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Hold these signals back while the block runs; processes that are started meanwhile begin so."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class _Stop:
+    """When this process was told to stop."""
+
+    told = -math.inf
+
+
+def stop_is_new() -> bool:
+    """Whether the signal that is being handled is not the one of a moment ago, told again.
+
+    A second interrupt would cut off what the first one began: states that are saved, claims that are given back.
+    """
+    if time.monotonic() - _Stop.told < _TELLING:
+        return False
+    _Stop.told = time.monotonic()
+    return True
+
+
+def new_stop() -> None:
+    """From now on the next signal to stop is a new one."""
+    _Stop.told = -math.inf
+
+
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """While children work, SIGTERM ends them in order, as Ctrl-C does; the interrupt's argument is the signal."""
+    """While children work, SIGTERM ends them in order, as Ctrl-C does; the interrupt's argument is the signal.
+
+    Told twice within a moment (:func:`stop_is_new`) it interrupts once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt(number)
+        if stop_is_new():
+            raise KeyboardInterrupt(number)
 
+    new_stop()
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
@@ -311,7 +354,7 @@ class _Journal:
             key for key in about.keys() | self._about.keys() if about.get(key) != self._about.get(key)
         ):
             raise UsageError(
-                f"{self._path} was begun with other settings ({', '.join(changed)}): choose another folder or delete it"
+                f"{self._path} was begun with other settings ({', '.join(changed)}): choose another folder"
             )
         self.results = results
         return whole

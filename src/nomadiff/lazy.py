@@ -37,7 +37,8 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
 
     def names() -> list[str]:
         known = modules()
-        return sorted({*known, *(name for each in known for name in import_module(f"{package}.{each}").__all__)})
+        found = (import_module(f"{package}.{each}") for each in known)
+        return sorted({*known, *(name for each in found for name in getattr(each, "__all__", ()))})
 
     return find, names
 

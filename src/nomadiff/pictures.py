@@ -6,14 +6,13 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from nomadiff.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
 
 __all__ = ["html_grid", "html_table", "image_grid", "png_data_uri"]
 
@@ -38,6 +37,10 @@ def image_grid(
     Raises:
         UsageError: the tensor is not such a batch, or ``columns`` or ``scale`` is below 1.
     """
+    import numpy as np
+    import torch
+    from PIL import Image
+
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[0] == 0:
         shape = "x".join(map(str, images.shape))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from typing import Any
 
+from nomadiff.errors import NomadiffWarning
 from nomadiff.files import printable
 
-__all__ = ["QUIET", "duration_text", "progress_bar", "say"]
+__all__ = ["QUIET", "duration_text", "plain_warnings", "progress_bar", "say", "say_error"]
 
 QUIET = "NOMADIFF_QUIET"
 """Environment variable that silences progress, here and in worker processes; what ``--quiet`` sets."""
@@ -54,17 +57,40 @@ def progress_bar(
         yield lambda count=1, note="": None
 
 
+def plain_warnings() -> Callable[..., None]:
+    """What ``warnings.showwarning`` is to be: a warning of nomadiff's own is one message and no trace, told once."""
+    show, told = warnings.showwarning, set[str]()
+
+    def showwarning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, NomadiffWarning):
+            show(message, category, *where, **more)
+        elif str(message) not in told:  # a folder that is read for every seed has the same to say every time
+            told.add(str(message))
+            say_error(str(message))
+
+    return showwarning
+
+
+def say_error(text: str) -> None:
+    """Print ``nomadiff: text`` on standard error; the lines of a warning stay lines."""
+    print("nomadiff: " + "\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
+
+
 def say(text: str) -> None:
     """Print one line on standard error, beside the progress of what is being done."""
     if not os.environ.get(QUIET):
         print(printable(text), file=sys.stderr, flush=True)
 
 
+_DAY, _YEAR = 86400, 365.25 * 86400
+_DURATIONS = ((2 * _YEAR, _YEAR, "years", 1), (2 * _DAY, _DAY, "days", 1), (3600, 3600, "h", 1), (60, 60, "min", 0))
+
+
 def duration_text(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    for size, unit, digits in ((86400 * 2, "days", 1), (3600, "h", 1), (60, "min", 0)):
-        if seconds >= size:
-            return f"{seconds / (86400 if unit == 'days' else size):.{digits}f} {unit}"
+    """``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``, ``3.4 years``."""
+    for least, size, unit, digits in _DURATIONS:
+        if seconds >= least:
+            return f"{seconds / size:,.{digits}f} {unit}"
     return f"{seconds:.0f} s"
 
 

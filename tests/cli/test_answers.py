@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,15 @@ from factories import noise_images
 from nomadiff.cli import _parsed, build_app, main
 from nomadiff.cli.answer import Answer, facts, remember
 from nomadiff.cli.config_file import config_reader, split_config
-from nomadiff.cli.next_steps import after_audit, after_comparison, after_evaluation, after_loops
+from nomadiff.cli.next_steps import (
+    after_audit,
+    after_comparison,
+    after_evaluation,
+    after_export,
+    after_improvement,
+    after_loops,
+    after_reproduction,
+)
 from nomadiff.data.digits import read_digits
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.writing import write_images
@@ -107,6 +117,25 @@ def files(tmp_path_factory) -> Path:
     return folder
 
 
+def test_scores_are_replaced_by_the_same_command_only(files, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    vectors = ["metrics", str(files / "real.npy"), str(files / "fake.npy")]
+    images = ["evaluate", "digits:close", "--reference", "digits:reference", "--detector", "digits", "--device", "cpu"]
+    assert main(vectors) == main(vectors) == 0
+    kept = Path("metrics.json").read_bytes()
+    for command in (images, [*vectors, "--k", "3"]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert "metrics.json holds what another command found (nomadiff metrics " in said and "--out" in said
+        assert Path("metrics.json").read_bytes() == kept and not Path("metrics.html").exists()
+        assert main([*vectors, "--json"]) == 0  # writes nothing
+    assert main([*images, "--out", "metrics.json"]) == main(images) == 0
+    assert main(vectors) == 2
+    Path("metrics.json").write_text("of another program")
+    assert main(vectors) == main(images) == 2
+    assert Path("metrics.json").read_text() == "of another program"
+
+
 @pytest.mark.parametrize(
     ("command", "field"),
     [
@@ -132,6 +161,19 @@ def test_json_is_all_there_is_on_standard_output(files, command, field, capsys, 
     assert main([*command.format(files).split(), "--json"]) == 0
     assert field in json.loads(capsys.readouterr().out)
     assert not list(tmp_path.iterdir())  # metrics.json, which metrics writes by default
+
+
+def test_verbs_that_only_read_tables_need_no_torch(files, tmp_path) -> None:
+    study = str(tmp_path / "study")
+    assert main(["compare", *STUDY, *SMALL[:-1], "0", "--method", "dm", "--detector", "digits", "--out", study]) == 0
+    scores = str(files / "metrics.json")
+    code = (
+        "import sys; from nomadiff.cli import main\n"
+        "for words in ('status', sys.argv[1]), ('table', sys.argv[2]), ('verdict', sys.argv[2]):\n"
+        "    print(main(words), 'torch' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, study, scores], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["0 False"] * 3 and "waiting" in done.stdout
 
 
 def test_words_beside_the_answer_go_to_standard_error(files, capsys) -> None:
@@ -215,6 +257,64 @@ def test_what_comes_after_a_comparison(step, words, begun) -> None:
     read(list(map(str, found)))
 
 
+@pytest.mark.parametrize(
+    ("scale", "files", "words"),
+    [
+        ("smoke", ("metrics.json",), "reproduce sims-figure-5 --scale small --dry-run"),
+        ("paper", ("metrics.json",), "table {out}"),
+        ("paper", ("report.html",), ""),
+    ],
+)
+def test_what_comes_after_a_reproduction(scale, files, words, tmp_path) -> None:
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    found = " ".join(map(str, after_reproduction("sims-figure-5", scale, tmp_path)))
+    assert found == words.format(out=tmp_path)
+    if found:
+        read(found.split())
+
+
+@pytest.mark.parametrize(
+    ("out", "hub", "form", "words"),
+    [
+        ("packed", None, "safetensors", "sample packed --count 1000 --out samples.zip"),
+        ("packed", "me/it", "safetensors", "sample packed --count 1000 --out samples.zip"),
+        (None, "me/it", "safetensors", "sample hf:me/it --count 1000 --out samples.zip"),
+        ("own", None, "diffusers", "sample own/model --count 1000 --out samples.zip"),
+        ("plain", None, "diffusers", "import plain --out MODEL"),
+        (None, "me/it", "diffusers", ""),
+    ],
+)
+def test_what_comes_after_an_export(out, hub, form, words, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own/model").mkdir(parents=True)
+    found = " ".join(map(str, after_export(out and Path(out), hub, form)))
+    assert found == words
+    if found:
+        read(found.split())
+
+
+@pytest.mark.parametrize(
+    ("asked", "sure", "base", "drawn"),
+    [
+        (True, True, "run", "better"),
+        (True, None, "edm.pkl", "better"),  # nothing was scored
+        (False, False, "edm.pkl", "better"),
+        (True, False, "run", "run"),
+        (True, False, "edm.pkl", "better/base.safetensors"),  # sample takes no weights of another program
+    ],
+)
+def test_what_comes_after_an_improvement(asked, sure, base, drawn, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("edm.pkl").touch()
+    gain = None if sure is None else SimpleNamespace(is_sure=sure)
+    known = SimpleNamespace(base=SimpleNamespace(path=Path("better/base.safetensors")))
+    done: Any = SimpleNamespace(untrained="", gain=gain, candidates=known)
+    words = list(map(str, after_improvement(done, Path(base), Path("better"), asked=asked)))
+    assert words[:2] == ["sample", drawn]
+    read(words)
+
+
 def test_evaluate_ends_with_its_verdict_and_asks_for_what_is_missing(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["evaluate", "digits:style", "--reference", "digits:reference", "--detector", "digits", "--device", "cpu"]
@@ -226,7 +326,9 @@ def test_evaluate_ends_with_its_verdict_and_asks_for_what_is_missing(tmp_path, c
     copies = tmp_path / "copies"
     pool = read_digits("pool").images[:300]
     write_images(copies, [pool], 300, manifest={"generator": "a copier"})
-    assert main([*command[:1], str(copies), *command[2:], "--train", "digits:pool"]) == 0
+    copying = [*command[:1], str(copies), *command[2:], "--train", "digits:pool"]
+    assert main(copying) == 2  # metrics.json holds the scores of the other set
+    assert main([*copying, "--out", "copies.json"]) == 0
     printed = capsys.readouterr().out
     assert "The samples copy: 100% repeat a training image" in printed
     assert next_of(printed)[:3] == ["compare", "--real", "digits:pool"]
@@ -245,12 +347,49 @@ def test_a_handful_of_images_gets_no_verdict_on_its_distance(files) -> None:
     assert verdict_on(found)[0] == "So few images (30) give no verdict on the distance."
 
 
+def test_noise_is_called_nothing_like_the_reference(tmp_path) -> None:
+    """Of samples of which none lay among the real images it said that a part lies outside them."""
+    write_images(tmp_path / "noise", [noise_images(60, 0)], 60, manifest={})
+    settings = EvaluationSettings(detector="digits", device="cpu")
+    (first, *others) = verdict_on(evaluate_sets(str(tmp_path / "noise"), "digits:reference", settings))
+    assert first.startswith("The samples are nothing like the reference (fd_digits ")
+    assert "times as far" in others[0] and not any("precision" in each for each in others)
+    both = ["digits:close", str(tmp_path / "noise")]
+    told = verdict_on(evaluate_sets(both, "digits:reference", settings))
+    assert told[0].startswith("close is the nearest") and told[1].startswith("noise are nothing like the reference (")
+
+
+def test_shares_are_told_in_words_that_are_true_of_none_and_of_some() -> None:
+    for share in (0.0, 0.6):
+        rows = [{"metric": "fd_digits", "value": 2.0, "floor": 1.0}, {"metric": "fdr", "value": 2.0, "floor": 1.0}]
+        rows += [{"metric": name, "value": share, "floor": 0.9} for name in ("precision", "recall", "coverage")]
+        found: Any = SimpleNamespace(
+            table=Table(rows), samples={"a": torch.zeros(50)}, reference=None, train=None, several=False
+        )
+        assert verdict_on(found)[1] == (
+            f"Too few of the samples lie among the real images: precision {share:.2f}, of fresh real images 0.90."
+        )
+
+
+def test_samples_that_are_the_reference_are_no_test() -> None:
+    settings = EvaluationSettings(detector="digits", device="cpu")
+    one = verdict_on(evaluate_sets("digits:reference", "digits:reference", settings))
+    assert one[0].startswith("797 of 797 images of the samples are in the reference itself")
+    both = verdict_on(evaluate_sets(["digits:close", "real=digits:reference"], "digits:reference", settings))
+    assert both[0].startswith("797 of 797 images of real are in the reference itself")
+    assert "itself" not in "".join(verdict_on(evaluate_sets("digits:close", "digits:reference", settings)))
+
+
 def test_audit_ends_with_what_is_missing_for_an_answer(tmp_path, capsys) -> None:
-    command = ["audit", "digits:pool", "--against", "style=digits:style", "--detector", "digits", "--device", "cpu"]
+    for name, spec in (("photos", "pool"), ("made", "style"), ("trusted", "reference")):
+        manifest = {"kind": "synthetic" if name == "made" else "real"}
+        write_images(tmp_path / name, [read_digits(f"digits:{spec}").images[:150]], 150, manifest=manifest)
+    command = ["audit", str(tmp_path / "photos"), "--against", f"style={tmp_path / 'made'}", "--detector", "digits"]
+    command += ["--device", "cpu"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "style: " in printed and next_of(printed)[-2:] == ["--trusted", "REAL_IMAGES"]
-    assert main([*command, "--trusted", "digits:reference", "--out", str(tmp_path / "audit.json")]) == 0
+    assert main([*command, "--trusted", str(tmp_path / "trusted"), "--out", str(tmp_path / "audit.json")]) == 0
     printed = capsys.readouterr().out
     assert str(tmp_path / "audit-images.csv") in printed and next_of(printed)[0] == "compare"
 
@@ -270,7 +409,7 @@ def test_loop_ends_with_its_verdict_and_more_runs(tmp_path, capsys) -> None:
     assert main([*command, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "standard: MADness ratio" in printed and "undecided" in printed
-    assert next_of(printed)[-6:] == ["--seeds", "4", "0", "1", "2", "3"]
+    assert "generation 1 is not yet a model" in printed and next_of(printed)[-2:] == ["--budget", "256"]
 
 
 @pytest.mark.parametrize(
@@ -286,6 +425,9 @@ def test_what_comes_after_loops(rows, ends, begun) -> None:
     words = [str(word) for word in after_loops(Path("loops"), range(5), 10, verdicts)]
     assert words[-len(ends) :] == ends
     read(words)
+    fewer = [str(word) for word in after_loops(Path("loops"), [4], 10, verdicts)]
+    assert fewer[-6:] == ["--seeds", "4", "0", "1", "2", "3"]
+    read(fewer)
 
 
 def test_a_good_set_is_put_beside_others(tmp_path) -> None:

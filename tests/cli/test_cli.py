@@ -1,5 +1,6 @@
 import errno
 import re
+import signal
 import subprocess
 import sys
 
@@ -55,7 +56,7 @@ def test_the_whole_journey(folders, capsys):
     assert main(["sample", str(run), "--count", "40", "--steps", "3", "--device", "cpu", "--out", str(samples)]) == 0
     grid = (folders / "samples.zip-grid.png").read_bytes()
     assert len(grid) > 100
-    for name in ("samples", "samples.png"):  # other sets, whose grids are not this one's
+    for name in ("samples", "samples.1"):  # other sets, whose grids are not this one's
         words = ["--count", "4", "--steps", "3", "--seed", "1", "--device", "cpu", "--out", str(folders / name)]
         assert main(["sample", str(run), *words]) == 0
         assert (folders / f"{name}-grid.png").is_file()
@@ -95,6 +96,30 @@ def test_same_command_again_is_done_at_once(folders, capsys):
         (["train", "--real", "digits:pool", "--out", "y", "--preset", "digits", "--device", "abacus"], "abacus"),
         (["compare", "--real", "digits:pool", "--reference", "digits:reference", "--out", "y"], "--synthetic"),
         (["reproduce", "casd-table-9"], "casd-table-1"),
+        (
+            ["train", "--real", "digits:pool", "--synthetic", "mine=digits:pool", "--out", "y"],
+            "source 'mine' holds the real",
+        ),
+        (
+            [
+                "compare",
+                "--real",
+                "digits:pool",
+                "--synthetic",
+                "digits:pool",
+                "--reference",
+                "digits:reference",
+                "--preset",
+                "digits",
+                "--out",
+                "y",
+            ],
+            "source 'pool' holds the real images",
+        ),
+        (["metrics", "a.npy"], "metrics GENERATED --reference REAL"),
+        (["metrics", "a.npy", "b.npy", "--reference", "c.npy"], "give the real vectors once"),
+        (["status", "absent"], "absent: no such folder"),
+        (["work", "absent"], "absent: no such folder"),
         (["reproduce", "casd-table-1", "--scale", "huge"], "smoke, small, medium, paper"),
         (["reproduce", "casd-table-1", "--scale", "smoke", "--runs", "3"], "runs"),
     ],
@@ -226,6 +251,16 @@ def test_debug_shows_the_traceback(tmp_path):
         main(["--debug", "info", str(tmp_path / "absent")])
 
 
+@pytest.mark.parametrize(("told", "code"), [((), 130), ((signal.SIGINT,), 130), ((signal.SIGTERM,), 143)])
+def test_the_exit_code_of_a_stop_says_by_which_signal(told, code, capsys, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt(*told)
+
+    monkeypatch.setattr("nomadiff.workflows.info.describe", stopped)
+    assert main(["info", "run"]) == code
+    assert capsys.readouterr().err == "nomadiff: stopped\n"
+
+
 def test_dry_run_plans_and_starts_nothing(folders, capsys):
     out = folders / "run"
     command = ["--real", str(folders / "photos"), "--synthetic", str(folders / "generated"), *SMALL, "--out", str(out)]
@@ -237,6 +272,14 @@ def test_dry_run_plans_and_starts_nothing(folders, capsys):
     assert main(["compare", *command, "--reference", str(folders / "held-out"), "--dry-run"]) == 0
     assert "9 like this one" in capsys.readouterr().out
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["s.png", "s.npy", "s.tar"])
+def test_samples_are_no_folder_that_looks_like_a_file(folders, capsys, name):
+    run = folders / "run"
+    assert main(["train", "--real", str(folders / "photos"), "--method", "dm", *SMALL, "--out", str(run)]) == 0
+    assert main(["sample", str(run), "--count", "4", "--steps", "2", "--out", str(folders / name)]) == 2
+    assert "a folder, a .zip or a .npz" in capsys.readouterr().err and not (folders / name).exists()
 
 
 def test_sampling_never_overwrites(folders, capsys):
@@ -314,6 +357,8 @@ def test_every_verb_that_reads_images_can_leave_out_the_unreadable(verb, capsys)
          "--validation", "{broken}", *SMALL, "--dry-run"],
         ["loop", "--real", "{whole}", "--reference", "{broken}", "--algorithm", "standard", "--generations", "2",
          "--seeds", "0", "--count", "40", "--workers", "1", "--out", "{new}", *SMALL, "--detector", "digits"],
+        ["compare", "--real", "{broken}", "--synthetic", "s={other}", "--reference", "{held-out}", "--out", "{new}",
+         *SMALL, "--dry-run"],
         ["suggest", "--real", "{broken}", "--device", "cpu"],
         ["audit", "{broken}", "--against", "s={whole}", "--device", "cpu"],
         ["audit", "{whole}", "--against", "s={other}", "--trusted", "{broken}", "--device", "cpu"],
@@ -330,6 +375,7 @@ def test_one_broken_file_ends_nothing(folders, capsys, words):
     words = [word.format(**places) for word in words]
     assert main(words) == 1
     said = capsys.readouterr().err
+    assert "neither a run folder" not in said
     assert said.count("\n") == 1 and "2 of 48 images cannot be read" in said and "--skip-unreadable" in said
     assert main([*words, "--skip-unreadable"]) == 0
     captured = capsys.readouterr()
@@ -373,12 +419,16 @@ def test_quiet_leaves_out_progress_and_keeps_results(folders, capfd, monkeypatch
     assert told.err == "" and "model: " in told.out
 
 
-HEAVY = {"suggest", "train", "compare", "evaluate", "improve", "shift", "loop"}  # their settings are torch's
-
-
-def test_the_options_of_most_verbs_are_read_without_torch():
-    """Its import takes a second and a half, which --help and a mistyped option should not wait for."""
-    code = "import sys, importlib\nfor verb in sys.argv[1:]: importlib.import_module(f'nomadiff.cli.{verb}')\n"
-    light = [verb.replace("import", "import_") for verb in VERBS if verb not in HEAVY]
-    command = [sys.executable, "-c", code + "print('torch' in sys.modules)", *light]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+def test_the_help_of_no_verb_imports_torch():
+    """It takes a second and a half, which --help and a mistyped option should not wait for."""
+    code = (
+        "import sys; from nomadiff.cli import main\n"
+        "for verb in sys.argv[1:]:\n"
+        "    before = {*sys.modules}; code = main([verb, '--help']); new = {*sys.modules} - before\n"
+        "    print(verb, code, *(name for name in new if '.' not in name), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *VERBS], capture_output=True, text=True, check=True)
+    found = {verb: new for verb, _, *new in map(str.split, done.stderr.splitlines())}
+    assert [*found] == [*VERBS] and done.stdout.count("Usage: nomadiff") == len(VERBS)
+    heavy = {"torch", "numpy", "scipy", "PIL", "safetensors"}
+    assert {verb: heavy & {*new} for verb, new in found.items() if heavy & {*new}} == {}

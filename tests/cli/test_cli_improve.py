@@ -1,8 +1,13 @@
 """``nomadiff improve`` on the command line: one line for every mistake, a plan without work, a model in the end."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from nomadiff.cli import main
+from nomadiff.data.image_source import ImageSource
+from nomadiff.improve import weight_search
+from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model
 
 SMALL = ["--preset", "digits", "--budget", "256", "--snapshot-every", "128", "--device", "cpu"]
@@ -52,6 +57,9 @@ def test_a_plan_starts_nothing(base, tmp_path, capsys):
         (["--weight", "1", "--train-part", "encoder"], "all, decoder"),
         (["--budget", "many"], "5Mi"),
         (["--reference", "digits:close"], "--allow-synthetic-as-real"),
+        (["--weight", "1", "--train", "digits:pool"], "--train is about scores"),
+        (["--weight", "1", "--group-by", "patient"], "--group-by is about scores"),
+        (["--weight", "1", "--metric", "recall"], "--metric recall needs --reference"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(base, tmp_path, capsys, options, said):
@@ -60,3 +68,17 @@ def test_a_mistake_is_one_line_and_leaves_nothing(base, tmp_path, capsys, option
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_drawing_what_is_scored_says_how_far_it_is(base, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def bar(description, total, show):
+        assert (description, total, show) == ("samples to score", 24, True)
+        yield seen.append
+
+    monkeypatch.setattr(weight_search, "progress_bar", bar)
+    held_out = ImageSource.open("digits:reference", name="real", synthetic=False).first(40)
+    weight_search.score_model(Model.load(base, device="cpu"), ReferenceSet(held_out, detector="pixels"), 24, 0)
+    assert sum(seen) == 24

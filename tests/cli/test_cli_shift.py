@@ -52,6 +52,7 @@ def test_a_plan_starts_nothing(base, tmp_path, capsys):
         ([*TARGET, "--classifier", "nowhere.pt"], "no such detector file"),
         ([*TARGET, "--weight", "-1"], "one at least above 0"),
         ([*TARGET, "--reference", "digits:close"], "--allow-synthetic-as-real"),
+        ([*TARGET, "--group-by", "patient"], "--group-by is about scores"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(base, tmp_path, capsys, options, said):

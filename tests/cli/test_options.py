@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 from nomadiff.cli import _parsed, build_app, main
 from nomadiff.cli.config_file import write_command
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.source_mix import SourceMix
+from nomadiff.methods.dm import DM
 
 TRAIN = "train --real a --out {out}"
 COMPARE = "compare --real a --reference b --out {out}"
@@ -19,6 +24,37 @@ OWN_PARTS = {"--method", "--preset", "--solver", "--detector", "--classifier", "
 def names_of(verb):
     arguments = VERBS[verb].assemble_argument_collection()
     return {name for argument in arguments if argument.show for name in argument.names}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    mix = SourceMix(ImageSource.open("digits:pool", name="real", synthetic=False))
+    return (
+        DM("digits", budget=64, batch=64, warmup=0).fit(mix, tmp_path_factory.mktemp("base") / "run", device="cpu").path
+    )
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if "--detector" in names_of(verb)])
+def test_whatever_takes_a_detector_takes_its_weights(verb):
+    assert "--detector-weights" in names_of(verb)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --real digits:pool --validation digits:reference --evaluate-every 100 --preset digits --budget 1k",
+        "improve {model} --reference digits:reference --weight 1",
+        "shift {model} --reference digits:reference --target 3=0.3",
+        "loop --real digits:pool --reference digits:reference --preset digits",
+        "compare --real digits:pool --reference digits:reference --preset digits --method dm",
+    ],
+)
+def test_weights_that_are_not_there_are_told_first(command, tmp_path, capsys, monkeypatch, trained):
+    monkeypatch.chdir(tmp_path)
+    words = f"{command.format(model=trained)} --detector cifar10-resnet56 --detector-weights absent.th --out new"
+    assert main([*words.split(), "--device", "cpu"]) == 1
+    assert "absent.th: no such weight file" in capsys.readouterr().err
+    assert not any(path.is_file() for path in Path("new").rglob("*.safetensors"))
 
 
 def read(command, **folders):
@@ -98,7 +134,14 @@ def test_one_name_for_one_thing():
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_has_a_help_text(verb):
     arguments = VERBS[verb].assemble_argument_collection(parse_docstring=True)
-    assert [argument.name for argument in arguments if argument.show and not argument.parameter.help] == []
+    told = {argument.name: argument.parameter.help for argument in arguments if argument.show}
+    assert [name for name, text in told.items() if not text] == []
+    # a field that nobody described gets the text of the settings it belongs to
+    described = re.findall(r"^    (\w+): (.+)$", inspect.getdoc(VERBS[verb].default_command), re.MULTILINE)
+    own = {argument.field_info.name for argument in arguments if argument.show}
+    settings = {text for name, text in described if name not in own}
+    assert [name for name, text in told.items() if text in settings] == []
+    assert [name for name, text in told.items() if re.search(r"\bNone\b", text)] == []  # Python's word
 
 
 @pytest.mark.parametrize(
@@ -123,3 +166,21 @@ def test_the_file_that_repeats_a_run_holds_every_option(command, tmp_path):
     again = app.parse_args([verb, "--out", str(tmp_path)], exit_on_error=False, print_error=False)[1].arguments
     assert again == given
     assert (Path(tmp_path) / "command.toml").read_text().startswith(f"# nomadiff {verb} --config command.toml")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("lora trained.safetensors --out neon.safetensors --rank 4", "--rank is for a pipeline"),
+        ("lora trained.safetensors --out neon.safetensors --budget 2k", "--budget is for a pipeline"),
+        ("lora trained.safetensors --out neon.safetensors --images own/", "--images is for a pipeline"),
+        ("lora pipeline --images own --out a.safetensors --auxiliary ./a.safetensors", "give each its own file"),
+        ("export run --out exported --public", "--public is for --hub"),
+        ("import . --out model --sha256 " + 64 * "0", "--sha256"),
+    ],
+)
+def test_an_option_that_another_makes_useless_is_refused(command, told, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1

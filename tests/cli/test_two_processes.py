@@ -1,11 +1,7 @@
 """Two real processes under torchrun (gloo): the same command line that several GPUs are used with."""
 
-import os
-import subprocess
-
 import pytest
 import torch
-from factories import TWO_PROCESSES
 
 from nomadiff.cli import main
 from nomadiff.data.images import read_images
@@ -15,25 +11,11 @@ from nomadiff.training.run_folder import RunFolder
 SMALL = ["--preset", "digits", "--budget", "512", "--batch", "64", "--warmup", "64", "--snapshot-every", "256"]
 
 
-def two_processes(*arguments):
-    launcher = TWO_PROCESSES
-    done = subprocess.run(
-        [*launcher, "-m", "nomadiff", *arguments, "--device", "cpu"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(two_processes, tmp_path_factory):
     out = tmp_path_factory.mktemp("two") / "run"
     sources = ["--real", "digits:pool", "--synthetic", "close=digits:close", "--real-fraction", "0.5"]
-    two_processes("train", *sources, *SMALL, "--out", str(out))
+    two_processes("train", *sources, *SMALL, "--device", "cpu", "--out", str(out))
     return out
 
 
@@ -47,11 +29,11 @@ def test_two_processes_train_one_model(run):
 
 
 @pytest.mark.slow
-def test_two_processes_draw_what_one_draws(run, tmp_path):
+def test_two_processes_draw_what_one_draws(two_processes, run, tmp_path):
     """Each process draws its share; bits may differ by float32 rounding, since batches have another size."""
-    draw = ["sample", str(run), "--count", "37", "--steps", "4", "--seed", "5"]
+    draw = ["sample", str(run), "--count", "37", "--steps", "4", "--seed", "5", "--device", "cpu"]
     two_processes(*draw, "--batch-size", "8", "--out", str(tmp_path / "two.zip"))
-    assert main([*draw, "--device", "cpu", "--out", str(tmp_path / "one.zip")]) == 0
+    assert main([*draw, "--out", str(tmp_path / "one.zip")]) == 0
     two, one = (read_images(tmp_path / f"{name}.zip").images.to(torch.int16) for name in ("two", "one"))
     assert two.shape == one.shape == (37, 1, 8, 8)
     assert (two - one).abs().max() <= 1
@@ -59,14 +41,14 @@ def test_two_processes_draw_what_one_draws(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ambient", "weighted", "filtered"])
-def test_two_processes_find_out_together_how_to_use_synthetic_images(method, tmp_path):
+def test_two_processes_find_out_together_how_to_use_synthetic_images(two_processes, method, tmp_path):
     """Both judge, or train the pilots, and come to one result; the classifiers see no more images than of one."""
     sources = ["--real", "digits:pool", "--real-subset", "first:40", "--synthetic", "style=digits:style"]
     small = ["--synthetic-subset", "first:60", "--preset", "digits", "--budget", "768", "--batch", "64"]
-    command = ["train", *sources, *small, "--warmup", "64", "--method", method, "--out"]
+    command = ["train", *sources, *small, "--warmup", "64", "--method", method, "--device", "cpu", "--out"]
     said = two_processes(*command, str(tmp_path / "two"))
     assert said.count("model: ") == 1
-    assert main([*command, str(tmp_path / "one"), "--device", "cpu"]) == 0
+    assert main([*command, str(tmp_path / "one")]) == 0
     name = {"ambient": "floors", "weighted": "shares", "filtered": "kept"}[method]
     tables = [read_table(tmp_path / each / "preparation" / f"{name}.json") for each in ("two", "one")]
     assert [len(table.rows) for table in tables] == [4 if method == "weighted" else 60] * 2
@@ -78,9 +60,10 @@ def test_two_processes_find_out_together_how_to_use_synthetic_images(method, tmp
 
 
 @pytest.mark.slow
-def test_two_processes_distil_together(run, tmp_path):
+def test_two_processes_distil_together(two_processes, run, tmp_path):
     command = ["improve", str(run), "--weight", "1", "--budget", "256", "--snapshots", "1", "--synthetic-count", "64"]
+    command += ["--device", "cpu"]
     two_processes(*command, "--distil", "--out", str(tmp_path / "two"))
-    assert main([*command, "--distil", "--device", "cpu", "--out", str(tmp_path / "one")]) == 0
+    assert main([*command, "--distil", "--out", str(tmp_path / "one")]) == 0
     files = [sorted(path.name for path in (tmp_path / each / "distilled").iterdir()) for each in ("two", "one")]
     assert files[0] == files[1] == ["model.safetensors", "sources.json"]

@@ -92,7 +92,6 @@ def hub(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="needs nomadiff[hf]")
     import pyarrow.parquet
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
     def encoded(pixels):

@@ -28,7 +28,6 @@ def test_the_extra_is_named_when_it_is_missing(monkeypatch):
 def hub_set(tmp_path, monkeypatch):
     """A data set of four images in two classes and two splits, loaded from disk by its path."""
     pytest.importorskip("datasets", reason="needs nomadiff[hf]")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 6, 3), dtype=np.uint8)
     for split, images in zip(("train", "test"), pixels):

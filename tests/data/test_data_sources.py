@@ -116,7 +116,11 @@ def test_selections_chain_and_keep_labels():
     assert chosen.provenance["subset"] == ["classes:1-2", "first:6", "random:4:3"]
     assert chosen.provenance["count"] == 4 and chosen.provenance["content_hash"] == chosen.content_hash
     with pytest.raises(UsageError, match="no image has a class among"):
-        source.with_classes("7")
+        source.with_classes("7-9")
+    for text in ("7", "0,7", "7-9,7", "0-2,7"):  # what is named and not there is a slip; a range may be too wide
+        with pytest.raises(UsageError, match="x: no class '7'; there are 0, 1, 2"):
+            source.with_classes(text)
+    assert len(source.with_classes("1-9")) == 20
     with pytest.raises(UsageError, match="x: has no class labels"):
         numbered("x", 3, labels=False).with_classes("0")
     for bad in (lambda: source.first(31), lambda: source.first(0), lambda: source.random(3, -1)):

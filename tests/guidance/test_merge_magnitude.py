@@ -9,8 +9,8 @@ import torch
 
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
-from nomadiff.guidance.guided import check_guidance
 from nomadiff.guidance.merge import merged
+from nomadiff.guidance.strength import check_guidance
 from nomadiff.improve.settings import Improvement
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig

@@ -199,7 +199,7 @@ def test_where_there_is_nothing_to_distil_it_is_refused(tmp_path):
 
 
 def test_the_plan_and_the_command_line_know_it(bases, tmp_path, capsys):
-    assert "distilling:  6.4e-05 Mi" in plan_improvement(bases / "dm", QUICK, scored=True)
+    assert "distilling:  64 images" in plan_improvement(bases / "dm", QUICK, scored=True)
     assert "distilling" not in plan_improvement(bases / "dm", dataclasses.replace(QUICK, distil=False), scored=True)
     command = ["improve", str(bases / "dm"), "--weight", "1", "--budget", "64", "--snapshots", "1", "--distil"]
     command += ["--synthetic-count", "40", "--device", "cpu", "--out", str(tmp_path / "out")]

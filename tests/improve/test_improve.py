@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import signal
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from nomadiff.improve.auxiliary import auxiliary_config, budgets
 from nomadiff.improve.confirmation import Pair
 from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
-from nomadiff.improve.weight_search import Chooser
+from nomadiff.improve.weight_search import Chooser, check_scores
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
 from nomadiff.metrics.reference import ReferenceSet
@@ -53,6 +54,17 @@ def reference():
 
 def small_shards(monkeypatch):
     monkeypatch.setattr(Model, "default_batch_size", 16)
+
+
+@pytest.mark.parametrize(("told", "code"), [((), 130), ((signal.SIGTERM,), 143)])
+def test_a_stop_keeps_its_signal(base, tmp_path, monkeypatch, told, code):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt(*told)
+
+    monkeypatch.setattr(own_samples.OwnSamples, "draw", stopped)
+    with pytest.raises(Interrupted) as caught:
+        improve(base, tmp_path / "out", QUICK, device="cpu")
+    assert caught.value.exit_code == code
 
 
 def test_the_folder_becomes_a_model(base, tmp_path):
@@ -113,6 +125,29 @@ def test_own_samples_are_drawn_in_shards_that_do_not_matter(base, tmp_path, monk
     assert own.open().provenance["kind"] == "synthetic"
 
 
+def test_shards_of_another_count_or_seed_are_drawn_anew(base, tmp_path, monkeypatch):
+    """As a source guidance that was killed while it drew, and called again with other settings."""
+    small_shards(monkeypatch)
+    one = own_samples.Processes(0, 1, base.device)
+    for count, seed in ((40, 3), (36, 3), (40, 3), (40, 4), (20, 4)):
+        own = own_samples.OwnSamples(base, tmp_path, count, seed)
+        before = {path.name: path.stat().st_mtime_ns for path in own.path.glob("*")}
+        own.draw(one)
+        assert (own.open().images.int() - base.sample(count, seed=seed).int()).abs().max() <= 1
+        if (count, seed) == (36, 3):  # whole shards of the same samples stay
+            assert own.path.joinpath("000000000.npz").stat().st_mtime_ns == before["000000000.npz"]
+
+
+def test_own_samples_and_scores_are_drawn_in_what_suits_model_and_machine(base, tmp_path, monkeypatch):
+    chosen = lambda _, precision: "bf16" if precision == "auto" else precision  # noqa: E731 - as on a machine with bf16
+    monkeypatch.setattr(type(base), "drawing_precision", chosen)
+    own = own_samples.OwnSamples(base, tmp_path, 8, 3)
+    own.draw(own_samples.Processes(0, 1, base.device))
+    assert torch.equal(own.open().images, base.sample(8, seed=3, precision="bf16"))
+    assert not torch.equal(own.open().images, base.sample(8, seed=3, precision="fp32"))
+    assert own.open().provenance["manifest"]["precision"] == "bf16"
+
+
 # choosing
 
 
@@ -130,8 +165,8 @@ def test_a_searched_weight_is_confirmed_on_other_noise(base, reference, tmp_path
     assert len(fresh) == 4 and [row["weight"] == 0 for row in fresh] == [True, True, False, False]
     best = min((row for row in search if row["budget"]), key=lambda row: row["fd_pixels"])
     assert {(row["budget"], row["weight"]) for row in fresh if row["budget"]} == {(best["budget"], best["weight"])}
-    for name in ("fd_pixels", "precision", "recall", "coverage", "nfe", "gflop", "seconds_per_image", "space"):
-        assert all(name in row for row in rows)
+    names = ("fd_pixels", "precision", "recall", "coverage", "nfe", "gflop", "seconds_per_image", "drawn_in", "space")
+    assert all(name in row for name in names for row in rows)
     assert {row["nfe"] for row in rows if row["weight"]} == {10} and {r["nfe"] for r in rows if not r["weight"]} == {5}
     meta = json.loads((tmp_path / "out" / "improve.json").read_text())["meta"]
     assert meta["best"]["weight"] == best["weight"] and meta["sentence"] == done.sentence
@@ -197,8 +232,26 @@ def test_any_metric_of_the_library_can_decide(base, reference, tmp_path, monkeyp
     search = [row for row in done.table.rows if row["noise"] == "search" and row["budget"]]
     chosen = max(search, key=lambda row: (row["coverage"], -row["budget"]))
     assert f"{chosen['budget']:012d}" in done.model.guidance.auxiliary
-    with pytest.raises(UsageError, match="no metric 'fid': this reference gives fd_pixels, fdr, precision"):
-        improve(base, tmp_path / "p", dataclasses.replace(QUICK, metric="fid"), reference=reference, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "images", "said"),
+    [
+        ({"metric": "fid"}, 60, "no metric 'fid': this reference gives fd_pixels, fdr, precision"),
+        ({"metric": "replication"}, 60, "no metric 'replication'"),  # without training images
+        ({"count": 5}, 60, "count: precision and recall with k = 5 need more than 5"),
+        ({}, 39, "needs at least 40 images"),
+    ],
+)
+def test_what_cannot_be_scored_is_found_before_the_training(base, tmp_path, change, images, said):
+    few = ReferenceSet(noise_source("reference", 9, images).images, detector="pixels")
+    with pytest.raises(UsageError, match=said):
+        improve(base, tmp_path / "p", dataclasses.replace(QUICK, **change), reference=few, device="cpu")
+    assert not (tmp_path / "p").exists()
+
+
+def test_the_ratio_to_fresh_data_may_decide(base, reference):
+    check_scores(dataclasses.replace(QUICK, metric="fdr"), reference)
 
 
 # going on
@@ -218,7 +271,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, reference, tmp_path
     stops = [
         (own_samples, "write_images", 2),
         (RunFolder, "log", 1),
-        (own_samples.shutil, "rmtree", 1),
+        (own_samples, "remove_tree", 1),
         (Chooser, "_save_row", 3),
         (Chooser, "_save_row", 4),
         (GuidanceConfig, "write", 1),

@@ -25,7 +25,8 @@ from nomadiff.models.dry_run import plan_training
 from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.shift.shift import Shift, shift
+from nomadiff.shift.settings import Shift
+from nomadiff.shift.shift import shift
 from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
 
 SHAPE = (1, 8, 8)
@@ -114,7 +115,7 @@ def stopped_runs(run, whole, broken, stops, monkeypatch, stop_after):
 STOPS = [
     (own_samples, "write_images", 1),
     (RunFolder, "log", 1),
-    (own_samples.shutil, "rmtree", 1),
+    (own_samples, "remove_tree", 1),
     (GuidanceConfig, "write", 1),
 ]
 

@@ -23,6 +23,7 @@ from nomadiff.job_folder import JobFolder, work
 from nomadiff.methods.dm import DM
 from nomadiff.models.model import Model
 from nomadiff.studies.work import study_status, work_study
+from nomadiff.workflows import improve_jobs
 from nomadiff.workflows.held_out import HeldOut
 from nomadiff.workflows.improve import improve_files
 from nomadiff.workflows.improve_jobs import (
@@ -121,7 +122,7 @@ def test_workers_that_are_killed_share_an_improvement(files, tmp_path):
         return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     workers = [worker(), worker()]
-    for kill in range(4):
+    for kill in range(2):
         done = len(list(study.out.glob("jobs/*/done.json")))
         while len(list(study.out.glob("jobs/*/done.json"))) < min(done + 2, 12):
             time.sleep(0.05)
@@ -130,6 +131,23 @@ def test_workers_that_are_killed_share_an_improvement(files, tmp_path):
         workers[kill % 2] = worker()
     assert [each.wait(300) for each in workers] == [0, 0]
     assert found(tmp_path / "many") == found(by_one(study, tmp_path / "one"))
+
+
+def test_the_choice_is_a_job_that_a_helper_may_be_at(files, tmp_path, monkeypatch):
+    """A helper that was faster held the folder: what had begun it all ended with "in use by another process"."""
+    study = begin_improvement(settled(files, tmp_path / "out", repeats=1))
+    *jobs, last = improvement_jobs(study)
+    work(study.out, jobs)
+    usual, claims = improve_jobs._choose, []
+
+    def choosing(*given: Any) -> Any:
+        claims.append([path.name for path in study.out.glob("jobs/choice/claim-*")])
+        return usual(*given)
+
+    monkeypatch.setattr(improve_jobs, "_choose", choosing)
+    assert improve_study(study, 1).gain is not None and claims == [["claim-1"]]
+    assert JobFolder(study.out).is_done(last)
+    assert improve_study(study, 1).gain is not None and claims == [["claim-1"], []]  # a helper has made it: read
 
 
 def test_another_weight_takes_scores_alone_and_what_was_scored_is_known(files, tmp_path, monkeypatch):

@@ -209,6 +209,8 @@ def test_a_pipeline_that_was_not_improved_goes_out_as_it_came(tmp_path: Path) ->
     GuidanceConfig("extrapolation", 0.0, "../base", "../base").write(tmp_path / "better")
     out = export_model(Model.load(tmp_path / "better", device="cpu"), tmp_path / "out", form="diffusers")
     assert read_json(out / "model_index.json")["_class_name"] == "DDPMPipeline"
+    modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert len(modes) == 1 and modes != {0o600}, "weights that only their owner reads"
 
 
 def test_tables_for_the_card(models: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +227,39 @@ def test_tables_for_the_card(models: Any, tmp_path: Path, capsys: pytest.Capture
         assert main([*command[:3], str(tmp_path / "other"), "--metrics", str(tmp_path / name)]) == 2
         assert "a card shows what nomadiff evaluate" in capsys.readouterr().err
         assert not (tmp_path / "other").exists()
+
+
+def test_scores_of_another_model_are_not_shown(models: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, other = models("base"), models("other", seed=1)
+    assert base.sha256 != other.sha256
+    improved = {"sentence": "weight 0.8: +10 % gain", "command": "nomadiff improve other --out better"}
+    rows = [{"set": name, "metric": "fd_digits", "value": value} for name, value in (("a", 1.5), ("b", 2.5))]
+    both = {"a": base.sha256, "b": other.sha256}
+    tables = {
+        "mine": Table(METRICS.rows, {**METRICS.meta, "model_sha256": base.sha256}),
+        "others": Table(METRICS.rows, {**METRICS.meta, "samples": "other.zip", "model_sha256": other.sha256}),
+        "improve": Table([], {**improved, "model_sha256": other.sha256}),
+        "several": Table(rows, {"count": {"a": 10, "b": 20}, "model_sha256": both}),
+        "unknown": Table(rows, {"count": {"a": 10, "b": 20}, "samples": {"a": "a.zip", "b": "b.zip"}}),
+    }
+    for name, table in tables.items():
+        table.write(tmp_path / f"{name}.json")
+
+    def export(name: str) -> int:
+        command = ["export", str(tmp_path / "base"), "--out", str(tmp_path / f"out-{name}")]
+        return main([*command, "--metrics", str(tmp_path / f"{name}.json")])
+
+    assert export("mine") == export("several") == 0
+    card = (tmp_path / "out-several" / "README.md").read_text()
+    assert "| fd_digits | 1.5 |" in card and "2.5" not in card and "count 10" in card
+    for name, says in (
+        ("others", "the scores are of another model (other.zip)"),
+        ("improve", "the scores are of another model (nomadiff improve other --out better)"),
+        ("unknown", "none of which is known to be of this model"),
+    ):
+        capsys.readouterr()
+        assert export(name) == 2
+        assert says in capsys.readouterr().err and not (tmp_path / f"out-{name}").exists()
 
 
 def test_weights_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,14 @@ def test_two_at_once_and_another_job(verb: Verb, tmp_path: Path) -> None:
     assert not (tmp_path / "set.zip.part").exists()
 
 
+def test_a_stop_keeps_its_signal(tmp_path: Path) -> None:
+    """SIGTERM is told as an interrupt while processes work; it was called Ctrl-C from here on."""
+    for told, code in ((), 130), ((signal.SIGTERM,), 143):
+        with pytest.raises(Interrupted) as stopped, part_folder(tmp_path / "set.zip", {}):
+            raise KeyboardInterrupt(*told)
+        assert stopped.value.exit_code == code
+
+
 def test_another_job_is_not_told_that_it_is_done(model: Model, tmp_path: Path) -> None:
     """Killed while it deleted the working folder, and continued with another seed."""
     out, workdirs = tmp_path / "set.zip", [tmp_path / f"{change}" for change in range(1, 60)]
@@ -307,10 +316,9 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_a_grid_is_not_overwritten(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["sample", str(model.path.parent), "--count", "3", "--steps", "1", "--device", "cpu"]
-    for name in ("s", "s.zip", "s.png"):
-        assert main([*command, "--out", str(tmp_path / name)]) == 0
-    grids = {entry.name for entry in tmp_path.glob("*-grid.png")}
-    assert grids == {"s-grid.png", "s.zip-grid.png", "s.png-grid.png"}
+    for name, code in (("s", 0), ("s.zip", 0), ("s.png", 2)):  # one picture holds no set of images
+        assert main([*command, "--out", str(tmp_path / name)]) == code
+    assert {entry.name for entry in tmp_path.glob("*.png")} == {"s-grid.png", "s.zip-grid.png"}
     before = (tmp_path / "s-grid.png").read_bytes()
     assert main([*command, "--seed", "1", "--out", str(tmp_path / "t"), "--grid", str(tmp_path / "s-grid.png")]) == 2
     assert "refusing to overwrite" in capsys.readouterr().err

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import TWO_PROCESSES, noise_images
+from factories import noise_images
+from standing_pair import StandingPair
 
 from nomadiff.cli import main
 from nomadiff.data.image_source import ImageSource
@@ -37,9 +36,9 @@ from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
 from nomadiff.training.fitting import Fitting
 from nomadiff.training.presets import Preset
+from nomadiff.training.settings import TrainingConfig
 
 diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
 
@@ -367,6 +366,20 @@ def test_improve_stays_in_latent_space(
     assert main(samples) == 0
 
 
+def test_an_autoencoder_that_is_missing_is_told_before_a_copy_is_trained(
+    sets: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*args: Any, **options: Any) -> Autoencoder:
+        raise DataError("this autoencoder cannot be loaded")
+
+    monkeypatch.setattr(Autoencoder, "load", missing)
+    words = ["improve", str(run), "--synthetic-count", "24", "--budget", "32", "--weight", "0.5", "--count", "40"]
+    words += ["--reference", str(sets / "held-out"), "--device", "cpu", "--out", str(tmp_path / "better")]
+    assert main(words) == 1
+    assert "this autoencoder cannot be loaded" in capsys.readouterr().err
+    assert not list((tmp_path / "better").rglob("*.safetensors")) and not (tmp_path / "better" / "own").exists()
+
+
 def test_own_latents_are_the_same_however_often_interrupted(run: Path, tmp_path: Path) -> None:
     model = Model.load(run, device="cpu")
     whole, broken = (OwnSamples(model, tmp_path / name, 20, 3) for name in ("a", "b"))
@@ -375,7 +388,10 @@ def test_own_latents_are_the_same_however_often_interrupted(run: Path, tmp_path:
     whole.draw(ALONE)
     broken.draw(ALONE)
     (tmp_path / "b" / "own" / "000000008.zip").unlink()
+    kept = tmp_path / "b" / "own" / "000000000.zip"
+    before = kept.stat().st_mtime_ns
     broken.draw(ALONE)
+    assert kept.stat().st_mtime_ns == before
     assert torch.equal(whole.open().images, broken.open().images)
 
 
@@ -429,17 +445,9 @@ def test_an_imported_model_of_latents(workdir: Path, lookalikes: Any, tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_processes_encode_what_one_encodes(workdir: Path, tmp_path: Path) -> None:
+def test_two_processes_encode_what_one_encodes(two_processes: StandingPair, workdir: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "photos", [pictures(1010)], 1010, manifest={"kind": "real"})  # two shards of the work
     words = ["encode", str(tmp_path / "photos"), "--vae", str(workdir / "vae"), "--device", "cpu", "--batch-size", "64"]
     assert main([*words, "--out", str(tmp_path / "one.zip")]) == 0
-    launcher = [*TWO_PROCESSES, "-m", "nomadiff"]
-    done = subprocess.run(
-        [*launcher, *words, "--out", str(tmp_path / "two.zip")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    two_processes(*words, "--out", str(tmp_path / "two.zip"))
     assert (tmp_path / "two.zip").read_bytes() == (tmp_path / "one.zip").read_bytes()

@@ -206,6 +206,7 @@ def test_samples_pass_to_compare(write: Callable[..., Path], tmp_path: Path) -> 
         ("stylegan2_skip", ["--psi", "nan"], "psi lies between"),
         ("stylegan2_skip", ["--psi", "11"], "psi lies between"),
         ("stylegan2_skip", ["--psi-cutoff", "-1"], "number of layers"),
+        ("stylegan2_skip", ["--psi-cutoff", "2"], "psi 1 truncates nothing.*--psi 0.7"),
         ("stylegan2_skip", ["--noise", "loud"], "unknown noise 'loud': choose one of const, random, none"),
         ("stylegan3_r", ["--noise", "random"], "StyleGAN3 has no noise"),
         ("stylegan2_skip", ["--class-label", "3"], "class '3' is unknown"),

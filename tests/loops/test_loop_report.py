@@ -31,10 +31,20 @@ def test_curves_are_judged_and_written(tmp_path):
     assert "Does this loop go MAD?" in page and "rising: MADness ratio" in page and "fresh real data" in page
 
 
+def test_curves_of_what_is_no_model_yet_get_no_verdict(tmp_path):
+    curves = {"noise": runs(np.arange(1, 11)), "falling": runs([1, *[0.5] * 9])}
+    table = report_loops(curves, tmp_path, distance="distance", untrained={"noise": "coverage 0.00"})
+    noise, falling = read_table(tmp_path / "madness.json").rows
+    assert (noise["verdict"], noise["certain"], noise["untrained"]) == ("undecided", False, "coverage 0.00")
+    assert falling["verdict"] == "prevented" and not falling.get("untrained")
+    assert {row["method"] for row in table.rows if row.get("untrained")} == {"noise"}  # none of them is marked as best
+    assert "generation 1 is not yet a model (coverage 0.00); train every" in table.meta["madness"]["noise"]
+
+
 def test_what_few_runs_cannot_tell_is_said(tmp_path):
     report_loops({"one": runs([1, 2, 3], count=1)}, tmp_path, distance="distance")
     page = (tmp_path / "report.html").read_text()
-    assert "3 generations cannot tell" in page and "1 seed(s)" in page and "undecided" in page
+    assert "3 generations cannot tell" in page and "1 seed: intervals" in page and "undecided" in page
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,25 @@ def test_the_labelled_copy_knows_own_from_real(fitted):
 # discriminator
 
 
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-4}, {"seed": 5}, {"batch": 32}])
+def test_a_discriminator_that_was_trained_otherwise_is_refused(mix, tmp_path, change):
+    """Its settings were read once: asked for with others, the folder gave the old one."""
+
+    def made(weight=0.5, count=20, **options):
+        method = DiscriminatorGuided(
+            PRESET, weight=weight, discriminator=dataclasses.replace(FIT, **options), synthetic_count=count
+        )
+        return method.fit(mix, tmp_path / "out", device="cpu")
+
+    before = made().parts[1].sha256
+    assert made(weight=1.0, save_every=32).parts[1].sha256 == before
+    told = ", ".join(f"{name}: {getattr(FIT, name)} -> {value}" for name, value in change.items())
+    with pytest.raises(UsageError, match=rf"another discriminator \(differs in {told}\)"):
+        made(**change)
+    with pytest.raises(UsageError, match="synthetic_count: 20 -> 30"):
+        made(count=30)
+
+
 def test_a_discriminator_learns_to_tell_bright_from_dark(mix, tmp_path):
     base = DM(PRESET, class_labels=True).fit(mix, tmp_path / "base", device="cpu")
     both = SourceMix(source("real", 3, low=160), [source("own", 4, high=96)], real_fraction=0.5)
@@ -295,6 +314,30 @@ def test_the_student_comes_near_the_teacher_at_the_cost_of_one(guided, mix, tmp_
     assert torch.equal(Model.load(tmp_path / "student", device="cpu").sample(3), student.sample(3))
     before = student.path.stat().st_mtime_ns
     assert distil(guided, mix.sources[0], tmp_path / "student", options).path.stat().st_mtime_ns == before
+
+
+def test_a_student_that_was_trained_otherwise_is_not_passed_for_the_one_asked_for(guided, mix, tmp_path, monkeypatch):
+    real, short = mix.sources[0], dataclasses.replace(FIT, budget=48, save_every=16)
+    distil(guided, real, tmp_path / "s", short)
+    distil(guided, real, tmp_path / "s", dataclasses.replace(short, save_every=32))
+    for images, changes, told in (
+        (real, {"learning_rate": 1e-4}, "learning_rate"),
+        (real, {"budget": 96, "seed": 5}, "budget, seed"),
+        (source("other", 9), {}, "images"),
+    ):
+        with pytest.raises(UsageError, match=f"trained otherwise .differs in {told}."):
+            distil(guided, images, tmp_path / "s", dataclasses.replace(short, **changes))
+
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    # a half-done one goes on only as itself
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("nomadiff.improve.distillation.save_tensors", stopped)
+        distil(guided, real, tmp_path / "half", dataclasses.replace(short, learning_rate=1e-4))
+    again = distil(guided, real, tmp_path / "half", short)
+    assert torch.equal(again.sample(2), Model.load(tmp_path / "s", device="cpu").sample(2))
+    assert not list((tmp_path / "half").glob("student-of-*"))
 
 
 def test_only_guided_models_are_distilled(guided, mix, tmp_path):

@@ -1,5 +1,7 @@
 """The contract every method passes, and what sets the three apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from factories import noise_source, tiny_preset
@@ -152,6 +154,16 @@ def test_class_labels_beside_the_source(mix, tmp_path):
     assert model.sample(3).shape == (3, 1, 8, 8)
     with pytest.raises(UsageError, match="class '3' is unknown: this model knows 0, 1, 2"):
         model.sample(1, class_label=3)
+
+
+@pytest.mark.parametrize("name", ["dm", "casd", "weighted", "sims", "casd+neon"])
+def test_hidden_class_labels_need_some(name):
+    """The option was read by nobody, and the model could not be guided by its labels."""
+    with pytest.raises(UsageError, match="pass --class-labels too"):
+        method_named(name)(PRESET, class_dropout=0.1)
+    assert method_named(name)(PRESET, class_labels=True, class_dropout=0.1).training.class_dropout == 0.1
+    hiding = replace(PRESET, training=replace(PRESET.training, class_dropout=0.1))
+    assert not method_named(name)(hiding, class_dropout=0.0).class_labels
 
 
 def test_class_labels_need_labels(mix):

@@ -22,6 +22,7 @@ def test_every_method_is_in_the_table():
     assert {name for row in rows for name in re.findall(r"`([\w-]+)`", row)} == set(METHODS)
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.slow
 def test_the_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -32,6 +33,7 @@ def test_the_commands_run(tmp_path, monkeypatch):
     assert Path("study/report.html").exists() and Path("ambient/preparation/floors.csv").exists()
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.slow
 def test_the_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -16,13 +16,13 @@ from nomadiff.errors import DataError, UsageError
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.guidance.shared_encoder import SharedEncoder
 from nomadiff.improve.auxiliary import AuxiliaryConfig
-from nomadiff.improve.settings import TRAIN_PARTS
 from nomadiff.methods.casd import CASD
 from nomadiff.methods.dm import DM
 from nomadiff.models.cost import sampling_cost
 from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.guided_model import KINDS, GuidanceConfig
 from nomadiff.models.model import Model
+from nomadiff.models.train_parts import TRAIN_PARTS
 from nomadiff.networks.flops import flops_of
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.sampling.solvers import Churn

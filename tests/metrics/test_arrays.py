@@ -48,7 +48,7 @@ def test_too_few_real_vectors_for_a_floor_leave_the_rest() -> None:
 def test_copies_and_shifts_show() -> None:
     real, train = draw(300, 0), draw(100, 2)
     copier = by_name(metrics_of_arrays(real, train, train))
-    assert copier["replication"]["value"] == 1 and copier["replication"]["low"] == 1
+    assert copier["replication"]["value"] == copier["replication"]["high"] == 1 > copier["replication"]["low"] > 0.96
     shifted = by_name(metrics_of_arrays(real, draw(300, 1) + 3))
     assert shifted["sliced_wasserstein"]["low"] > 2.5 and "replication" not in shifted
     assert shifted["precision"]["value"] < 0.2

@@ -31,11 +31,12 @@ def test_a_folder_with_a_fifth_of_a_source(digits) -> None:
     assert "of the folder comes from it" in found.sentence
     row = result.table().rows[0]
     assert row["source"] == "style" and row["share"] == found.share.share and result.table().meta["count"] == 500
-    bound = audit(folder, {"style": style[100:]}).suspicions[0]
+    untrusting = audit(folder, {"style": style[100:]})
+    bound = untrusting.suspicions[0]
     assert bound.share.bound_only and bound.share.share is None and bound.error is None
     assert 0.2 <= bound.share.high < 0.35
     assert re.match(r"At most \d+% of the folder comes from it, and maybe none", bound.sentence)
-    assert audit(folder, {"style": style[100:]}).table().rows[0]["share"] is None
+    assert untrusting.table().rows[0]["share"] is None
 
 
 def test_a_clean_folder_is_cleared_and_a_source_like_real_is_not_judged(digits) -> None:
@@ -99,6 +100,22 @@ def test_pictures_that_are_in_two_sets_do_not_move_the_share(digits, copied: str
         folder, source, trusted = torch.cat([change(real[:200]), style[:200]]), style[200:], real[:200]
     share = audit(folder, {"style": source}, trusted=trusted, detector="pixels").suspicions[0].share
     assert share.low <= 0.5 <= share.high and abs(share.share - 0.5) < 0.06
+
+
+def test_trusted_images_cannot_be_those_in_question(digits) -> None:
+    """A folder that is a fifth synthetic was cleared by itself: "no trace of it"."""
+    folder, style = torch.cat([digits["real"][:200], digits["style"][:50]]), digits["style"][50:250]
+    saved_again = folder.int().add(2).clamp(max=255).to(torch.uint8)
+    for trusted in (folder, saved_again, torch.cat([folder, digits["trusted"][:50]]), folder[10:]):
+        with pytest.raises(UsageError, match=r"2[45]\d of 250 images of the folder are among the trusted ones"):
+            audit(folder, {"style": style}, trusted=trusted, detector="digits")
+    with pytest.raises(UsageError, match=r"200 of 200 trusted images are style's: they cannot be real and synthetic"):
+        audit(folder, {"style": style}, trusted=style, detector="digits")
+    partly = audit(folder, {"style": style}, trusted=folder[:100], detector="digits")
+    assert partly.trusted == 100 and partly.table().meta["trusted_within"] == 100
+    assert partly.text().splitlines()[1] == "100 of 250 images are among the trusted ones: they are taken for real."
+    share = partly.suspicions[0].share
+    assert share.low <= 0.2 <= share.high
 
 
 @pytest.mark.parametrize("with_trusted", [True, False])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.composition import composition, share_interval, total_variation
+from nomadiff.metrics.composition import composition, total_variation
 
 
 def test_shares_and_their_distance() -> None:
@@ -29,17 +28,3 @@ def test_bad_input_is_told() -> None:
         composition([0, 3], 3)
     with pytest.raises(UsageError, match="2 and 3 classes"):
         total_variation([0.5, 0.5], [1, 0, 0])
-
-
-def test_the_interval_of_a_share_is_that_of_a_bootstrap() -> None:
-    generator = np.random.default_rng(0)
-    for share, count in ((0.1, 200), (0.6, 50)):
-        members = np.arange(count) < share * count
-        bootstrapped = generator.choice(members, (20_000, count)).mean(1)
-        low, high = share_interval(share, count)
-        assert (low, high) == pytest.approx(np.quantile(bootstrapped, [0.025, 0.975]), abs=1.01 / count)
-        assert low < share < high
-    assert share_interval(0.0, 10) == (0, 0)
-    for share, count, level in ((0.5, 0, 0.95), (1.5, 10, 0.95), (0.5, 10, 1.0)):
-        with pytest.raises(UsageError, match="no interval"):
-            share_interval(share, count, level)

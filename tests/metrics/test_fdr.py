@@ -8,7 +8,8 @@ import torch
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics.arrays import metrics_of_arrays
-from nomadiff.metrics.fdr import FDR, fdr
+from nomadiff.metrics.distance_names import FDR
+from nomadiff.metrics.fdr import fdr
 from nomadiff.metrics.frechet import frechet_distance_from_features
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.splits import draws

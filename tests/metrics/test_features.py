@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -127,10 +125,8 @@ open(f"agrees-{processes.rank}", "w").close()
 """
 
 
-def test_two_processes_share_the_work_and_agree(tmp_path) -> None:
+def test_two_processes_share_the_work_and_agree(two_processes, tmp_path, monkeypatch) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.chdir(tmp_path)
+    two_processes("script.py")
     assert {path.name for path in tmp_path.glob("agrees-*")} == {"agrees-0", "agrees-1"}

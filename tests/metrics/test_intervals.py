@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from nomadiff.errors import UsageError
 from nomadiff.metrics import intervals, manifold
+from nomadiff.metrics.arrays import metrics_of_arrays
 from nomadiff.metrics.frechet import Statistics, frechet_distance_from_features, frechet_left_out
-from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups
+from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups, share_interval
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.manifold import prdc, prdc_left_out
 
@@ -90,3 +91,29 @@ def test_covers_as_often_as_it_says() -> None:
         low, high = jackknife_interval(x.std(), [x[member != group].std() for group in range(GROUPS)], 0.9)
         hits += low <= 1 <= high
     assert 160 <= hits <= 195  # 180 expected; skewed data costs some
+
+
+def test_the_interval_of_a_share_is_exact() -> None:
+    """The binomial tails beyond its ends have what the level leaves, and there is a width at 0 and 1 too."""
+    from scipy.stats import binom
+
+    for found, count, level in ((20, 200, 0.95), (30, 50, 0.9), (1, 40, 0.99)):
+        low, high = share_interval(found / count, count, level)
+        assert low < found / count < high
+        tail = (1 - level) / 2
+        assert binom.sf(found - 1, count, low) == pytest.approx(tail)
+        assert binom.cdf(found, count, high) == pytest.approx(tail)
+    assert share_interval(0.0, 1000) == (0, pytest.approx(0.0037, abs=5e-5))
+    assert share_interval(1.0, 1000) == (pytest.approx(0.9963, abs=5e-5), 1)
+    for share, count, level in ((0.5, 0, 0.95), (1.5, 10, 0.95), (0.5, 10, 1.0)):
+        with pytest.raises(UsageError, match="no interval"):
+            share_interval(share, count, level)
+
+
+def test_what_no_or_every_sample_does_is_not_known_exactly() -> None:
+    """Samples far from every real vector, and no copy among them: precision and replication of 0 among 50."""
+    real, train = draw(60, 2, 0).numpy(), draw(60, 2, 2).numpy()
+    rows = {row["metric"]: row for row in metrics_of_arrays(real, draw(50, 2, 1).numpy() + 100, train).rows}
+    for name in ("precision", "replication"):
+        assert rows[name]["value"] == rows[name]["low"] == 0
+        assert rows[name]["high"] == pytest.approx(0.0711, abs=1e-4), name

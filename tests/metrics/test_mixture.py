@@ -32,6 +32,9 @@ def test_area_under_the_curve_is_that_of_the_best_direction() -> None:
     assert result.low <= expected <= result.high and result.high - result.low < 0.05
     same = torch.ones(30, 2)
     assert separation(same, same).auc == 0.5  # all scores tie
+    for count, low in ((20, 0.8316), (200, 0.9817)):  # of few images perfect order says less
+        found = separation(same[:1].expand(count, -1), same[:1].expand(count, -1) + 1)
+        assert (found.auc, found.high) == (1, 1) and found.low == pytest.approx(low, abs=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.5])

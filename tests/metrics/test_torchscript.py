@@ -8,6 +8,7 @@ import zipfile
 import pytest
 import torch
 
+from nomadiff.cli import main
 from nomadiff.errors import DataError, UsageError
 from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.distance_names import distance_name
@@ -38,6 +39,15 @@ def test_a_file_is_a_detector_named_after_it(tmp_path, images) -> None:
     assert distance_name(detector) == "fd_my_means" and len(detector.sha256) == 64
     result = evaluate(x[:20], x[20:], detector=detector)
     assert result["fd_my_means"] > 0 and result["composition"] is None
+
+
+def test_info_takes_it_for_a_detector_and_weights_for_weights(tmp_path, capsys) -> None:
+    saved(Means(), tmp_path / "mine.pt")
+    assert main(["info", str(tmp_path / "mine.pt")]) == 0
+    assert "detector:    mine" in capsys.readouterr().out
+    torch.save({"a": torch.zeros(3)}, tmp_path / "weights.pt")
+    assert main(["info", str(tmp_path / "weights.pt")]) == 1
+    assert "import them first" in capsys.readouterr().err
 
 
 class Asked(torch.nn.Module):

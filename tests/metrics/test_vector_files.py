@@ -66,8 +66,9 @@ def test_what_cannot_be_vectors_is_refused_in_a_line(tmp_path: Path) -> None:
         "two.npz": "one that is called 'features'; there are a, b",
         "none.npz": "there are none",
         "text.npz": "cannot be read as a .npz archive",
-        "code.pt": "cannot be read as tensors",
-        "list.pt": "cannot be read as tensors",
+        "code.pt": "holds more than tensors and plain values; nothing of it was run",
+        "list.pt": "holds more than tensors and plain values; nothing of it was run",
+        ".": "a folder; vectors are in a file",
         "both.pt": "there are a, b",
         "sparse.pt": "got something else",
         "cube.pt": r"expected vectors \(N, D\), one a row, got float32 \(3, 2, 2\)",
@@ -77,7 +78,7 @@ def test_what_cannot_be_vectors_is_refused_in_a_line(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=told) as caught:
             read_vectors(tmp_path / name)
-        assert name in str(caught.value) and "\n" not in str(caught.value)
+        assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 
@@ -91,7 +92,9 @@ def test_statistics_stand_for_real_vectors(tmp_path: Path, capsys) -> None:
     assert "fdr" in text and "fresh real data: 57 of the real vectors judged by the other 143" in text
     assert "few for" not in text
     assert np.array_equal(read_real_vectors(tmp_path / "ref.npz"), real)
-    assert main(["metrics", str(tmp_path / "ref.npz"), *words[2:4], str(tmp_path / "b.json")]) == 0
+    assert f"80 generated vectors ({tmp_path / 'fake.pt'}) of dimension" in text and "by 200 real ones" in text
+    turned = ["metrics", str(tmp_path / "fake.pt"), "--reference", str(tmp_path / "ref.npz"), "--out"]
+    assert main([*turned, str(tmp_path / "b.json")]) == 0  # as evaluate takes them
     assert read_json(tmp_path / "a.json")["rows"] == read_json(tmp_path / "b.json")["rows"]
     with np.load(tmp_path / "ref.npz") as archive:
         np.savez(tmp_path / "edm.npz", mu=archive["mu"], sigma=archive["sigma"])

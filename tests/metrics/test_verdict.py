@@ -14,6 +14,8 @@ from nomadiff.metrics.recommendation import Step
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.trained import are_like, why_untrained
 from nomadiff.metrics.verdict import judge
+from nomadiff.tables import Table
+from nomadiff.workflows.verdict import verdict as verdict_of
 
 BASE = {"fd_digits": 100.0, "precision": 0.7, "recall": 0.8, "coverage": 0.7, "replication": 0.2, "composition_tv": 0.1}
 
@@ -167,7 +169,7 @@ def test_it_can_say_no_and_unclear() -> None:
     assert "Do not decide yet" in noisy.recommendation
     alone = judge(rows({("casd", "x"): {"fd_digits": -0.9}}, seeds=1))
     assert alone.find("utility", "casd", "x").answer == "unclear" and "one seed" in alone.text()
-    assert any("With 1 seed(s)" in note for note in alone.notes)
+    assert any("With 1 seed only" in note for note in alone.notes)
 
 
 def test_seeds_that_would_settle_it_are_estimated() -> None:
@@ -381,3 +383,24 @@ def test_bad_tables_are_told() -> None:
     ]:
         with pytest.raises(UsageError, match=words):
             judge(table, **options)
+
+
+def test_studies_that_were_judged_otherwise_are_not_judged_together() -> None:
+    """Of two studies with the same seeds the last one's dm was set against the first one's casd."""
+    found = rows({("casd", "close"): {"fd_digits": -0.4}})
+    known = {"detector": "digits", "detector_sha256": "a", "reference_sha256": "b", "count": 1000, "k": 5}
+
+    def study(**change: object) -> Table:
+        return Table(found, {"evaluation": {**known, **change}})
+
+    more = [{**row, "seed": row["seed"] + 4} for row in found]
+    both = verdict_of(study(), Table(more, {"evaluation": known}))
+    assert both.find("utility", "casd", "close").evidence[0].seeds == 8
+    verdict_of(study(), Table(more))  # a table that does not say
+    for change, told in (
+        ({"reference_sha256": "c"}, r"not comparable, reference differs \(table 1: b, table 2: c\)"),
+        ({"count": 50}, "count differs"),
+        ({"detector": "wavelets"}, "detector differs"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            verdict_of(study(), study(**change))

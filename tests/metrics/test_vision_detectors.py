@@ -86,7 +86,6 @@ def test_other_files_are_refused(tmp_path: Path, images) -> None:
 def test_clip_embeds_as_transformers_does(tmp_path: Path, images, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPVisionConfig(**shape, image_size=28, patch_size=14, projection_dim=16)
@@ -107,8 +106,6 @@ def test_clip_embeds_as_transformers_does(tmp_path: Path, images, monkeypatch: p
 def test_sizes_of_dinov2_differ_in_what_they_read(tmp_path: Path, name: str, monkeypatch) -> None:
     from transformers import Dinov2Config, Dinov2Model
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(DataError, match=f"facebook/{name if name != 'dinov2' else 'dinov2-large'}: cannot be read"):
         load_detector(name)  # nothing is fetched offline
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}

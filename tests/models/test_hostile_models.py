@@ -20,8 +20,9 @@ from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.run_folder import RunFolder, save_tensors
+from nomadiff.training.settings import TrainingConfig
 from nomadiff.workflows.info import describe
 
 CONFIG = RunConfig(

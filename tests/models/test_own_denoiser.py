@@ -16,7 +16,8 @@ from nomadiff.models.model import Model
 from nomadiff.models.provenance import origins
 from nomadiff.oracles import IdealDenoiser
 from nomadiff.sampling.sampler import SamplerConfig, draw
-from nomadiff.shift.shift import Shift, shift
+from nomadiff.shift.settings import Shift
+from nomadiff.shift.shift import shift
 from nomadiff.tables import Table
 
 SHAPE = (1, 8, 8)
@@ -59,6 +60,15 @@ def test_guided_by_another_it_costs_both():
     assert torch.equal(guided.sample(4, sampler=FEW), by_hand.sample(4, sampler=FEW))
     assert guided.nfe() == by_hand.nfe() == 2 * base.nfe() == sampling_cost(guided).nfe
     assert guided.known.method == "extrapolation" and guided.sha256 != base.sha256
+
+
+def test_parts_that_call_their_classes_otherwise_are_no_guided_model():
+    """A label is a number: of two models of cats and dogs one would be steered away from the other's dogs."""
+    named = [Model.from_denoiser(Scaled(), shape=SHAPE, classes=names) for names in (["cat", "dog"], ["dog", "cat"], 2)]
+    guidance = GuidanceConfig("extrapolation", 0.5, "base", "auxiliary")
+    with pytest.raises(UsageError, match="the class 'cat' of one is the other's 'dog'"):
+        Model.guided(guidance, *named[:2])
+    assert Model.guided(guidance, named[0], named[2]).class_names == ("cat", "dog")  # whose names nobody knows
 
 
 def test_it_is_scored():

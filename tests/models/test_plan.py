@@ -11,9 +11,10 @@ from nomadiff.models import dry_run as plan
 from nomadiff.models.dry_run import plan_sampling, plan_training
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.footprint import activations_of
 from nomadiff.training.presets import PRESETS
+from nomadiff.training.settings import TrainingConfig
 
 
 def recipe(preset, classes=0, **training):
@@ -45,7 +46,7 @@ def test_the_papers_four_settings(preset, classes, millions, forward, nfe, budge
     assert torch.equal(torch.random.get_rng_state(), before)  # planning leaves no trace
     assert figure(text, r"parameters: +([\d.,]+) M") == millions
     assert figure(text, r"compute: +([\d.,]+) GFLOP an image forward") == forward
-    assert figure(text, r"budget: +([\d.]+) Mi") == budget
+    assert figure(text, r"budget: +([\d,]+) images") == pytest.approx(budget * 1e6, rel=1e-5)
     assert figure(text, r"steps of (\d+)") == batch
     assert f"NFE {nfe}," in text and config.sampler.nfe == nfe
     total = 3 * figure(text, r"compute: +([\d.,]+) GFLOP") * 1e9 * budget * 1e6

@@ -131,7 +131,7 @@ def test_an_unfinished_measurement_is_made_again_where_the_model_was_written(tmp
     history.trim(144)
     run.best_path.unlink(missing_ok=True)
     monkeypatch.setattr(loop._Training, "_step", lambda *_: pytest.fail("trained again"))
-    fitted(tmp_path / "run", replace(FULL, evaluate_every=None))
+    fitted(tmp_path / "run", replace(FULL, evaluate_every=None, detector=Monitoring.detector))
     made = History(run.path).rows
     assert [row["images_seen"] for row in made] == [48, 96, 144, 160]
     assert files(run).keys() == wanted.keys() and run.best_path.read_bytes() == wanted["best.safetensors"]
@@ -219,6 +219,8 @@ def test_what_cannot_be_asked():
         ({"validation": 1.5}, "share .* between 0 and 1, got 1.5"),
         ({"validation": "photos", "best_by": "score"}, "pass --evaluate-every"),
         ({"best_by": "luck"}, "choose loss or score"),
+        ({"validation": "photos", "detector": "pixels"}, "pass --evaluate-every too"),
+        ({"validation": "photos", "detector_weights": "a.pt"}, "pass --evaluate-every too"),
         ({"track": ("comet",)}, "unknown tracker 'comet': choose among tensorboard, wandb, mlflow, trackio"),
         ({"validation": 0.1, "early_stop": 0}, "early_stop must be at least 1"),
     ):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -207,3 +209,14 @@ def test_tiny_fits_any_resolution_that_is_a_multiple_of_four(resolution: int, ch
     network = on_meta(dataclasses.replace(NETWORKS["tiny"], resolution=resolution, channels=channels))
     x = torch.empty(2, channels, resolution, resolution, device="meta")
     assert network(x, torch.empty(2, device="meta")).shape == x.shape
+
+
+def test_frequencies_are_planned_without_the_compiler() -> None:
+    """Every model is planned before it is loaded, and torch's compiler takes over a second to import."""
+    code = (
+        "import sys, torch; from nomadiff.networks.layers import PositionalEmbedding\n"
+        "with torch.device('meta'): planned = PositionalEmbedding(64, endpoint=True, sine_first=True).frequencies\n"
+        "print('torch._dynamo' in sys.modules, planned.is_meta, tuple(planned.shape), planned.dtype)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True (32,) torch.float32\n"

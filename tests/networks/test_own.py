@@ -38,7 +38,8 @@ class OfNumbers(nn.Module):
 
     def __init__(self, channels, resolution, label_dim, rate=0.5, **more):
         super().__init__()
-        self.rates = [rate * value.item() for value in torch.linspace(0, 1, 3)]
+        # not linspace: once transformers has loaded a model, torch's device contexts may pass it over (it patches it)
+        self.rates = [rate * value.item() for value in torch.arange(3)]
         self.norm = nn.BatchNorm2d(channels)
         self.body = nn.Conv2d(channels, channels, 3, padding=1)
         self.told = nn.Linear(label_dim, channels) if label_dim else None

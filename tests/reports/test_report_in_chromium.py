@@ -19,6 +19,8 @@ from PIL import Image
 
 from nomadiff.reports.page import Report
 from nomadiff.reports.palette import INK, MUTED, PAPER
+from nomadiff.reports.summary import MetricInfo
+from nomadiff.tables import Table
 
 # Chromium talks on descriptors 3 and 4; this small launcher puts our pipes there whatever their numbers are.
 _LAUNCHER = """
@@ -189,6 +191,18 @@ def test_wide_tables_scroll_inside_their_own_box_on_a_phone(browser: Browser, pa
     browser.evaluate(f"{box}.scrollLeft = 200")
     assert browser.evaluate(f"{box}.scrollLeft") == 200
     assert browser.evaluate(first) == before, "the name of the arm stays in sight"
+
+
+def test_a_figure_is_in_sight_beside_the_longest_names(browser: Browser, tmp_path: Path) -> None:
+    """Names and generations of a loop of one's own took the whole screen of a phone."""
+    rows = [{"method": "synthetic augmentation", "generation": g, "seed": 0, "distance": 0.1 * g} for g in range(1, 11)]
+    report = Report(
+        "Loops", table=Table(rows), metrics=[MetricInfo("distance", "distance")], by=("method", "generation")
+    )
+    report.write(tmp_path / "loop.html")
+    browser.open(tmp_path / "loop.html", width=360, height=800, dark=False)
+    right = "Math.max(...[...document.querySelectorAll('.means tbody td')].map(e => e.getBoundingClientRect().right))"
+    assert browser.evaluate(right) <= 360
 
 
 def test_text_of_figures_stays_inside_the_figure(browser: Browser, page: Path) -> None:

@@ -132,6 +132,14 @@ def test_lines_are_means_in_order_of_x() -> None:
     assert metric_lines([], "weight", "fd", by="budget").startswith("<svg")
 
 
+def test_there_is_no_generation_one_and_a_half() -> None:
+    rows = [{"generation": g, "method": "sims", "fd": 100 * g} for g in (1, 2, 3)]
+    shown = texts(metric_lines(rows, "generation", "fd", by="method"))
+    assert {"1", "2", "3"} <= set(shown) and not {"1.0", "2.5"} & set(shown)
+    halves = [{"weight": 0.5 * w, "method": "sims", "fd": 100 * w} for w in (0, 1, 2)]
+    assert "0.2" in texts(metric_lines(halves, "weight", "fd", by="method"))
+
+
 def test_description_is_escaped_once() -> None:
     with drawing(50) as figure:
         svg = inline_svg(figure, 'a "quoted" <b> & c')

@@ -59,6 +59,7 @@ def shortened(subject: Subject) -> Subject:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("name", TRIALS)
 def test_medium_scale_on_images_from_files(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_named(name)
@@ -88,6 +89,7 @@ def test_a_plan_says_files_gpu_hours_and_core_hours(name: str, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_pollution_on_photographs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"preset": "digits", "budget": 128, "real_count": 40, "amounts": (8, 24), "weights": (1.0,), "count": 24}
     sizes = replace(sims_figure_6._MEDIUM, **tiny, improvement=shortened(PHOTOS).improvement, detector="digits")

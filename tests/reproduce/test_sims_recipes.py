@@ -1,15 +1,24 @@
 """The SIMS recipes: they run, go on, say what they need, and their reports say what the numbers say."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from factories import noise_source
 
-from nomadiff.errors import DataError
+from nomadiff.data.image_source import ImageSource
+from nomadiff.errors import DataError, UsageError
 from nomadiff.improve.settings import Improvement
-from nomadiff.reproduce import sims_figure_4
+from nomadiff.metrics.reference import ReferenceSet
+from nomadiff.reports.page import Report
+from nomadiff.reproduce import demo, demo_improve, sims_figure_4, sims_figure_9
+from nomadiff.reproduce.data_files import NeededFile
+from nomadiff.reproduce.demo import demo_comparison
 from nomadiff.reproduce.recipe import recipe_named
-from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER
-from nomadiff.reproduce.trials import scoring_seed
+from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER, SMOKE
+from nomadiff.reproduce.trials import Cost, Trial, scoring_seed, trial_recipe
+from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.tables import Table, read_table
 from nomadiff.workflows.held_out import HeldOut
 from nomadiff.workflows.improve import improve_files, plan_improvement
@@ -61,7 +70,7 @@ def test_an_improved_model_is_a_stored_model_with_a_report(table_1, tmp_path):
     for said in (done.sentence.split(":")[0], "<span>nomadiff</span>", "NFE"):
         assert said in page, said
     plan = plan_improvement(base, Improvement(synthetic_count=64, budget=256), scored=True)
-    assert "0.000512 Mi at learning rate 5.12e-05" in plan and "32 candidates" in plan
+    assert "512 images at learning rate 5.12e-05" in plan and "32 candidates" in plan
     assert "NFE 70; 38.3 with --train-part decoder --interval 0.05:5" in plan
     assert "the same copy with --interval 0.05:5 takes 49" in page
     (hours,) = re.findall(r"GPU hours: +(\S+) on an A100 at 30%", plan)
@@ -111,7 +120,7 @@ def bowl(base, gain):
 
 def test_the_report_says_what_the_numbers_say():
     table = Table([*bowl("short", 0.2), *bowl("converged", -0.3)])
-    facts = {"sentence": "...", "weight": 1.0, "budget": 128, "mean": 0.1, "low": 0.0, "high": 0.2}
+    facts = {"sentence": "...", "weight": 0.8, "budget": 128, "mean": 0.1, "low": 0.0, "high": 0.2}
     verdicts = Table(
         [{"base": "short", "seed": seed, "improves": True, **facts} for seed in range(4)]
         + [{"base": "converged", "seed": seed, "improves": seed == 0, **facts} for seed in range(4)]
@@ -123,9 +132,31 @@ def test_the_report_says_what_the_numbers_say():
     assert texts[short] == "good"
     (converged,) = (text for text in texts if "converged" in text and "SIMS at weight 1" in text)
     assert "by +30%" in converged and texts[converged] == "bad"
-    assert any("sure gain in 1 of 4 seeds and recommends keeping the base" in text for text in texts)
+    assert any(
+        "asked for weight 0.8, the tool finds a sure gain in 1 of 4 seeds and recommends keeping the base" in text
+        for text in texts
+    )
     assert len(report.figures) == 2 * 2 * 2 and "<svg" in report.figures[0].svg
     assert report.html()
+
+
+def test_figure_9_draws_the_sets_that_its_plan_counts():
+    drawn = []
+
+    def score(make, *, sampler=None, **key):
+        drawn.append(key["arm"] == "base")
+        return {**key, "fd_digits": len(drawn)}
+
+    settings, subject = {"sizes": (8, 16, 32), "steps": (3, 6), "skipped": (0, 6)}, SMOKE
+    model = SimpleNamespace(nfe=lambda sampler=None: 35, config=SimpleNamespace(sampler=SamplerConfig()))
+    made = SimpleNamespace(base=model, budgets=[256], make=lambda *args, **options: model)
+    trial = SimpleNamespace(base=model, subject=subject, seed=10, scorer=lambda: score)
+    trial.improved = lambda *args, **changes: SimpleNamespace(candidates=made)
+    rows = sims_figure_9._points(trial, **settings)
+    cost = sims_figure_9._cost(subject, **settings)
+    assert (sum(drawn), len(drawn) - sum(drawn)) == (cost.plain, cost.guided)
+    base = {row["x"]: row["fd_digits"] for row in rows if (row["panel"], row["arm"]) == ("synthetic-count", "base")}
+    assert base == dict.fromkeys(settings["sizes"], 1)
 
 
 def test_scoring_noise_is_apart_from_tuning_noise():
@@ -135,3 +166,69 @@ def test_scoring_noise_is_apart_from_tuning_noise():
     tuned = {mixed_seed(seed, *parts) % (1 << 31) for seed in range(20) for parts in ((2,), (4,), (5, 0), (5, 1))}
     assert len(used) == 100 and not used & tuned
     assert DIGITS_SHORT.weight == 1.0
+
+
+def test_the_demos_improvement_says_what_it_was_judged_by(tmp_path, monkeypatch):
+    """Its table had the comparison's meta: a thousand samples, where there were four hundred."""
+    monkeypatch.setattr(demo_improve, "run_trials", lambda *_, **options: Table([], {"recipe": "demo-improve"}))
+    monkeypatch.setattr(demo_improve, "metric_lines", lambda *_, **options: "")
+    drawn = SimpleNamespace(sample=lambda count: noise_source("drawn", count=count).images, guidance=None)
+    monkeypatch.setattr(demo_improve, "Model", SimpleNamespace(load=lambda *_, **options: drawn))
+    monkeypatch.setattr(Trial, "base", drawn)
+    comparison = demo_comparison(tmp_path)
+    whole = Table([], {"command": "nomadiff demo", "evaluation": {"count": 1000, "detector": "digits"}})
+    monkeypatch.setattr(demo, "compared", lambda _: (whole, Report("A demo")))
+    assert demo.run_demo(comparison) is whole
+    meta = read_table(tmp_path / "improve.json").meta
+    reference = ReferenceSet(ImageSource.open("digits:reference", name="reference", synthetic=False).pixels)
+    assert meta["evaluation"]["count"] == 400 and meta["evaluation"]["detector"] == "digits"
+    assert meta["evaluation"]["reference_sha256"] == reference.meta["reference_sha256"]
+    assert meta["command"] == comparison.command
+
+
+def test_other_files_of_the_same_names_do_not_give_the_old_rows(tmp_path):
+    """``--data`` is a folder of images and of imported models: what is in them is what a finished recipe depends on."""
+    subject = replace(SMOKE, files=(NeededFile("images.zip", "images"), NeededFile("model", "a folder")))
+
+    def size(trial):
+        return [{"seed": trial.seed, "size": trial.data.joinpath("images.zip").stat().st_size}]
+
+    def report(table, verdicts, trials):
+        return Report(title="sizes", table=table)
+
+    recipe = trial_recipe("sizes", "", {"smoke": (subject,)}, size, lambda subject: Cost(""), report)
+
+    def sizes(data):
+        return recipe.run(recipe.request(tmp_path / "out", scale="smoke", data=data, processes=1)).table.rows
+
+    for name, image, weights in (("a", "1", "x"), ("same", "1", "x"), ("b", "22", "x"), ("c", "1", "y")):
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "images.zip").write_text(image)
+        (tmp_path / name / "model" / "weights").write_text(weights)
+    assert sizes(tmp_path / "a") == sizes(tmp_path / "same") == [{"base": "short", "seed": 10, "size": 1}]
+    for other in ("b", "c"):
+        with pytest.raises(UsageError, match=r"other settings \(files\): choose another folder$"):
+            sizes(tmp_path / other)
+
+
+@pytest.mark.parametrize("name", ["sims-table-1", "sims-figure-7", "casd-table-1", "casd-figure-3"])
+def test_data_that_a_scale_does_not_read_are_refused(name, tmp_path):
+    """Digits would be trained on, and taken for the images that were given."""
+    recipe = recipe_named(name)
+    for ask in (recipe.plan, recipe.run):
+        with pytest.raises(UsageError, match="reads no files: leave --data out"):
+            ask(recipe.request(tmp_path / "x", scale="smoke", data=tmp_path))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["sims-table-1", "sims-figure-4", "sims-figure-6", "sims-figure-9"])
+def test_a_detector_that_is_missing_is_told_before_anything_is_trained(name, tmp_path, monkeypatch):
+    def missing(*args, **options):
+        raise DataError("the detector's weights cannot be fetched")
+
+    for module in ("trials", "two_generations"):
+        monkeypatch.setattr(f"nomadiff.reproduce.{module}.detector_named", missing)
+    recipe = recipe_named(name)
+    with pytest.raises(DataError, match="cannot be fetched"):
+        recipe.run(recipe.request(tmp_path / "out", scale="smoke", seeds=(10,), processes=1, device="cpu"))
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -14,13 +14,8 @@ from nomadiff.models.model import Model
 from nomadiff.oracles import IdealDenoiser
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig, draw
-from nomadiff.shift.complement import (
-    REST,
-    ComplementarySet,
-    complementary_shares,
-    parse_targets,
-    target_groups,
-)
+from nomadiff.shift.complement import REST, ComplementarySet, complementary_shares, target_groups
+from nomadiff.shift.settings import parse_targets
 
 NAMES = tuple("0123456789")
 

@@ -20,7 +20,8 @@ from nomadiff.models.guided_model import GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.shift import complement
 from nomadiff.shift.complement import REST
-from nomadiff.shift.shift import ALL, Shift, _Task, shift
+from nomadiff.shift.settings import Shift
+from nomadiff.shift.shift import ALL, _Task, shift
 from nomadiff.training.run_folder import RunFolder, load_tensors
 
 PRESET = tiny_preset(budget=160, learning_rate=1e-2, snapshot_every=160, ema_half_life=20)
@@ -131,11 +132,12 @@ def test_the_table_has_a_row_a_weight_and_group(base, classifier, reference, tmp
     assert json.loads((tmp_path / "out" / "shift.json").read_text())["meta"]["sentence"] == done.sentence
 
 
-def by_formula(monkeypatch, share, distance=lambda weight: 10.0):
+def by_formula(monkeypatch, share_of, distance=lambda weight: 10.0, fresh_share=None):
     """Replace drawing and scoring by functions of the weight."""
 
     def rows(self, weight, seed, noise):
         common = {"precision": 0.5, "recall": 0.5, "coverage": 0.5 + weight / 10}
+        share = fresh_share if noise == "fresh" and fresh_share else share_of
         result = [{"group": ALL, "fd_pixels": distance(weight), **common}]
         for name, value, target in (("dark", share(weight), 0.8), (REST, 1 - share(weight), 0.2)):
             bounds = {"share_low": value - 0.01, "share_high": value + 0.01}
@@ -167,6 +169,29 @@ def test_a_target_that_is_not_reached_is_said(base, classifier, reference, tmp_p
     assert Model.load(tmp_path / "out", device="cpu").guidance.weight == 1.0
 
 
+@pytest.mark.parametrize(
+    ("moved", "is_reached", "begins"),
+    [
+        (-0.05, False, "target not reached; weight 1.5 reached it on the noise that chose it: 'dark' 45.0% -> 79.4%"),
+        (0.05, True, "weight 1.5: 'dark' 55.0% -> 89.4%"),
+    ],
+)
+def test_fresh_noise_decides_whether_it_is_reached(base, classifier, tmp_path, monkeypatch, moved, is_reached, begins):
+    by_formula(monkeypatch, lambda w: 0.5 + 0.23 * w, fresh_share=lambda w: 0.5 + moved + 0.2295 * w)
+    settings = dataclasses.replace(QUICK, weights=(1.0, 1.5, 2.0))
+    done = shift(base, tmp_path / "out", settings, classifier=classifier, device="cpu")
+    assert (done.weight, done.is_reached) == (1.5, is_reached)
+    assert done.sentence.startswith(begins), done.sentence
+    assert done.table.meta["best"] == {"weight": 1.5, "is_reached": is_reached}
+
+
+def test_a_target_missed_in_the_sweep_and_reached_on_fresh_noise_is_reached(base, classifier, tmp_path, monkeypatch):
+    by_formula(monkeypatch, lambda w: 0.5 + 0.1 * w, fresh_share=lambda w: 0.7 + 0.1 * w)
+    settings = dataclasses.replace(QUICK, weights=(1.0, 1.5))
+    done = shift(base, tmp_path / "out", settings, classifier=classifier, device="cpu")
+    assert (done.weight, done.is_reached) == (1.5, True) and done.sentence.startswith("weight 1.5: ")
+
+
 def test_down_is_a_direction_too(base, classifier, tmp_path, monkeypatch):
     by_formula(monkeypatch, lambda weight: 0.5 - 0.25 * weight)
     settings = dataclasses.replace(QUICK, target={"dark": 0.2}, weights=(1.0, 1.5))
@@ -196,7 +221,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, classifier, referen
     stops = [
         (own_samples, "write_images", 2),
         (RunFolder, "log", 1),
-        (own_samples.shutil, "rmtree", 1),
+        (own_samples, "remove_tree", 1),
         (FineTunedCopy, "save", 3),
         (FineTunedCopy, "save", 4),
         (GuidanceConfig, "write", 1),

@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from factories import TWO_PROCESSES
 from safetensors.torch import load_file
+from standing_pair import StandingPair
 
 from nomadiff.cli import main
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.errors import Interrupted, UsageError
+from nomadiff.job_folder import Job
+from nomadiff.jobs import sigterm_as_interrupt
 from nomadiff.studies.work import study_status
 from nomadiff.tables import read_table
 from nomadiff.workflows import workers
@@ -34,16 +36,9 @@ COMPARE = f"compare {IMAGES} {TRAINING} --seeds 0 --reference digits:reference -
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def worker(study: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "nomadiff", "work", str(study), "--jobs", "1", *words]
+def worker(study: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "nomadiff", "work", str(study), "--jobs", "1"]
     return subprocess.Popen(command, env=ALONE, stderr=subprocess.PIPE, text=True)
-
-
-def by_two(words: str) -> None:
-    done = subprocess.run(
-        [*TWO_PROCESSES, "-m", "nomadiff", *shlex.split(words)], env=ALONE, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def children(pid: int) -> set[int]:
@@ -67,15 +62,17 @@ def images(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_job_of_two_processes_is_torchrun_by_hand(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_job_of_two_processes_is_torchrun_by_hand(
+    two_processes: StandingPair, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "study"
-    assert main([*shlex.split(COMPARE), "--out", str(out), "--gpus-per-job", "2"]) == 0
+    assert main([*shlex.split(COMPARE), "--method", "casd", "--out", str(out), "--gpus-per-job", "2"]) == 0
     said = capfd.readouterr()
     assert "report:" in said.out and "torch" not in said.err, said.err
     assert {row["state"] for row in study_status(out)} == {"done"}
     train = f"train {IMAGES} {TRAINING} --method casd --out {tmp_path / 'run'}"
-    by_two(train)
-    by_two(f"sample {tmp_path / 'run'} --count 40 --device cpu --out {tmp_path / 's.zip'}")
+    two_processes(*shlex.split(train))
+    two_processes(*shlex.split(f"sample {tmp_path / 'run'} --count 40 --device cpu --out {tmp_path / 's.zip'}"))
     made = out / "runs" / "casd-close-seed0"
     hand, ours = (load_file(path / "model.safetensors") for path in (tmp_path / "run", made))
     assert hand.keys() == ours.keys() and all((hand[name] == ours[name]).all() for name in hand)
@@ -88,11 +85,13 @@ def test_a_job_of_two_processes_is_torchrun_by_hand(tmp_path: Path, capfd: pytes
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
 def test_a_killed_worker_takes_its_processes_along_and_another_goes_on(tmp_path: Path) -> None:
-    words = shlex.split(f"{COMPARE.replace('--budget 512', '--budget 6400')} --method dm --gpus-per-job 2")
+    long = COMPARE.replace("--budget 512", "--budget 2560").replace("-every 128", "-every 2560 --log-every 128")
+    words = shlex.split(f"{long} --method dm --gpus-per-job 2")
     one, many = tmp_path / "one", tmp_path / "many"
     for study in (one, many):
         assert main([*words, "--out", str(study), "--workers", "0"]) == 0
-    assert worker(one).wait(300) == 0
+    work = ["work", "--jobs", "1"]
+    assert main([*work, str(one)]) == 0
     first = worker(many)
     log = many / "runs" / "dm-seed0" / "log.jsonl"
     while not log.exists():
@@ -108,16 +107,20 @@ def test_a_killed_worker_takes_its_processes_along_and_another_goes_on(tmp_path:
     while any(map(lives, below)):
         assert time.monotonic() < until, "processes outlive their worker"
         time.sleep(0.05)
+    log.unlink()
     second = worker(many)
-    while len(children(second.pid)) < 3 or not list(log.parent.glob("state/*")):
+    while not log.exists():
         assert second.poll() is None
         time.sleep(0.05)
-    second.send_signal(signal.SIGTERM)
+    assert not list(log.parent.glob("state/*"))
+    for pid in (second.pid, *children(second.pid)):  # SLURM may tell all processes of a job; then the worker tells them
+        os.kill(pid, signal.SIGTERM)
     _, told = second.communicate(timeout=60)
     assert second.returncode == 128 + signal.SIGTERM and "states saved" in told
     assert "Traceback" not in told and not list(many.glob("jobs/*/claim-*"))
+    assert list(log.parent.glob("state/*"))
     assert {row["state"] for row in study_status(many)} == {"waiting"}
-    assert worker(many).wait(300) == 0
+    assert main([*work, str(many)]) == 0
     names = ("runs/dm-seed0/model.safetensors", "runs/dm-seed0/samples.zip", "metrics.csv")
     assert [(one / name).read_bytes() for name in names] == [(many / name).read_bytes() for name in names]
 
@@ -127,7 +130,7 @@ def test_what_fails_in_one_of_them_is_told_in_a_line(tmp_path: Path) -> None:
     words = [*shlex.split(COMPARE), "--method", "dm", "--out", str(tmp_path)]
     assert main([*words, "--workers", "0"]) == 0
     (tmp_path / "runs").write_text("in the way")
-    assert worker(tmp_path, "--gpus-per-job", "2").wait(120) == 1
+    assert main(["work", str(tmp_path), "--jobs", "1", "--gpus-per-job", "2"]) == 1
     (failed,) = [row for row in study_status(tmp_path) if row["state"] == "failed"]
     assert failed["job"] == "dm-seed0" and "runs" in failed["error"] and "irectory" in failed["error"]
     assert "together.py" in json.loads((tmp_path / "jobs" / "dm-seed0" / "failed.json").read_text())["traceback"]
@@ -177,7 +180,7 @@ def test_gpus_are_dealt_out_in_groups(
 def test_the_number_is_part_of_a_study_that_others_work_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
-        "nomadiff.studies.work.work_on", lambda *args, gpus_per_job, **options: asked.append(gpus_per_job)
+        "nomadiff.workflows.workers.work_on", lambda *args, gpus_per_job, **options: asked.append(gpus_per_job)
     )
     assert main([*shlex.split(COMPARE), "--out", str(tmp_path), "--gpus-per-job", "2", "--workers", "0"]) == 0
     assert main(["work", str(tmp_path)]) == 0
@@ -197,9 +200,10 @@ def test_a_loop_of_two_processes_is_that_of_one_with_as_large_parts(tmp_path: Pa
     """But for the order in which gradients are added up."""
     words = shlex.split(
         "loop --real digits:pool --reference digits:reference --detector digits --algorithm casd sims --generations 2 "
-        "--seeds 0 --real-count 64 --count 40 --preset digits --budget 256 --batch 64 --warmup 64 --device cpu"
+        "--seeds 0 --real-count 64 --synthetic-count 24 --count 16 --preset digits --budget 256 "
+        "--batch 64 --warmup 64 --device cpu"
     )
-    assert main([*words, "--out", str(tmp_path / "one"), "--microbatch", "32"]) == 0
+    assert main([*words, "--out", str(tmp_path / "one"), "--microbatch", "32", "--workers", "1"]) == 0
     assert main([*words, "--out", str(tmp_path / "two"), "--gpus-per-job", "2"]) == 0
     for name, files in (("casd", ("base", "labelled")), ("sims", ("base", "auxiliary"))):
         one, two = (tmp_path / study / "loops" / f"{name}-seed0" for study in ("one", "two"))
@@ -216,6 +220,28 @@ def test_a_loop_of_two_processes_is_that_of_one_with_as_large_parts(tmp_path: Pa
     assert [row["generation"] for row in rows[0]] == [row["generation"] for row in rows[1]] == [1, 2, 1, 2]
 
 
+def test_a_stop_while_torchrun_is_started_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held back meanwhile, it came before anybody listened: torchrun trained on, and the job was given to another."""
+    told: list[object] = []
+
+    class Started:
+        def __init__(self, *words: object, **options: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def send_signal(self, number: int) -> None:
+            told.append(number)
+
+        def wait(self) -> int:
+            told.append("waited")
+            return 0
+
+    monkeypatch.setattr(workers.subprocess, "Popen", Started)
+    job = Job("job", lambda device: None, shared=True)
+    with sigterm_as_interrupt(), pytest.raises(KeyboardInterrupt) as stopped:
+        workers._run_together(tmp_path, job, 2, None)
+    assert stopped.value.args == (signal.SIGTERM,) and told == [signal.SIGINT, "waited"]
+
+
 def test_studies_are_not_started_by_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begin_comparison(settled(tmp_path, device="cpu"))
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -230,7 +256,7 @@ def test_a_recipe_passes_the_number_on(tmp_path: Path, monkeypatch: pytest.Monke
         asked.append(gpus_per_job)
         raise Interrupted("enough", signal.SIGTERM)
 
-    for module in ("nomadiff.reproduce.study", "nomadiff.studies.work"):
+    for module in ("nomadiff.reproduce.study", "nomadiff.workflows.workers"):
         monkeypatch.setattr(f"{module}.work_on", working)
     words = ["reproduce", "casd-table-2", "--scale", "smoke", "--gpus-per-job", "2", "--out", str(tmp_path)]
     assert main(words) == main(["work", str(tmp_path)]) == 128 + signal.SIGTERM
@@ -239,15 +265,15 @@ def test_a_recipe_passes_the_number_on(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_the_copy_of_an_improvement_is_trained_by_two(tmp_path: Path) -> None:
+def test_the_copy_of_an_improvement_is_trained_by_two(two_processes: StandingPair, tmp_path: Path) -> None:
     assert (
         main(shlex.split(f"train {IMAGES.split('--synthetic')[0]} {TRAINING} --method dm --out {tmp_path / 'run'}"))
         == 0
     )
     words = f"improve {tmp_path / 'run'} --synthetic-count 64 --budget 256 --snapshots 2 --weight 1 --device cpu"
-    by_two(f"{words} --out {tmp_path / 'hand'}")
+    two_processes(*shlex.split(f"{words} --out {tmp_path / 'hand'}"))
     assert main(shlex.split(f"{words} --out {tmp_path / 'study'} --workers 0")) == 0
-    assert worker(tmp_path / "study", "--gpus-per-job", "2").wait(300) == 0
+    assert main(["work", str(tmp_path / "study"), "--jobs", "1", "--gpus-per-job", "2"]) == 0
     assert {row["state"] for row in study_status(tmp_path / "study")} == {"done"}
     hand, ours = (load_file(tmp_path / name / "auxiliary" / "model.safetensors") for name in ("hand", "study"))
     assert hand.keys() == ours.keys() and all((hand[name] == ours[name]).all() for name in hand)

@@ -1,6 +1,5 @@
 """Blocks that are compiled or computed twice: the same results; and how large a part of a batch fits into memory."""
 
-import math
 import shutil
 from dataclasses import replace
 
@@ -17,13 +16,13 @@ from nomadiff.methods.registry import METHODS
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
-from nomadiff.training import compiling, footprint
-from nomadiff.training.compiling import compiles, set_block_call
-from nomadiff.training.config import TrainingConfig
+from nomadiff.training import footprint
+from nomadiff.training.compiling import set_block_call
 from nomadiff.training.footprint import activations_of, part_by_trial, parts_of
 from nomadiff.training.loop import train
 from nomadiff.training.presets import PRESETS
 from nomadiff.training.run_folder import RunFolder, load_tensors
+from nomadiff.training.settings import TrainingConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ALONE = Processes(0, 1, CPU)
@@ -70,7 +69,7 @@ def test_a_run_may_go_on_with_or_without_them(mix, tmp_path):
     assert "checkpoint_gradients" not in str((whole.path / "config.json").read_text())
     with stopped_at(64):
         train(recipe(mix), mix, run, ALONE)
-    train(recipe(mix, checkpoint_gradients=True, compile="off"), mix, run, ALONE)
+    train(recipe(mix, checkpoint_gradients=True, compile=False), mix, run, ALONE)
     assert same(weights(whole), weights(run))
 
 
@@ -80,24 +79,12 @@ def test_checkpointing_saves_memory_as_planned(family, mix):
     assert twice.per_image < 0.7 * kept.per_image
 
 
-def test_auto_compiles_on_a_gpu_where_the_run_is_long(monkeypatch):
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: name)
-    long, short = (TrainingConfig(budget=budget) for budget in (60_000_000, 100_000))
-    assert compiles(long, CUDA, 42e9) and not compiles(short, CUDA, 1e9)
-    assert not compiles(long, CPU, 42e9) and not compiles(long, CUDA, math.nan)
-    assert compiles(replace(short, compile="on"), CPU, 1e9) and not compiles(replace(long, compile="off"), CUDA, 42e9)
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
-    assert not compiles(long, CUDA, 42e9)  # a torch without triton
-    with pytest.raises(UsageError, match="auto, on, off"):
-        TrainingConfig(budget=1, compile="yes")
-
-
 class Other(nn.Module):
     def forward(self, x, noise_label, labels):
         return x
 
 
-@pytest.mark.parametrize(("option", "asked"), [("compiled", "--compile on"), ("checkpointed", "--checkpoint-grad")])
+@pytest.mark.parametrize(("option", "asked"), [("compiled", "--compile"), ("checkpointed", "--checkpoint-grad")])
 def test_networks_without_blocks_are_refused(option, asked):
     with pytest.raises(UsageError, match=f"{asked}.* Other has no blocks"):
         set_block_call(EDMDenoiser(Other()), **{"compiled": False, "checkpointed": False, option: True})
@@ -108,7 +95,11 @@ def test_networks_without_blocks_are_refused(option, asked):
 def test_a_block_is_one_graph(family, monkeypatch):
     """With the compiler's front half only, which takes no time: every block is captured whole."""
     original = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda call, **options: original(call, backend="aot_eager", fullgraph=True))
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda call, dynamic, options: original(call, backend="aot_eager", fullgraph=True, dynamic=dynamic),
+    )
     torch._dynamo.reset()
     torch.manual_seed(0)
     denoiser = EDMDenoiser(build_network(small(family), 2), sources=2).train()
@@ -135,8 +126,8 @@ def test_a_compiler_that_fails_is_one_line(mix, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda call, **options: original(call, backend=broken))
     torch._dynamo.reset()
-    with pytest.raises(NomadiffError, match="torch.compile does not work here .*--compile off"):
-        train(recipe(mix, compile="on"), mix, RunFolder(tmp_path / "run"), ALONE)
+    with pytest.raises(NomadiffError, match="torch.compile does not work here "):
+        train(recipe(mix, compile=True), mix, RunFolder(tmp_path / "run"), ALONE)
 
 
 @pytest.mark.slow
@@ -154,12 +145,12 @@ def test_compiled_and_eager_agree_and_compiled_runs_continue_bit_for_bit(mix, tm
     options = {"network": network, "budget": 1600, "log_every": 160, "snapshot_every": 1600}
     runs = {name: RunFolder(tmp_path / name) for name in ("eager", "compiled", "continued")}
     for name in ("eager", "compiled"):
-        train(recipe(mix, compile="off" if name == "eager" else "on", **options), mix, runs[name], ALONE)
+        train(recipe(mix, compile=name == "compiled", **options), mix, runs[name], ALONE)
     losses = [[record["loss"] for record in runs[name].read_log()] for name in ("eager", "compiled")]
     assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], rel=1e-3)
     with stopped_at(640):
-        train(recipe(mix, compile="on", **{**options, "snapshot_every": 320}), mix, runs["continued"], ALONE)
-    train(recipe(mix, compile="on", **options), mix, runs["continued"], ALONE)
+        train(recipe(mix, compile=True, **{**options, "snapshot_every": 320}), mix, runs["continued"], ALONE)
+    train(recipe(mix, compile=True, **options), mix, runs["continued"], ALONE)
     assert same(weights(runs["compiled"]), weights(runs["continued"]))
 
 
@@ -222,13 +213,13 @@ def test_options_of_the_command_line(tmp_path, capsys):
     base = ["train", "--real", "digits:pool", "--preset", "digits", "--method", "dm", "--out", str(tmp_path / "run")]
     assert main([*base, "--dry-run"]) == 0
     told = [capsys.readouterr().out]
-    more = ["--microbatch", "auto", "--checkpoint-gradients", "--compile", "off"]
+    more = ["--microbatch", "auto", "--checkpoint-gradients"]
     assert main([*base, *more, "--dry-run"]) == 0
     told.append(capsys.readouterr().out)
     assert told[0] != told[1] and "128 images at once" in told[1]
     small = ["--budget", "256", "--batch", "128", "--device", "cpu", *more]
     assert main([*base, *small]) == 0
     recipe = RunFolder(tmp_path / "run").config().training
-    assert (recipe.microbatch, recipe.checkpoint_gradients, recipe.compile) == ("auto", True, "off")
-    assert main([*base, "--microbatch", "many"]) == 2 and main([*base, "--compile", "yes"]) == 2
-    assert PRESETS["digits"].training.compile == "auto"
+    assert (recipe.microbatch, recipe.checkpoint_gradients, recipe.compile) == ("auto", True, False)
+    assert main([*base, "--microbatch", "many"]) == 2
+    assert PRESETS["digits"].training.compile is False

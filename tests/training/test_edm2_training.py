@@ -16,13 +16,14 @@ from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training import loop
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.loop import train
 from nomadiff.training.loss import training_levels, with_uncertainty
 from nomadiff.training.phema import PowerEMA
 from nomadiff.training.post_hoc import rebuild_average
 from nomadiff.training.presets import PRESETS, Preset
 from nomadiff.training.run_folder import RunFolder, load_metadata, load_tensors
+from nomadiff.training.settings import TrainingConfig
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 NETWORK = NetworkConfig("edm2", 8, 1, 8, (1, 2), 1, (4,), dropout=0.1, channels_per_head=8)

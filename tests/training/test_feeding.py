@@ -83,6 +83,8 @@ def test_cudnn_is_left_as_it_was():
     before = torch.backends.cudnn.benchmark
     with kernels_by_trial(torch.device("cuda")):
         assert torch.backends.cudnn.benchmark
+    with kernels_by_trial(torch.device("cuda"), 1e12):  # the trials would take longer than the training
+        assert torch.backends.cudnn.benchmark == before
     with kernels_by_trial(CPU):
         assert torch.backends.cudnn.benchmark == before
     assert torch.backends.cudnn.benchmark == before

@@ -9,10 +9,10 @@ from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.ambient import Ambient
 from nomadiff.methods.sda import SDA
-from nomadiff.training.config import TrainingConfig
 from nomadiff.training.floors import NoiseFloors, with_floors
 from nomadiff.training.loss import share_above, training_levels
 from nomadiff.training.run_folder import load_tensors
+from nomadiff.training.settings import TrainingConfig
 
 OPTIONS = TrainingConfig(budget=64)
 CPU = torch.device("cpu")

@@ -17,10 +17,11 @@ from nomadiff.methods.registry import METHODS
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.loop import train
 from nomadiff.training.presets import PRESETS, Preset
 from nomadiff.training.run_folder import RunFolder, load_tensors
+from nomadiff.training.settings import TrainingConfig
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SPACE = LatentSpace("vae", "0" * 64, 2, mean=(1.0, -2.0), std=(3.0, 0.5))

@@ -14,17 +14,18 @@ import torch
 from factories import noise_source, stopped_at
 
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import DataError, NomadiffError, NomadiffWarning, UsageError
+from nomadiff.errors import DataError, Interrupted, NomadiffError, NomadiffWarning, UsageError
 from nomadiff.methods.registry import METHODS
 from nomadiff.models.model import Model
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.processes import Processes
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.training import loop
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.loop import train
 from nomadiff.training.presets import Preset
 from nomadiff.training.run_folder import RunFolder, load_tensors, save_tensors
+from nomadiff.training.settings import TrainingConfig
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -518,6 +519,28 @@ def test_signal_saves_and_says_how_to_go_on(tmp_path, number):
     assert "Traceback" not in errors
     _, metadata = load_tensors(folder.state_path)
     assert metadata["images_seen"] >= folder.snapshots()[-1]
+
+
+@pytest.mark.parametrize("moment", ["_step", "_save"])
+def test_a_signal_at_the_end_is_heard_too(mix, tmp_path, moment, monkeypatch):
+    """A training is one of many things that its caller does: told to stop in its last step, nothing is to come after.
+
+    ``_save`` of the last snapshot may take minutes, where samples are drawn and scored.
+    """
+    folder, usual = RunFolder(tmp_path / "run"), getattr(loop._Training, moment)
+
+    def told(self, given):
+        if self.images_seen >= (144 if moment == "_step" else 160):
+            signal.raise_signal(signal.SIGTERM)
+        return usual(self, given)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped at 160 of 160") as stopped:
+        patch.setattr(loop._Training, moment, told)
+        train(recipe(mix), mix, folder, ALONE)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    before = folder.model_path.read_bytes()
+    train(recipe(mix), mix, folder, ALONE)  # whole already
+    assert folder.model_path.read_bytes() == before and folder.snapshots() == [48, 96, 144, 160]
 
 
 def test_a_budget_inside_the_warm_up_is_told_before_training(tmp_path, recwarn):

@@ -5,9 +5,9 @@ import torch
 
 from nomadiff.errors import NomadiffWarning, UsageError
 from nomadiff.training import precision
-from nomadiff.training.config import TrainingConfig
 from nomadiff.training.precision import resolved_precision
 from nomadiff.training.presets import PRESETS
+from nomadiff.training.settings import TrainingConfig
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 SMALL, LARGE = 0.01e9, 1e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,26 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import TWO_PROCESSES
 from safetensors.torch import load_file
+from standing_pair import StandingPair
 
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.processes import partner_lost
 from nomadiff.training.presets import PRESETS
 
 WORKER = Path(__file__).with_name("two_processes.py")
-
-
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    launcher = TWO_PROCESSES
-    return subprocess.run(
-        [*launcher, str(WORKER), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
 
 
 def pair(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
@@ -65,10 +54,8 @@ def pair(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
 
 
 @pytest.mark.slow
-def test_every_family_and_every_disagreement(tmp_path: Path) -> None:
-    done = launch("families", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_every_family_and_every_disagreement(two_processes: StandingPair, tmp_path: Path) -> None:
+    lines = two_processes(str(WORKER), "families", str(tmp_path)).splitlines()
     assert {line.rsplit("-", 2)[0] for line in lines if re.search("-(None|4)$", line)} == {*PRESETS, *NETWORKS}
     assert {
         "tiny-0.0-4",
@@ -90,10 +77,9 @@ def test_every_family_and_every_disagreement(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(two_processes: StandingPair, tmp_path: Path) -> None:
     """Where these can work on a batch in the same parts: the draws are those, and here the bits of sums of two, too."""
-    done = launch("counts", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    said = two_processes(str(WORKER), "counts", str(tmp_path))
     model = {path.name: path / "model.safetensors" for path in tmp_path.iterdir()}
     tensors = {name: load_file(path) for name, path in model.items()}
     for name, other in (("two-one", "two"), ("halves", "two"), ("parts-one-two", "parts-one")):
@@ -101,8 +87,8 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
             exact = {"rtol": 0, "atol": 0} if other == "two" else {"rtol": 1e-3, "atol": 1e-5}
             torch.testing.assert_close(value, tensors[other][key], **exact, msg=f"{name} {key}")
     told = "one-two: 1 processes trained it in parts of 16 images, which 2 cannot make of 8 images each"
-    refusals = [line for line in done.stdout.splitlines() if told in line and line.endswith(": start 1")]
-    assert len(refusals) == 2, done.stdout
+    refusals = [line for line in said.splitlines() if told in line and line.endswith(": start 1")]
+    assert len(refusals) == 2, said
 
 
 def _node(namespace: str, address: str, rank: int, *arguments: str) -> subprocess.Popen[str]:
@@ -146,7 +132,9 @@ def nodes() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_two_nodes_are_two_processes_of_one(tmp_path: Path, nodes: tuple[str, str]) -> None:
+def test_two_nodes_are_two_processes_of_one(
+    two_processes: StandingPair, tmp_path: Path, nodes: tuple[str, str]
+) -> None:
     """Train, sample and evaluate; a namespace has no other way to the other than the cable."""
     for place in ("nodes", "node"):
         (tmp_path / place).mkdir()
@@ -158,8 +146,7 @@ def test_two_nodes_are_two_processes_of_one(tmp_path: Path, nodes: tuple[str, st
     finally:
         for process in both:
             process.kill()
-    done = launch("verbs", str(tmp_path / "node"))
-    assert done.returncode == 0, done.stderr
+    two_processes(str(WORKER), "verbs", str(tmp_path / "node"))
     for name in ("run/model.safetensors", "s.zip", "m.json"):
         assert (tmp_path / "nodes" / name).read_bytes() == (tmp_path / "node" / name).read_bytes(), name
 
@@ -172,17 +159,19 @@ def test_a_process_dies_and_the_same_command_continues(tmp_path: Path) -> None:
     sample = ["sample", str(tmp_path / "run"), "--count", "50", "--batch-size", "4", "--steps", "2"]
     for command, name in ((train, "run"), (sample, "s.zip")):
         command += ["--device", "cpu", "--out", str(tmp_path / name)]
-        left, dead = pair("die", *command)
+    ended = pair(json.dumps([["die", *train]]))
+    for command, name, then in ((train, "run", [["die", *sample]]), (sample, "s.zip", [])):
+        left, dead = ended
         assert dead.returncode == -signal.SIGKILL and left.returncode == 1
         said = [line for line in left.stderr.splitlines() if not line.startswith(("train casd:", "sample casd:"))]
         assert len(said) == 1 and "another process of this run has ended" in said[0], said
         assert "run the same command again to go on" in said[0]
         part = tmp_path / f"{name}.part"
         assert len(list(part.glob("*.npy"))) == 3 if name == "s.zip" else (tmp_path / "run" / "state").exists()
-        for done in pair("continue", *command):
-            assert done.returncode == 0, done.stderr
+        ended = pair(json.dumps([["continue", *command], *then]))  # the next death in the same start: imports take long
         file = "" if name == "s.zip" else "model.safetensors"
         assert (tmp_path / name / file).read_bytes() == (tmp_path / f"whole-{name}" / file).read_bytes()
+    assert [done.returncode for done in ended] == [0, 0], ended
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from nomadiff.training import stop_signals as module
+from nomadiff import jobs
 from nomadiff.training.stop_signals import stop_signals
 
 
@@ -21,7 +21,7 @@ def end(*args: object) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_one_stop_told_twice_is_one_and_a_later_one_acts_as_usual(monkeypatch, number):
-    monkeypatch.setattr(module, "_ONE", 0.5)
+    monkeypatch.setattr(jobs, "_TELLING", 0.5)
     before = signal.signal(number, end)
     try:
         with stop_signals() as stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -192,10 +193,11 @@ if __name__ == "__main__":
         counts(Path(rest[0]))
     elif what == "verbs":
         verbs(Path(rest[0]))
-    elif what == "die":
-        owner, name = (loop._Training, "_step") if rest[0] == "train" else (Processes, "gather")
-        sys.exit(dying(rest, owner, name, 4))
-    else:  # continue: the same command, then another --out for comparison
-        assert main(rest) == 0
-        out = Path(rest[-1])
-        sys.exit(main([*rest[:-1], str(out.with_name(f"whole-{out.name}"))]))
+    else:
+        for turn, *words in json.loads(what):
+            if turn == "die":
+                owner, name = (loop._Training, "_step") if words[0] == "train" else (Processes, "gather")
+                sys.exit(dying(words, owner, name, 4))
+            assert main(words) == 0  # continue: the same command, then another --out for comparison
+            out = Path(words[-1])
+            assert main([*words[:-1], str(out.with_name(f"whole-{out.name}"))]) == 0

@@ -11,7 +11,7 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import Interrupted, UsageError
+from nomadiff.errors import Interrupted, NomadiffWarning, UsageError
 from nomadiff.files import read_json
 from nomadiff.methods.dm import DM
 from nomadiff.methods.registry import METHODS
@@ -23,8 +23,7 @@ from nomadiff.studies.work import study_status
 from nomadiff.workflows import arms as arms_module
 from nomadiff.workflows import judging
 from nomadiff.workflows.arms import Arm
-from nomadiff.workflows.compare import Comparison, compare
-from nomadiff.workflows.comparison import plan_comparison
+from nomadiff.workflows.compare import Comparison, compare, comparison_jobs, plan_comparison
 
 
 def comparison(out, **changes):
@@ -48,6 +47,7 @@ def comparison(out, **changes):
     return replace(base, **changes)
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.slow
 def test_a_comparison_takes_sources_and_mixes_as_it_takes_paths(tmp_path):
     """With the figures of the paths; its arms can be sent to other processes."""
@@ -65,6 +65,23 @@ def test_a_comparison_takes_sources_and_mixes_as_it_takes_paths(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_reference_of_synthetic_images_is_refused(tmp_path):
+    """By it whoever takes over the style of the synthetic images wins; a folder given twice did that in silence."""
+    held_out, style = (ImageSource.open(f"digits:{name}", name=name, synthetic=name == "style")
+                       for name in ("reference", "style"))  # fmt: skip
+    wrong = ImageSource.from_array(style.pixels, name="held-out", synthetic=False)
+    with pytest.raises(
+        UsageError, match=rf"{len(style):,} of {len(style):,} reference images are of .* source 'style'"
+    ):
+        plan_comparison(comparison(tmp_path / "x", reference=wrong))
+    pixels = torch.cat([held_out.pixels, style.pixels[:7]])
+    partly = ImageSource.from_array(pixels, name="held-out", synthetic=False)
+    with pytest.warns(NomadiffWarning, match=r"7 of 804 reference images are of the synthetic source 'style'"):
+        plan_comparison(comparison(tmp_path / "x", reference=partly))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     compare(comparison(tmp_path))
     content = read_json(tmp_path / "metrics.json")
@@ -97,6 +114,24 @@ def test_compare_writes_one_tidy_row_an_arm_and_seed(tmp_path, monkeypatch):
     assert again.rows == rows
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"group_by": "patient"},
+        {"detector_weights": "other.pt"},
+        {"classifier_weights": "other.pt"},
+        {"allow_train_as_reference": True},
+        {"similarity": True},
+    ],
+)
+def test_a_report_of_other_settings_is_not_done(tmp_path, change):
+    """Planned anew and worked on by ``work``, a study kept the report of before."""
+    before, after = comparison_jobs(comparison(tmp_path)), comparison_jobs(comparison(tmp_path, **change))
+    assert [job.about for job in before[:-1]] == [job.about for job in after[:-1]]  # the models are the same
+    assert before[-1].about != after[-1].about
+
+
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.slow
 def test_a_model_whose_held_out_loss_falls_fast_is_called_untrained(tmp_path, monkeypatch):
     small = {"seeds": (0,), "methods": ("dm", "casd"), "changes": {"budget": 1024, "batch": 64, "warmup": 0}}
@@ -141,6 +176,7 @@ def test_an_arm_killed_while_it_draws_goes_on_or_draws_anew_when_it_was_extended
     assert len(read_images(tmp_path / "same" / "samples.zip").images) == 12
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_every_set_of_images_passes_the_detector_once(tmp_path, monkeypatch):
     seen = Counter()
 
@@ -189,6 +225,7 @@ def test_together_trains_one_model_on_all_sources(tmp_path):
 ARMS = ("dm", "casd", "sims", "neon", "casd+source-guidance")
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.slow
 def test_two_papers_are_arms_of_one_study_at_equal_images_seen(tmp_path, monkeypatch):
     """Methods of one training and of two, judged together, and a finished study is only read."""
@@ -226,6 +263,7 @@ def test_a_method_that_guides_a_base_brings_its_control(tmp_path):
     assert comparison(tmp_path, methods=("sda+sims",)).needs_synthetic
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_method_that_reports_do_not_know_is_reported(tmp_path, monkeypatch):
     class Own(DM):
         """A method of somebody else's."""
@@ -256,15 +294,19 @@ def test_wrong_sizes_are_found_before_training(tmp_path, monkeypatch):
             lambda spec, **o: opened(spec, **(o | {"resolution": None} if o["name"] == "reference" else o)),
         )
         compare(comparison(tmp_path, mix=mix))
+    with pytest.raises(UsageError, match="--count: precision and recall with k = 5 need more than 5 images, got 5"):
+        compare(comparison(tmp_path, count=5))
     with pytest.raises(UsageError, match="at least one --synthetic"):
         compare(comparison(tmp_path, mix=MixSpec(real="digits:pool")))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_similarity_of_small_images(tmp_path):
     table = compare(comparison(tmp_path, seeds=(0,), methods=("dm",), similarity=True))
     assert -1 <= table.rows[0]["ssim_pairs"] < table.rows[0]["ssim_nearest"] <= 1
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.slow
 def test_demo_has_the_rows_it_promises(tmp_path):
     table = compare(replace(demo_comparison(tmp_path, seeds=(7,), budget=512, workers=1), count=60))
@@ -285,6 +327,7 @@ def test_a_reference_that_is_trained_on_is_found_before_training(tmp_path, monke
     assert "models:" in plan_comparison(replace(wrong, allow_train_as_reference=True))
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.slow
 def test_six_uses_of_synthetic_data_in_one_report(tmp_path):
     methods = ("dm", "sda", "casd", "ambient", "weighted", "filtered")

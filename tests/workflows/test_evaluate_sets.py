@@ -6,22 +6,27 @@ import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from factories import noise_images
 from PIL import Image
 
 from nomadiff.cli import main
+from nomadiff.cli.lines import comparison_lines
 from nomadiff.data.digits import blurred_and_shifted, read_digits
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.metadata import metadata_column
 from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import read_json
+from nomadiff.metrics.detectors import load_detector
 from nomadiff.metrics.intervals import jackknife_interval, random_groups
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.workflows.evaluate import evaluate_files, evaluate_sets
+from nomadiff.workflows.evaluation_cost import evaluation_cost
 from nomadiff.workflows.evaluation_report import evaluation_report, nearest_table, notes_on, write_evaluation
 from nomadiff.workflows.held_out import HeldOut
 
@@ -130,6 +135,12 @@ def test_sets_of_other_sizes_are_said(pool: torch.Tensor) -> None:
     assert "not of one size (a 100, b 200)" in notes_on(found)[-1]
     row = by_name(found.table.rows)["b", "fd_digits"]
     assert row["difference_low"] < row["difference"] < row["difference_high"]
+    assert "floor_count" not in found.table.meta  # each size has its own
+    printed = comparison_lines(found.table.rows).splitlines()
+    assert printed[1].startswith("fd_digits") and printed[1].endswith("  -")
+    alike = evaluate_sets([source("a", pool[:100]), source("b", pool[100:200])], "digits:reference", **DIGITS)
+    floor = by_name(alike.table.rows)["a", "fd_digits"]["floor"]
+    assert comparison_lines(alike.table.rows).splitlines()[1].endswith(f"  {floor:.4g}")
     large = source("c", torch.zeros(50, 1, 16, 16, dtype=torch.uint8))
     with pytest.raises(UsageError, match="a have images of .1, 8, 8., c of .1, 16, 16."):
         evaluate_sets([source("a", pool[:100]), large], "digits:reference", **DIGITS)
@@ -211,6 +222,7 @@ def test_nobody_is_compared_with_themselves(tmp_path: Path, kind: str, capsys) -
     assert main([*words, str(tmp_path / "d.json"), "--train", train, "--group-by", "age", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "age in reference: 30" in text and "age in train: 12" in text and "cost: about" in text
+    assert "start and report" in text and "pairs" not in text
 
 
 def test_groups_of_one_subject_have_no_floor(tmp_path: Path) -> None:
@@ -250,6 +262,10 @@ def test_metadata_that_do_not_say_are_refused(tmp_path: Path) -> None:
     (folder / "metadata.csv").unlink()
     with pytest.raises(UsageError, match=r"holds no metadata.csv or metadata.jsonl to read 'person' from"):
         metadata_column(opened(), "person")
+    names = opened().names
+    rows = [json.dumps({"file_name": name, "text": "a\u2028b\x85c"}, ensure_ascii=False) for name in names]
+    (folder / "metadata.jsonl").write_text("\r\n".join(rows), encoding="utf-8")
+    assert metadata_column(opened(), "text") == ["a\u2028b\x85c"] * len(names)
     for damaged in ("[1]\n", "{", "\x80"):
         (folder / "metadata.jsonl").write_bytes(damaged.encode("latin-1"))
         with pytest.raises(DataError, match="metadata.jsonl"):
@@ -272,3 +288,15 @@ def test_the_page_of_statistics_has_no_floor(pool: torch.Tensor, tmp_path: Path)
 
 def test_groups_of_samples_are_the_same_in_every_set() -> None:
     assert (random_groups(200) == random_groups(200)).all()  # what pairs the differences
+
+
+def test_the_cost_counts_pairs_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are compared: of neighbours among samples and fresh real images, of each with its nearest one."""
+    monkeypatch.setattr("nomadiff.workflows.evaluation_cost._seconds", lambda work: 8.0 * isinstance(work(), dict))
+    detector, few = load_detector("pixels"), noise_images(16, 0)
+
+    def told(**options: Any) -> str:
+        return evaluation_cost(detector, few, [400], 400, 0, intervals=False, **options)
+
+    assert "pairs" not in told()
+    assert "pairs 20 min" in told(ssim=True)  # 1,200: half of 400 samples and of 200 fresh ones, ten times

@@ -76,6 +76,12 @@ def test_what_cannot_be_compared_is_said(runs: dict[str, Path], capsys, tmp_path
     assert read_table(out).rows[0]["run"] == "study"
 
 
+def test_a_table_where_one_stands_is_called_by_its_own_name(runs: dict[str, Path], monkeypatch) -> None:
+    monkeypatch.chdir(runs["samples"].parent)
+    assert {row["run"] for row in score_table("metrics.json", "../two.json").rows} == {"metrics", "two"}
+    assert {row["run"] for row in score_table("../samples/metrics.json").rows} == {"samples"}
+
+
 def test_what_has_no_scores_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     Table([{"a": 1}]).write(tmp_path / "other.json")

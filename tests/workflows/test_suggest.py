@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from nomadiff.cli import main
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.dm import DM
+from nomadiff.training import loop
 from nomadiff.training.presets import PRESETS, presets_that_fit, proposed_preset
 from nomadiff.workflows.presets import preset_table
-from nomadiff.workflows.suggest import suggest
+from nomadiff.workflows.suggest import Rate, Suggestion, suggest
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,18 @@ def test_a_preset_that_does_not_fit_names_those_that_do() -> None:
         DM("small32").recipe(mix)
 
 
+def test_a_stopped_trial_is_not_said_to_be_kept(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    step = loop._Training._step
+
+    def told(*given: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        step(*given)
+
+    monkeypatch.setattr(loop._Training, "_step", told)
+    assert main(["suggest", "--real", "digits:pool", "--device", "cpu"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "nomadiff: stopped"
+
+
 def test_a_suggestion_is_measured_and_knows_the_trouble() -> None:
     synthetic = noise_source("made", 1, 2000)
     synthetic = replace(synthetic, labels=torch.where(synthetic.labels == 2, 1, synthetic.labels))
@@ -63,6 +77,25 @@ def test_a_suggestion_is_measured_and_knows_the_trouble() -> None:
     for told in ("40 real images are few", "at 2.0% of a batch", "made has no images of 2", "kept aside"):
         assert told in words
     assert "images/s" in found.text()
+
+
+@pytest.mark.parametrize(
+    ("speed", "told"),
+    [
+        (1000.0, "16.7 h"),
+        (100.0, "6.9 days"),
+        (1.0, "not on this machine (694.4 days)"),
+        (0.1, "not on this machine (19.0 years)"),
+    ],
+)
+def test_a_suggestion_says_durations_that_can_be_read(speed: float, told: str) -> None:
+    rate = Rate("cifar10", 60_000_000, speed)
+    assert rate.words == told
+    found = Suggestion(
+        images={"real": 10}, size=(3, 32), device="1 CPU thread", method="dm", preset="cifar10", rates=(rate,),
+        real_share=1.0, trouble=(),
+    )  # fmt: skip
+    assert found.text().count(told) == 2 and "hours" not in found.text()
 
 
 def test_plenty_of_real_images_alone_are_no_trouble_but_for_the_judging() -> None:

@@ -58,6 +58,7 @@ def test_files_are_named_in_tables_and_in_a_page_with_pictures(folders, tmp_path
     page = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert "a/060.png and a/copy.png: identical" in page and "Images that look most like sd" in page
     assert re.search(r"a/\d+\.png: (1\.00|0\.\d\d)</figcaption>", page) and "<script" not in page
+    assert (str(folders / "trusted") in page) == with_trusted, "what the answer depends on"
     row = rows_of(tmp_path / "x.csv")[0]
     assert (row["share"] == "") != with_trusted
     assert found.name_of(60) == "a/060.png"

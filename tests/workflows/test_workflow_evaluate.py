@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from factories import TWO_PROCESSES
+from standing_pair import StandingPair
 
 from nomadiff.cli import main
 from nomadiff.data.digits import read_digits
@@ -16,9 +15,12 @@ from nomadiff.data.latents import LatentSpace, write_latents
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
 from nomadiff.files import read_json
+from nomadiff.metrics.detectors.digits import DigitsDetector
 from nomadiff.metrics.detectors.features import feature_cache
+from nomadiff.metrics.frechet import Statistics
+from nomadiff.metrics.statistics_files import write_statistics
 from nomadiff.workflows import evaluation_inputs
-from nomadiff.workflows.evaluation_inputs import parse_groups
+from nomadiff.workflows.evaluation_settings import parse_groups
 
 
 @pytest.fixture
@@ -94,6 +96,14 @@ def test_a_saved_reference_and_edms_give_the_same_distance(samples: str, tmp_pat
     assert alone["", "fd_digits"]["value"] == pytest.approx(rows["", "fd_digits"]["value"], rel=1e-9)
 
 
+def test_classes_by_statistics_are_refused_before_the_work(samples: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    write_statistics(tmp_path / "edm.npz", Statistics.from_features(torch.randn(300, DigitsDetector().dimension)))
+    monkeypatch.setattr("nomadiff.metrics.reference.ReferenceSet.read", lambda *_: pytest.fail("scored"))
+    for by in (["--by-class"], ["--group", "even=0,2"]):
+        assert main(command(samples, "--reference", str(tmp_path / "edm.npz"), *by)) == 2
+        assert "need the reference's images" in capsys.readouterr().err
+
+
 def test_features_are_computed_once(samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "cache"))
     rows = evaluate(samples, out=tmp_path / "a.json")
@@ -125,15 +135,13 @@ def test_lpips_is_asked_for_by_name(samples: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_detectors_work(samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_two_processes_share_the_detectors_work(
+    two_processes: StandingPair, samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluate(samples, out=tmp_path / "one.json")
-    launcher = [*TWO_PROCESSES, "-m", "nomadiff"]
     monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "cache"))
-    words = [*launcher, *command(samples, "--out", str(tmp_path / "two.json"))]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("300 samples") == 1
+    said = two_processes(*command(samples, "--out", str(tmp_path / "two.json")))
+    assert said.count("300 samples") == 1
     assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
 
 
@@ -147,6 +155,10 @@ def test_two_processes_share_the_detectors_work(samples: str, tmp_path: Path, mo
         (["--by-class", "--detector", "pixels"], 2, "give --classifier"),
         (["--group", "odd=1,11"], 2, "no class '11'"),
         (["--group", "odd"], 2, "animals=bird,cat"),
+        (["--copies", "digits"], 2, "--copies without --train"),
+        (["--copies-weights", "a.pt"], 2, "--copies-weights without --copies"),
+        (["--classifier-weights", "a.pt"], 2, "--classifier-weights without --classifier"),
+        (["--lpips-weights", "a.pth", "b.pth"], 2, "--lpips-weights without --extra lpips"),
         (["--classifier", "pixels"], 2, "no classes"),
         (["--detector", "cifar10-resnet56", "--detector-weights", "absent.th"], 1, "absent.th: no such weight file"),
         (["--train", "digits:close"], 2, "--allow-synthetic-as-real"),

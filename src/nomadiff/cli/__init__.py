@@ -50,8 +50,6 @@ _VERBS = {
     "Other tools": ("import", "export", "lora", "info"),
 }
 _ANYWHERE = ("--debug", "--quiet", "--json")  # options of every verb, wherever they stand
-# verbs that use no part of a user's own
-_WITHOUT_PARTS = ("demo", "suggest", "reproduce", "encode", "verdict", "table", "status", "metrics", "import", "lora")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,20 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from nomadiff.cli.answer import Answer, remember
     from nomadiff.cli.config_file import config_reader, split_config, write_command
-    from nomadiff.cli.terminal import plain_output, say_error
-    from nomadiff.errors import Interrupted, NomadiffError
+    from nomadiff.cli.terminal import plain_output
+    from nomadiff.errors import Interrupted, NomadiffError, signal_of
     from nomadiff.files import printable
     from nomadiff.memory import keep_freed_memory
-    from nomadiff.progress import QUIET
+    from nomadiff.progress import QUIET, say_error
     from nomadiff.registry import import_plugin
 
     keep_freed_memory()
-    given = words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     debug, as_json = "--debug" in words, "--json" in words
     if "--quiet" in words:  # in the environment: worker processes are to be silent, too
         os.environ[QUIET] = "1"
     plugins, words = _without_plugins([word for word in words if word not in _ANYWHERE])
-    remember([word for word in given if word not in _ANYWHERE], as_json=as_json)
+    remember(words, as_json=as_json, plugins=plugins)
     # a verb's module is imported when the verb is called
     app = build_app(listed=not words or words[0] in ("--help", "-h"))
     try:
@@ -115,9 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say_error(" ".join(str(error).split()))
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         say_error("stopped")
-        return 130
+        return 128 + signal_of(interrupt)
     except MemoryError:
         if debug:
             raise
@@ -140,6 +138,8 @@ def build_app(*, listed: bool = False) -> App:
     from cyclopts import App, Group, Parameter
     from rich.console import Console
 
+    from nomadiff.cli.answer import WITHOUT_PARTS
+
     app = App(
         name="nomadiff",
         help=_HELP,
@@ -153,7 +153,7 @@ def build_app(*, listed: bool = False) -> App:
         group = Group(title, sort_key=number)
         for verb in verbs:
             name = "import_" if verb == "import" else verb  # a keyword cannot name a module
-            epilogue = None if verb in _WITHOUT_PARTS else _PLUGIN
+            epilogue = None if verb in WITHOUT_PARTS else _PLUGIN
             text = _first_sentence(name) if listed else None
             app.command(f"nomadiff.cli.{name}:{name}", name=verb, group=group, help=text, help_epilogue=epilogue)
     app.register_install_completion_command(help="Complete verbs and options in this shell.")
@@ -174,7 +174,7 @@ def _parsed(app: App, words: Sequence[str]) -> tuple[Callable[..., Any], BoundAr
 
 
 def _first_sentence(name: str) -> str:
-    """The first line of a verb's docstring, read without its imports: torch alone takes longer than the whole list."""
+    """The first line of a verb's docstring, read without its imports: the list needs no other part of any verb."""
     tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
     verb = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     return (ast.get_docstring(verb) or "").partition("\n")[0]

@@ -13,11 +13,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nomadiff.tables import Table
 
-__all__ = ["Answer", "command_line", "facts", "given_words", "json_is_asked", "remember"]
+__all__ = [
+    "WITHOUT_PARTS",
+    "Answer",
+    "command_line",
+    "default_table",
+    "facts",
+    "given_words",
+    "json_is_asked",
+    "remember",
+    "scoring_command",
+]
+
+# verbs that use no part of a user's own
+WITHOUT_PARTS = ("demo", "suggest", "reproduce", "encode", "verdict", "table", "status", "metrics", "import", "lora")
 
 _WIDTH = 8  # of the names of files, with their colon
 
 _given: list[str] = []
+_plugins: list[str] = []
 _json = False
 
 
@@ -41,8 +55,11 @@ class Answer:
 
     @property
     def command(self) -> str:
-        """The command to go on with; empty where there is none."""
-        return shlex.join(["nomadiff", *map(str, self.next)]) if self.next else ""
+        """The command to go on with, with the plugins of this one; empty where there is none."""
+        words = [*map(str, self.next)]
+        if words and words[0] not in WITHOUT_PARTS:
+            words = _with_plugins(words)
+        return shlex.join(["nomadiff", *words]) if words else ""
 
     def to_text(self) -> str:
         """As lines to read."""
@@ -77,20 +94,58 @@ def facts(text: str) -> dict[str, Any]:
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
-def remember(words: Sequence[str], *, as_json: bool) -> None:
-    """Keep the command as it was given, for reports and for :func:`given_words`."""
+def remember(words: Sequence[str], *, as_json: bool, plugins: Sequence[str] = ()) -> None:
+    """Keep the command as it was given, for reports and for :func:`given_words`; its plugins apart."""
     global _json
-    _given[:], _json = words, as_json
+    _given[:], _plugins[:], _json = words, plugins, as_json
 
 
 def given_words() -> list[str]:
-    """The command as it was given, after ``nomadiff``."""
+    """The command as it was given, after ``nomadiff``, without its plugins; they go with whatever comes next."""
     return list(_given)
 
 
 def command_line() -> str:
     """The command, for reports."""
-    return shlex.join(["nomadiff", *_given])
+    return shlex.join(["nomadiff", *_with_plugins(_given)])
+
+
+def _with_plugins(words: Sequence[str]) -> list[str]:
+    return [*words, *(word for module in _plugins if module not in words for word in ("--plugin", module))]
+
+
+def scoring_command() -> str:
+    """The command but for ``--out``: what a table of scores says it was made by."""
+    words, rest = [], iter(_given)
+    for word in rest:
+        if word == "--out":
+            next(rest, None)
+        elif not word.startswith("--out="):
+            words.append(word)
+    return shlex.join(["nomadiff", *_with_plugins(words)])
+
+
+def default_table() -> Path:
+    """Where a table of scores goes that nobody has named: ``metrics.json``, if it is free or this command's own.
+
+    Raises:
+        UsageError: it is there, and holds something else.
+    """
+    from nomadiff.errors import DataError, UsageError
+    from nomadiff.safe_pickle import printable
+    from nomadiff.tables import read_table
+
+    path = Path("metrics.json")
+    if not path.exists():
+        return path
+    try:
+        found = read_table(path).meta.get("command")
+    except (DataError, AttributeError):  # no table of ours
+        found = None
+    if found != scoring_command():
+        by = f" ({printable(str(found), 200)})" if found else ""
+        raise UsageError(f"{path} holds what another command found{by}: pass --out with another name, or with this one")
+    return path
 
 
 def json_is_asked() -> bool:

@@ -44,7 +44,7 @@ def audit(
             (every image with its scores), each as .json and .csv, and audit.html with pictures.
         device: where to compute.
     """
-    from nomadiff.metrics.detectors import DEFAULT_DETECTOR
+    from nomadiff.metrics.detectors.names import DEFAULT_DETECTOR
     from nomadiff.workflows.audit import audit_files
 
     found = audit_files(

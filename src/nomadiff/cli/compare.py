@@ -66,9 +66,8 @@ def compare(
         dry_run: plan only.
     """
     from nomadiff.files import check_output
-    from nomadiff.workflows.compare import begin_comparison
+    from nomadiff.workflows.compare import begin_comparison, plan_comparison
     from nomadiff.workflows.compare import compare as run
-    from nomadiff.workflows.comparison import plan_comparison
 
     if not dry_run:
         check_output(comparison.out, "folder")

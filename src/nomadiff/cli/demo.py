@@ -39,7 +39,7 @@ def demo(
     from nomadiff.cli.compare import answer_of
     from nomadiff.files import check_output
     from nomadiff.reproduce.demo import demo_comparison, run_demo
-    from nomadiff.workflows.comparison import plan_comparison
+    from nomadiff.workflows.compare import plan_comparison
 
     if not dry_run:
         check_output(out, "folder")

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
-from nomadiff.cli.answer import Answer, command_line
+from nomadiff.cli.answer import Answer, command_line, default_table, scoring_command
 from nomadiff.cli.lines import comparison_lines, score_lines
 from nomadiff.cli.next_steps import after_evaluation
 from nomadiff.cli.options import Convention, Device, DryRun, Level
-from nomadiff.workflows.evaluation_inputs import EvaluationSettings, parse_groups
+from nomadiff.workflows.evaluation_settings import EvaluationSettings, parse_groups
 
 __all__ = ["evaluate"]
 
@@ -27,7 +27,7 @@ class EvaluationOptions(EvaluationSettings):
     classifier: str | None
     extra: tuple[Literal["kid", "cmmd", "ssim", "lpips"], ...]
     copies: str | None
-    groups: Annotated[tuple[str, ...], Parameter(name="--group", converter=_groups)]  # type: ignore[assignment]
+    groups: Annotated[tuple[str, ...], Parameter(name="--group", converter=_groups, metavar="NAME=CLASS,CLASS")]  # type: ignore[assignment]
     convention: Convention
     interval: Level | None
     save_reference: Path | None
@@ -37,9 +37,10 @@ class EvaluationOptions(EvaluationSettings):
 def evaluate(
     *samples: Annotated[str, Parameter(help="Generated images: folder, zip, npz or npy; several as [name=]path.")],
     reference: str,
-    out: Annotated[Path, Parameter(help="Where to write the table: JSON; CSV and report go beside it.")] = Path(
-        "metrics.json"
-    ),
+    out: Annotated[
+        Path | None,
+        Parameter(help="Where to write the table (metrics.json by default): JSON; CSV and report go beside it."),
+    ] = None,
     settings: Annotated[EvaluationOptions, Parameter(name="*")] = EvaluationOptions(),  # noqa: B008 - frozen
     dry_run: DryRun = False,
 ) -> Answer | None:
@@ -73,6 +74,7 @@ def evaluate(
     from nomadiff.workflows.evaluation_verdict import verdict_on
 
     if not dry_run:
+        out = out or default_table()
         check_table(out)
         check_output(out.with_suffix(".html"), "file")
         if settings.save_reference is not None:
@@ -81,8 +83,9 @@ def evaluate(
     table = evaluation.table
     if dry_run:
         return Answer(text="\n".join(f"{name}: {value}" for name, value in table.meta.items()), value=table.meta)
-    if not table.rows:  # not the main process
+    if not table.rows or out is None:  # not the main process
         return None
+    table.meta["command"] = scoring_command()
     files = write_evaluation(evaluation, out, command_line())
     meta = table.meta
     lines = [comparison_lines(table.rows) if evaluation.several else score_lines(table.rows)]

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nomadiff.cli.answer import Answer
+from nomadiff.cli.next_steps import after_export
 from nomadiff.cli.options import Images
 
 __all__ = ["export"]
@@ -49,6 +50,8 @@ def export(
 
     if out is None and hub is None:
         raise UsageError("say where to: --out FOLDER, --hub USER/NAME, or both")
+    if public and hub is None:
+        raise UsageError("--public is for --hub: a folder is neither public nor private")
     if out is not None:
         check_output(out, "new")
     loaded = Model.load(model, snapshot=snapshot, device="cpu")
@@ -58,4 +61,4 @@ def export(
         files["model"] = export_model(loaded, out, form=to, metrics=tables)
     if hub is not None:
         files["hub"] = push_to_hub(loaded, hub, form=to, metrics=tables, private=not public)
-    return Answer(files=files)
+    return Answer(files=files, next=after_export(out, hub, to))

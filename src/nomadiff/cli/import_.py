@@ -14,7 +14,10 @@ __all__ = ["import_"]
 
 
 def import_(
-    weights: Annotated[str | None, Parameter(help="File, folder of EDM2 snapshots, address, or card.")] = None,
+    weights: Annotated[
+        str | None,
+        Parameter(help="File, folder of EDM2 snapshots or of a diffusers pipeline (hf:USER/NAME), address, or card."),
+    ] = None,
     *,
     out: Annotated[Path | None, Parameter(help="The model folder; must be new.")] = None,
     std: float | None = None,

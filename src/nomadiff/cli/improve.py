@@ -12,7 +12,7 @@ from nomadiff.cli.answer import Answer, command_line, facts
 from nomadiff.cli.next_steps import after_improvement
 from nomadiff.cli.options import Device, DryRun, Images, LearningRate, Out
 from nomadiff.cli.settings import HeldOutOptions, HeldOutSet
-from nomadiff.guidance.guided import Interval
+from nomadiff.guidance.strength import Interval
 from nomadiff.improve.settings import Improvement
 
 __all__ = ["improve"]
@@ -36,13 +36,16 @@ class ImprovementOptions(Improvement):
     learning_rate: LearningRate | None
     warmup: Images
     ema_half_life: Images | None
-    weight: Annotated[float | None, Parameter(converter=_weight)]
-    interval: Annotated[Interval | None, Parameter(converter=_interval, n_tokens=1)]
+    weight: Annotated[float | None, Parameter(converter=_weight, metavar="FLOAT|auto")]
+    interval: Annotated[Interval | None, Parameter(converter=_interval, n_tokens=1, metavar="LOW:HIGH")]
     count: Images
 
 
 def improve(
-    model: Annotated[Path, Parameter(help="Run folder, model.safetensors or a snapshot file.")],
+    model: Annotated[
+        Path,
+        Parameter(help="Run folder, model.safetensors, a snapshot file; weights of EDM or a diffusers pipeline."),
+    ],
     *,
     settings: Annotated[ImprovementOptions, Parameter(name="*")] = ImprovementOptions(),  # noqa: B008 - frozen
     out: Out,

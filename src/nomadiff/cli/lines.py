@@ -29,7 +29,8 @@ def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [["", *sets, "fresh real data"]]
     for name, found in of_metric.items():
         values = [_number(found[each]["value"]) if each in found else "-" for each in sets]
-        cells.append([name, *values, _number(next(iter(found.values())).get("floor"))])
+        floors = {row.get("floor") for row in found.values()}  # sets of other sizes have others
+        cells.append([name, *values, _number(floors.pop() if len(floors) == 1 else None)])
     differences = [[f"less {sets[0]}", *sets[1:]]]
     for name, found in of_metric.items():
         if any(row.get("difference") is not None for row in found.values()):

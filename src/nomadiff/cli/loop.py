@@ -12,7 +12,7 @@ from nomadiff.cli.answer import Answer, command_line, facts
 from nomadiff.cli.next_steps import after_loops
 from nomadiff.cli.options import Device, DryRun, Hidden, Images, Out
 from nomadiff.cli.settings import ArmTraining
-from nomadiff.workflows.loop import ImageLoop
+from nomadiff.workflows.image_loop import ImageLoop
 
 __all__ = ["loop"]
 

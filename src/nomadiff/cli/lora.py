@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -53,37 +53,39 @@ def lora(
         skip_unreadable: leave files out.
         device: where to compute.
     """
-    import tempfile
+    from inspect import signature
 
     from nomadiff.errors import UsageError
-    from nomadiff.files import check_output
+    from nomadiff.files import check_output, temporary_folder
     from nomadiff.interop.lora import check_neon_weight, neon_lora, train_on_set
 
     check_neon_weight(weight)
     check_output(out, "file")
     if auxiliary is not None:
         check_output(auxiliary, "file")
+        if auxiliary.resolve() == out.resolve():
+            raise UsageError(f"{out}: --out and --auxiliary are two LoRAs: give each its own file")
     if source.lower().endswith((".pt", ".pth", ".bin", ".ckpt")):
         raise UsageError(f"{source}: a LoRA is read from safetensors; save it as such with the tool that trained it")
+    training: dict[str, Any] = {
+        "rank": rank,
+        "budget": budget,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "skip_unreadable": skip_unreadable,
+    }
     if source.lower().endswith(".safetensors"):
-        if images is not None or auxiliary is not None:
-            raise UsageError("a LoRA file is only negated; --images and --auxiliary are for a pipeline")
+        defaults = signature(lora).parameters
+        for name, value in {"images": images, "auxiliary": auxiliary, **training}.items():
+            if value != defaults[name].default:
+                raise UsageError(f"a LoRA file is only negated: --{name.replace('_', '-')} is for a pipeline")
         return Answer(files={"neon LoRA": neon_lora(source, out, weight)})
     if images is None:
         raise UsageError("a pipeline needs --images: its own, written by nomadiff synthesize")
     if out.exists():
         raise UsageError(f"{out}: exists already; refusing to overwrite")
-    with tempfile.TemporaryDirectory() as scratch:
-        trained = train_on_set(
-            source,
-            images,
-            auxiliary or Path(scratch) / "auxiliary.safetensors",
-            rank=rank,
-            budget=budget,
-            batch=batch,
-            learning_rate=learning_rate,
-            seed=seed,
-            skip_unreadable=skip_unreadable,
-            device=device,
-        )
+    with temporary_folder() as scratch:
+        kept = auxiliary or scratch / "auxiliary.safetensors"
+        trained = train_on_set(source, images, kept, device=device, **training)
         return Answer(files={"neon LoRA": neon_lora(trained, out, weight)})

@@ -7,17 +7,22 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nomadiff.cli.answer import Answer, json_is_asked
+from nomadiff.cli.answer import Answer, default_table, json_is_asked, scoring_command
 from nomadiff.cli.lines import score_lines
 from nomadiff.cli.options import Convention, Level
 
 __all__ = ["metrics"]
 
+_CALL = "nomadiff metrics REAL GENERATED, or nomadiff metrics GENERATED --reference REAL"
+
 
 def metrics(
-    real: Annotated[Path, Parameter(help="Real vectors (N, D): .npy, .npz, .pt, .safetensors, or statistics.")],
-    fake: Annotated[Path, Parameter(help="Generated vectors (M, D), likewise.")],
+    real: Annotated[
+        Path | None, Parameter(help="Real vectors (N, D): .npy, .npz, .pt, .safetensors, or statistics.")
+    ] = None,
+    fake: Annotated[Path | None, Parameter(help="Generated vectors (M, D), likewise.")] = None,
     *,
+    reference: Path | None = None,
     train: Path | None = None,
     out: Annotated[Path | None, Parameter(help="Where to write the table: JSON, with CSV beside it.")] = None,
     k: int = 5,
@@ -32,7 +37,7 @@ def metrics(
 
     nomadiff metrics real.npy generated.npz --train train.pt --out table.json
 
-    nomadiff metrics edm-cifar10.npz generated.npy --json
+    nomadiff metrics generated.npy --reference edm-cifar10.npz --json
 
     An archive holds one array, or one that is called "features". Statistics (mu and sigma in .npz, as EDM writes them,
     or EDM2's .pkl) give the Frechet distance alone. The table goes to metrics.json unless --out or --json says where.
@@ -40,6 +45,7 @@ def metrics(
     Args:
         real: real vectors.
         fake: generated vectors.
+        reference: The real vectors, where the generated ones stand alone, as for evaluate.
         train: What the generator was trained on, likewise; needed for replication.
         out: table.
         k: Neighbour of precision, recall, density and coverage.
@@ -56,7 +62,13 @@ def metrics(
     from nomadiff.metrics.vector_files import read_real_vectors, read_vectors, save_real_vectors
     from nomadiff.tables import check_table
 
-    path = out if out is not None or json_is_asked() else Path("metrics.json")
+    if reference is not None and fake is None:
+        real, fake = reference, real
+    elif reference is not None:
+        raise UsageError(f"give the real vectors once: {_CALL}")
+    if real is None or fake is None:
+        raise UsageError(f"give real and generated vectors: {_CALL}")
+    path = out if out is not None or json_is_asked() else default_table()
     if path is not None:
         check_table(path)
     if save_reference is not None:
@@ -75,10 +87,13 @@ def metrics(
     )
     if save_reference is not None and not isinstance(vectors, Statistics):
         save_real_vectors(save_reference, vectors)
+    table.meta["command"] = scoring_command()
     if path is not None:
         table.write(path)
-    lines = [score_lines(table.rows)]
     counts = {name: table.meta["count"][name] for name in ("real", "fake")}
+    judges = "statistics of real ones" if isinstance(vectors, Statistics) else f"{counts['real']:,} real ones"
+    told = f"{counts['fake']:,} generated vectors ({fake}) of dimension {table.meta['dimension']}, by {judges} ({real})"
+    lines = [score_lines(table.rows), told]
     if note := too_few({name: count for name, count in counts.items() if count}, table.meta["dimension"]):
         lines.append(note)
     if split := table.meta.get("floor_count"):

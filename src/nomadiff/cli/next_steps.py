@@ -22,8 +22,10 @@ __all__ = [
     "after_audit",
     "after_comparison",
     "after_evaluation",
+    "after_export",
     "after_improvement",
     "after_loops",
+    "after_reproduction",
     "after_shift",
     "after_verdict",
     "sampling",
@@ -32,21 +34,15 @@ __all__ = [
 Words = list[str | Path]
 
 
-def sampling(model: Path, out: str = "samples.zip") -> Words:
+def sampling(model: str | Path, out: str = "samples.zip") -> Words:
     """Draw from a model."""
     return ["sample", model, "--count", "1000", "--out", out]
 
 
 def _again(verb: str, out: Path, *changes: object, to: Path | None = None) -> Words:
     """The run that is in ``out`` with some options changed, there or elsewhere: by the verb that began it."""
-    return [
-        *(repeating_verb(out, given_words()) or [verb]),
-        "--config",
-        out / COMMAND_NAME,
-        "--out",
-        to or out,
-        *map(str, changes),
-    ]
+    began = repeating_verb(out, given_words()) or [verb]
+    return [*began, "--config", out / COMMAND_NAME, "--out", to or out, *map(str, changes)]
 
 
 def after_comparison(comparison: Comparison, step: Step) -> Words:
@@ -81,7 +77,10 @@ def after_verdict(study: Path, step: Step) -> Words:
 def after_evaluation(evaluation: Evaluation, out: Path) -> Words:
     """Look for copies; where they are, find out whether synthetic images help; else set runs beside one another."""
     if evaluation.train is None:
-        return [*given_words(), "--train", "TRAINING_IMAGES"]
+        words: Words = [*given_words()]
+        if not any(str(word).partition("=")[0] == "--out" for word in words):
+            words += ["--out", out]  # the default is not replaced by another command
+        return [*words, "--train", "TRAINING_IMAGES"]
     from nomadiff.workflows.evaluation_verdict import copying_sets
 
     if copying_sets(evaluation):
@@ -89,6 +88,26 @@ def after_evaluation(evaluation: Evaluation, out: Path) -> Words:
         given = ["--real", settings["train"], "--reference", settings["reference"]]
         return ["compare", *given, "--synthetic", "SYNTHETIC_IMAGES", "--out", "study"]
     return ["table", out, "OTHER_METRICS"]
+
+
+def after_export(out: Path | None, hub: str | None, form: str) -> Words:
+    """Draw from what was written, as anybody could; a plain pipeline of diffusers is imported before."""
+    if form == "diffusers":
+        if out is None:  # on the hub alone; which pipeline it became is not known here
+            return []
+        return sampling(out / "model") if (out / "model").is_dir() else ["import", out, "--out", "MODEL"]
+    return sampling(f"hf:{hub}" if out is None else out)
+
+
+def after_reproduction(name: str, scale: str, out: Path) -> Words:
+    """See what the next larger scale costs; after the largest, the scores."""
+    from nomadiff.reproduce.recipe import recipe_named
+    from nomadiff.workflows.score_table import TABLES
+
+    scales = recipe_named(name).scales
+    if larger := scales[scales.index(scale) + 1 :]:
+        return ["reproduce", name, "--scale", larger[0], "--dry-run"]
+    return ["table", out] if any((out / table).is_file() for table in TABLES) else []
 
 
 def after_improvement(done: Improved, model: Path, out: Path, *, asked: bool) -> Words:
@@ -100,12 +119,15 @@ def after_improvement(done: Improved, model: Path, out: Path, *, asked: bool) ->
         out: its folder.
         asked: whether the weight was given, and is used whatever it gains.
     """
+    from nomadiff.models.foreign import is_importable
     from nomadiff.training.run_folder import RunFolder
 
     if done.untrained and (model / COMMAND_NAME).is_file():
         training = RunFolder(model).config().training
         return _again("train", model, "--budget", 4 * training.steps * training.batch)
-    return sampling(model if asked and done.gain is not None and not done.gain.is_sure else out)
+    if not asked or done.gain is None or done.gain.is_sure:
+        return sampling(out)
+    return sampling(done.candidates.base.path if is_importable(model) else model)  # of another program: as imported
 
 
 def after_shift(done: Shifted, out: Path) -> Words:
@@ -117,9 +139,18 @@ def after_shift(done: Shifted, out: Path) -> Words:
 
 
 def after_loops(out: Path, seeds: Sequence[int], generations: int, verdicts: Sequence[Mapping[str, Any]]) -> Words:
-    """More runs or generations where the loops do not tell; SIMS where the tried algorithms go MAD."""
+    """Longer training of what are no models yet, more runs or generations where the loops do not tell; SIMS where the
+    tried algorithms go MAD."""
     from nomadiff.loops.madness import RUNS
 
+    if any(row.get("untrained") for row in verdicts):
+        from nomadiff.training.run_folder import RunFolder
+
+        found = [
+            RunFolder(path.parent).config().training for path in out.glob("loops/*/generation-0001/**/config.json")
+        ]
+        most = max((each.steps * each.batch for each in found), default=0)
+        return _again("loop", out, "--budget", 4 * most, to=out.with_name(f"{out.name}-longer")) if most else []
     if len(seeds) < RUNS:
         more = [*seeds, *(seed for seed in range(RUNS + max(seeds) + 1) if seed not in seeds)][:RUNS]
         return _again("loop", out, "--seeds", *more)

@@ -73,9 +73,9 @@ def _convert_floor(hint: Any, tokens: Sequence[Token]) -> float | str:
     return text if text == "auto" else float(text)
 
 
-Duration = Annotated[float, Parameter(converter=_convert_duration)]
-Floor = Annotated[float | str, Parameter(converter=_convert_floor)]
-Images = Annotated[int, Parameter(converter=_convert_images)]
+Duration = Annotated[float, Parameter(converter=_convert_duration, metavar="DURATION")]
+Floor = Annotated[float | str, Parameter(converter=_convert_floor, metavar="SIGMA|auto")]
+Images = Annotated[int, Parameter(converter=_convert_images, metavar="IMAGES")]
 LearningRate = Annotated[float, Parameter(name=["--learning-rate", "--lr"])]
 Convention = Literal["prdc", "kynkaanniemi"]
 Level = Annotated[float, Parameter(name=["--level", "--interval"])]

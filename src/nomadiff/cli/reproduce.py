@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nomadiff.cli.answer import Answer, command_line, facts
-from nomadiff.cli.options import DryRun, Out
+from nomadiff.cli.next_steps import after_reproduction
+from nomadiff.cli.options import DryRun, Images, Out
 
 __all__ = ["reproduce"]
 
@@ -23,6 +24,7 @@ def reproduce(
     seed: int | None = None,
     runs: int | None = None,
     generations: int | None = None,
+    budget: Images | None = None,
     processes: int | None = None,
     gpus_per_job: int | None = None,
     learners: tuple[str, ...] | None = None,
@@ -48,7 +50,8 @@ def reproduce(
         seed: First seed, for recipes of many runs.
         runs: Independent runs, for recipes of loops.
         generations: Generations, for recipes of loops.
-        processes: Jobs side by side, for SIMS' recipes and those of loops; one a core by default.
+        budget: Training images that every compared model sees, for CASD's recipes; by default the recipe's own.
+        processes: Jobs side by side, for recipes on images and those of loops; one a core, or one a GPU, by default.
         gpus_per_job: GPUs that train and sample one model together, through torchrun; on a CPU as many processes. For
             CASD's recipes.
         learners: Learners of the 2-D recipes: N, P, P0, P2, G; once for every learner.
@@ -64,7 +67,8 @@ def reproduce(
     from nomadiff.workflows.score_table import TABLES
 
     if recipe is None:
-        return Answer(text=describe_recipes(), value={"recipes": describe_recipes().splitlines()})
+        listed = describe_recipes()
+        return Answer(text=listed, value={"recipes": listed.splitlines()}, next=("reproduce", "RECIPE", "--dry-run"))
     out = out or Path(f"reproduce-{recipe}-{scale}")
     if not dry_run:
         check_output(out, "folder")
@@ -79,11 +83,15 @@ def reproduce(
         seed=seed,
         runs=runs,
         generations=generations,
+        budget=budget,
         processes=processes,
         gpus_per_job=gpus_per_job,
         learners=learners,
         exact=exact,
         device=device,
     )
-    tables = [] if dry_run else [out / name for name in TABLES if (out / name).is_file()]
-    return Answer(text=text, value=read_table(tables[0]) if tables else facts(text))
+    if dry_run:
+        return Answer(text=text, value=facts(text))
+    tables = [out / name for name in TABLES if (out / name).is_file()]
+    value = read_table(tables[0]) if tables else facts(text)
+    return Answer(text=text, value=value, next=after_reproduction(recipe, scale, out))

@@ -1,7 +1,8 @@
-"""Settings that several verbs share, as a command line writes them; what needs torch to be imported is here.
+"""Settings that several verbs share, as a command line writes them.
 
 A class that only annotates fields anew is its dataclass with other spellings: fields, defaults and help stay those of
-the settings, which Python takes too.
+the settings, which Python takes too. Here and in the verbs' files such a class has no docstring of its own: what each
+option means is written once, in the settings' docstring, from which the help is made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from cyclopts import Parameter
 from nomadiff.cli.options import Hidden, Images, LearningRate
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.monitoring.settings import Monitoring
-from nomadiff.training.config import TrainingConfig
+from nomadiff.training.settings import TrainingConfig
 from nomadiff.workflows.held_out import HeldOut
 
 __all__ = [
@@ -45,7 +46,7 @@ class TrainingOptions:
     augment: float | None = None
     class_dropout: float | None = None
     precision: str | None = None
-    compile: Literal["auto", "on", "off"] | None = None
+    compile: bool | None = None
     snapshot_every: Images | None = None
     log_every: Images | None = None
     seed: int | None = None

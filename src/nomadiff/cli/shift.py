@@ -12,8 +12,7 @@ from nomadiff.cli.answer import Answer, command_line, facts
 from nomadiff.cli.next_steps import after_shift
 from nomadiff.cli.options import Device, DryRun, Images, LearningRate, Out
 from nomadiff.cli.settings import HeldOutOptions, HeldOutSet
-from nomadiff.shift.complement import parse_targets
-from nomadiff.shift.shift import Shift
+from nomadiff.shift.settings import Shift, parse_targets
 
 __all__ = ["shift"]
 
@@ -23,7 +22,7 @@ def _target(hint: Any, tokens: Sequence[Token]) -> dict[str, float]:
 
 
 class ShiftOptions(Shift):
-    target: Annotated[tuple[str, ...], Parameter(converter=_target)]  # type: ignore[assignment]
+    target: Annotated[tuple[str, ...], Parameter(converter=_target, metavar="CLASS=SHARE")]  # type: ignore[assignment]
     weights: Annotated[tuple[float, ...], Parameter(name="--weight")]
     synthetic_count: Images | None
     budget: Images | None

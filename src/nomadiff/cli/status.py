@@ -21,6 +21,7 @@ def status(study: Path) -> Answer:
         study: The --out of compare, improve, loop or a CASD recipe of reproduce.
     """
     from nomadiff.files import printable
+    from nomadiff.progress import duration_text
     from nomadiff.studies.work import study_status
     from nomadiff.tables import Table
 
@@ -32,9 +33,9 @@ def status(study: Path) -> Answer:
         if row["of"]:
             words.append(f"{row['images']:>12,} of {row['of']:,} images")
         if row["images_per_second"]:
-            words.append(f"{row['images_per_second']:,.4g} images/s, {row['hours_left']:.1f} hours left")
+            words.append(f"{row['images_per_second']:,.4g} images/s, {duration_text(3600 * row['hours_left'])} left")
         words += [printable(row["where"]), printable(row["error"])]
-        lines.append("  ".join(filter(None, words)))
+        lines.append("  ".join(filter(None, words)).rstrip())
     counts = Counter(row["state"] for row in rows)
     lines.append(", ".join(f"{counts[name]} {name}" for name in ("done", "running", "waiting", "failed")))
     return Answer(text="\n".join(lines), value=Table(rows))

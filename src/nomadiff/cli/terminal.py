@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
-from nomadiff.errors import NomadiffWarning
 from nomadiff.files import printable
+from nomadiff.progress import plain_warnings
 
-__all__ = ["plain_output", "say_error"]
+__all__ = ["plain_output"]
 
 
 class _Plain:
@@ -27,25 +26,12 @@ class _Plain:
         return getattr(self._stream, name)
 
 
-def say_error(text: str) -> None:
-    """Print ``nomadiff: text`` on standard error; the lines of a warning stay lines."""
-    print("nomadiff: " + "\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
-
-
 @contextmanager
 def plain_output(stream: TextIO) -> Iterator[None]:
     """While the block runs, what is printed is plain and goes to ``stream``.
 
-    Warnings of nomadiff's own are one message, not a trace.
+    Warnings of nomadiff's own are one message, not a trace, and told once.
     """
-    show = warnings.showwarning
-
-    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, NomadiffWarning):
-            say_error(str(message))
-        else:
-            show(message, category, *where, **more)
-
     with warnings.catch_warnings(), redirect_stdout(_Plain(stream)):
-        warnings.showwarning = tell
+        warnings.showwarning = plain_warnings()
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from nomadiff.cli.answer import Answer, facts
@@ -106,8 +107,13 @@ def train(
 
 def _written(out: Path) -> dict[str, int | bytes]:
     """What makes a folder a model and when its weights were written; empty where it is none yet."""
+    from nomadiff.files import paths_below
+
     guidance = out / "guidance.json"
     if not guidance.exists() and not (out / "model.safetensors").exists():
         return {}
-    weights: dict[str, int | bytes] = {str(path): path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    weights: dict[str, int | bytes] = {}
+    for path in paths_below(out, "model.safetensors"):
+        with suppress(FileNotFoundError):  # another process is writing it, or done with it
+            weights[str(path)] = path.stat().st_mtime_ns
     return weights | ({str(guidance): guidance.read_bytes()} if guidance.exists() else {})

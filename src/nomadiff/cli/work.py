@@ -50,13 +50,15 @@ def work(
         launch_option: Options of the scheduler, name=value (timeout_min, gpus_per_node, partition, ...).
     """
     if launch is not None:
+        from nomadiff.registry import modules_of_parts
         from nomadiff.studies.launch import launch_workers
 
         words = [word for device in devices for word in ("--devices", device)]
         words += [] if jobs is None else ["--jobs", str(jobs)]
         words += [] if gpus_per_job is None else ["--gpus-per-job", str(gpus_per_job)]
-        words += [] if stop_after is None else ["--stop-after", f"{stop_after:g}s"]
+        words += [] if stop_after is None else ["--stop-after", f"{stop_after:.3f}s"]
         words += ["--retry-failed"] if retry_failed else []
+        words += [word for module in modules_of_parts() for word in ("--plugin", module)]
         submitted = launch_workers(study, launch, workers, options=launch_option, words=words)
         jobs_submitted = [job.job_id for job in submitted]
         return Answer(
@@ -65,8 +67,14 @@ def work(
             files={"logs": study / "jobs" / "launched"},
             next=("status", study),
         )
+    from nomadiff.errors import UsageError
+    from nomadiff.job_folder import JobFolder
     from nomadiff.studies.work import work_study
 
+    if workers != 1 or launch_option:
+        raise UsageError("--workers and --launch-option are for --launch; how many jobs side by side here say --jobs")
+
+    place = study.absolute()  # the work goes on where the study was begun
     work_study(
         study,
         devices=devices,
@@ -75,4 +83,6 @@ def work(
         retry_failed=retry_failed,
         gpus_per_job=gpus_per_job,
     )
-    return Answer(files={"done": study}, next=("status", study))
+    report = {"report": study / "report.html"} if (place / "report.html").is_file() else {}
+    is_comparison = JobFolder(place).settings().get("study") == "compare"
+    return Answer(files={"done": study, **report}, next=("verdict" if is_comparison else "status", study))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +30,7 @@ from nomadiff.data.latents import LatentSpace
 from nomadiff.data.mapped import InFile, content_hash, made_in_file
 from nomadiff.downloads import cache_folder
 from nomadiff.errors import DataError, NomadiffError
-from nomadiff.files import atomic_folder, one_line_errors, read_json, write_json
+from nomadiff.files import atomic_folder, one_line_errors, read_json, remove_tree, write_json
 
 __all__ = ["LARGEST_HELD", "Room", "scratch_file"]
 
@@ -127,7 +126,7 @@ class Room:
         entry = self._entry()  # before anything is decoded: what changes later is noticed
         found = _read(entry)  # another process may have made it meanwhile
         if found is None:
-            shutil.rmtree(entry, ignore_errors=True)  # damaged
+            remove_tree(entry, ignore_errors=True)  # damaged
             with atomic_folder(entry) as making:
                 _write(making, fill(made_in_file(making / _PIXELS, shape, dtype)), self._where)
             self._remove_others(entry)
@@ -146,7 +145,7 @@ class Room:
         """Delete the set as it was before its files changed. Who has mapped it keeps it."""
         for other in self._entries():
             if other != entry:
-                shutil.rmtree(other, ignore_errors=True)
+                remove_tree(other, ignore_errors=True)
 
 
 @contextmanager

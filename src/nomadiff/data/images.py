@@ -26,7 +26,7 @@ from nomadiff.data.manifest import manifest_in, read_manifest
 from nomadiff.data.mapped import let_go
 from nomadiff.data.selection import Part
 from nomadiff.data.tar_shards import TarTree, sample_of, shards_of
-from nomadiff.errors import DataError, NomadiffWarning, UsageError
+from nomadiff.errors import DataError, NomadiffWarning, UnreadableImages, UsageError
 from nomadiff.progress import progress_bar
 
 __all__ = ["images_of", "note_of_skipped", "read_images"]
@@ -221,7 +221,7 @@ class _Reading:
                 ((i, array) for i in range(len(names)) if (array := attempt(i)) is not None), (-1, None)
             )
             if first is None:
-                raise DataError(f"{where}: {_failed(names, failures)}")
+                raise UnreadableImages(f"{where}: {_failed(names, failures)}")
             height, width = first.shape[:2]
             if height != width:
                 raise DataError(f"{where}: {names[begin]} is {width}x{height} pixels, not square; pass --resolution N")
@@ -253,7 +253,7 @@ class _Reading:
                     let_go(out)
                     advance(count)
             if failures and not self.skip_unreadable:
-                raise DataError(f"{where}: {_failed(names, failures)}; pass --skip-unreadable to leave them out")
+                raise UnreadableImages(f"{where}: {_failed(names, failures)}; pass --skip-unreadable to leave them out")
             kept = np.array([index for index in range(len(names)) if index not in failures])
             kept_names, kept_labels = _chosen(names, labels, kept if failures else None)
             if self.skip_unreadable:

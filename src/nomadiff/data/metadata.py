@@ -86,7 +86,8 @@ def _rows(tree: FileTree, file: str) -> Iterator[Mapping[str, Any]]:
         if file.lower().endswith(".csv"):
             yield from csv.DictReader(io.StringIO(text), strict=True)
             return
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        # at ends of lines alone: splitlines() cuts at others that stand within texts, such as U+2028
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except Exception as error:  # zip entries, text and both formats each have their own
         raise DataError(f"{where}: cannot be read ({reason_of(error)})") from error
     if not all(isinstance(row, dict) for row in rows):

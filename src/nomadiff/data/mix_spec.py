@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nomadiff.data.choice import parse_choice, parse_named
-from nomadiff.data.image_source import ImageSource
-from nomadiff.data.reading import Reading
-from nomadiff.data.source_mix import SourceMix
+from nomadiff.data.reading import AnyImages, Reading
 from nomadiff.errors import UsageError
+
+if TYPE_CHECKING:
+    from nomadiff.data.source_mix import SourceMix
 
 __all__ = ["MixSpec"]
 
@@ -33,8 +35,8 @@ class MixSpec(Reading):
         source_weights: Relative weights of the synthetic sources, one for each; the default is their sizes.
     """
 
-    real: str | ImageSource
-    synthetic: tuple[str | ImageSource, ...] = ()
+    real: AnyImages
+    synthetic: tuple[AnyImages, ...] = ()
     resolution: int | None = None
     real_subset: str | None = None
     synthetic_subset: str | None = None
@@ -62,18 +64,23 @@ class MixSpec(Reading):
 
         Raises:
             UsageError, DataError: as :class:`~nomadiff.data.image_source.ImageSource` and
-                :class:`~nomadiff.data.source_mix.SourceMix` do.
+                :class:`~nomadiff.data.source_mix.SourceMix` do, and for a synthetic source that is the real one.
         """
+        from nomadiff.data.source_mix import SourceMix
+
         real = self.read(self.real, "real", subset=self.real_subset, classes=self.real_classes)
         part = {"subset": self.synthetic_subset, "classes": self.synthetic_classes}
         synthetic = [self.read(spec, name, synthetic=True, **part) for name, spec in self.named_synthetic()]
+        for source in synthetic:
+            if source.content_hash == real.content_hash:
+                raise UsageError(f"the synthetic source '{source.name}' holds the real images: give each its own")
         return SourceMix(real, synthetic, real_fraction=self.real_fraction, weights=self.source_weights)
 
-    def named_synthetic(self) -> list[tuple[str, str | ImageSource]]:
+    def named_synthetic(self) -> list[tuple[str, AnyImages]]:
         """Name and spec of every synthetic source."""
-        named: list[tuple[str, str | ImageSource]] = []
+        named: list[tuple[str, AnyImages]] = []
         for argument in self.synthetic:
-            if isinstance(argument, ImageSource):
+            if not isinstance(argument, str):
                 named.append((argument.name, argument))
                 continue
             name, spec = parse_named(argument)

@@ -6,8 +6,6 @@ The folder says what it is for, is locked by the process that works in it, and i
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +14,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nomadiff.data.manifest import MANIFEST_NAME
-from nomadiff.data.writing import refuse_existing
-from nomadiff.errors import DataError, Interrupted, UsageError
-from nomadiff.files import one_line_errors, read_json, write_json
+from nomadiff.data.writing import check_images_output, refuse_existing
+from nomadiff.errors import DataError, Interrupted, UsageError, signal_of
+from nomadiff.files import one_line_errors, read_json, remove_tree, write_json
 
 __all__ = [
     "JOB_NAME",
@@ -65,7 +63,7 @@ def part_folder(out: Path, recipe: dict[str, Any]) -> Iterator[Path]:
     part, recipe = part_of(out), json.loads(json.dumps(recipe))
     with one_line_errors(part):
         if not is_begun(out):
-            refuse_existing(out)
+            check_images_output(out)
         part.mkdir(parents=True, exist_ok=True)
     lock = FileLock(part / LOCK_NAME)
     try:
@@ -87,7 +85,7 @@ def part_folder(out: Path, recipe: dict[str, Any]) -> Iterator[Path]:
             _tidy(part)  # a command with an error leaves no folder
         if isinstance(error, KeyboardInterrupt):
             kept = f"what is done is kept in {part}" if begun else "nothing was done yet"
-            raise Interrupted(f"stopped, {kept}: run the same command again to go on", signal.SIGINT) from None
+            raise Interrupted(f"stopped, {kept}: run the same command again to go on", signal_of(error)) from None
         raise
     finally:
         lock.release()
@@ -141,7 +139,7 @@ def discard(out: Path) -> None:
     part = part_of(out)
     for entry in part.iterdir() if part.exists() else ():
         if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
+            remove_tree(entry, ignore_errors=True)
         elif entry.name not in (JOB_NAME, LOCK_NAME):
             entry.unlink(missing_ok=True)
     _tidy(part)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nomadiff.data.image_source import ImageSource
+if TYPE_CHECKING:
+    from nomadiff.data.image_source import ImageSource
 
-__all__ = ["Reading"]
+    AnyImages = str | ImageSource
+else:  # the command line evaluates the types of settings, and needs none that only Python gives: torch is not imported
+    AnyImages = Any
+
+__all__ = ["AnyImages", "Reading"]
 
 
 class Reading:
@@ -22,7 +27,7 @@ class Reading:
     allow_synthetic_as_real: bool = False
     skip_unreadable: bool = False
 
-    def read(self, images: str | ImageSource, name: str, *, synthetic: bool = False, **part: Any) -> ImageSource:
+    def read(self, images: AnyImages, name: str, *, synthetic: bool = False, **part: Any) -> ImageSource:
         """Read a set of images.
 
         Args:
@@ -34,6 +39,8 @@ class Reading:
         Raises:
             UsageError, DataError: as there.
         """
+        from nomadiff.data.image_source import ImageSource
+
         leave = {"allow_synthetic_as_real": self.allow_synthetic_as_real, "skip_unreadable": self.skip_unreadable}
         options = {"resolution": self.resolution, **leave, **part}
         return ImageSource.open(images, name=name, synthetic=synthetic, **options)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nomadiff.data.labels import Labels, class_names_of, is_number, listed
+from nomadiff.data.labels import Labels, class_names_of, listed
 from nomadiff.errors import UsageError
 from nomadiff.files import printable
 from nomadiff.seeding import mixed_seed
@@ -77,23 +77,25 @@ def parse_subset(text: str) -> Callable[[int, np.ndarray | None], np.ndarray]:
     return choose
 
 
-def parse_classes(text: str) -> frozenset[str]:
-    """Read classes like ``3``, ``0-7``, ``0,2,5-7`` (both ends belong to a range) or ``cat,dog``: their names.
+def parse_classes(text: str) -> dict[str, bool]:
+    """Read classes like ``3``, ``0-7``, ``0,2,5-7`` (both ends belong to a range) or ``cat,dog``: their names, and
+    whether each must be there. A range may be wider than the classes are.
 
     Raises:
         UsageError: not of this form.
     """
-    classes: set[str] = set()
+    classes: dict[str, bool] = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:-\s*([0-9]{1,6})\s*)?", part)
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if low > high or not part.strip():
             raise UsageError(f"classes {text!r}: expected names, labels and ranges like cat,dog or 0,2,5-7")
-        classes.update(map(str, range(low, high + 1)) if match else [part.strip()])
-    return frozenset(classes)
+        named = map(str, range(low, high + 1)) if match else [part.strip()]
+        classes |= {name: not (match and match[2]) or classes.get(name, False) for name in named}
+    return classes
 
 
-def of_classes(labels: np.ndarray, names: Sequence[str] | None, wanted: frozenset[str], where: str) -> np.ndarray:
+def of_classes(labels: np.ndarray, names: Sequence[str] | None, wanted: Mapping[str, bool], where: str) -> np.ndarray:
     """The images whose class is wanted, by name or by number: indices, int64, ascending.
 
     Args:
@@ -106,9 +108,10 @@ def of_classes(labels: np.ndarray, names: Sequence[str] | None, wanted: frozense
         UsageError: no such class.
     """
     classes = class_names_of(labels, names)
-    if absent := [name for name in sorted(wanted) if not is_number(name) and name not in classes]:
-        raise UsageError(f"{where}: no class '{printable(absent[0])}'; there are {listed(classes)}")
     numbers = np.unique(labels).tolist()
+    known = {*classes, *map(str, numbers)}
+    if absent := sorted(name for name, needed in wanted.items() if needed and name not in known):
+        raise UsageError(f"{where}: no class '{printable(absent[0])}'; there are {listed(classes)}")
     kept = [number for number, name in zip(numbers, classes) if name in wanted or str(number) in wanted]
     if not kept:
         raise UsageError(f"{where}: no image has a class among those asked for; there are {listed(classes)}")

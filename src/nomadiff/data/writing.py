@@ -23,7 +23,9 @@ from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.errors import UsageError
 from nomadiff.files import atomic_folder, atomic_path, check_output
 
-__all__ = ["refuse_existing", "store_entry", "write_images"]
+__all__ = ["check_images_output", "refuse_existing", "store_entry", "write_images"]
+
+_NO_FOLDERS = (".png", ".jpg", ".jpeg", ".webp", ".npy", ".tar", ".parquet")  # what such a folder would be taken for
 
 _WORTH_A_THREAD = 3 * 64 * 64  # bytes of an image: a millisecond
 
@@ -58,7 +60,7 @@ def write_images(
         NomadiffError: the disk is full, or the path cannot be written.
     """
     path = Path(path)
-    refuse_existing(path)
+    check_images_output(path)
     numbers = None if labels is None else [int(label) for label in labels]
     if numbers is not None and len(numbers) != count:
         raise UsageError(f"{path}: {len(numbers)} labels for {count} images")
@@ -82,6 +84,17 @@ def write_images(
 
             _write_files(save, rows, numbers, class_names, compress_level=6)
             save(MANIFEST_NAME, about.encode())
+
+
+def check_images_output(path: Path) -> None:
+    """:func:`refuse_existing` for a set of images: a folder is not to look like a file of another kind.
+
+    Raises:
+        UsageError, NomadiffError: as there, or by its name it would be such a file.
+    """
+    if path.suffix.lower() in _NO_FOLDERS:
+        raise UsageError(f"{path}: images go into a folder, a .zip or a .npz: give such a name")
+    refuse_existing(path)
 
 
 def refuse_existing(path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from nomadiff.denoiser import Denoiser
-from nomadiff.guidance.guided import Guided, Interval, evaluations_of
+from nomadiff.guidance.guided import Guided, evaluations_of
+from nomadiff.guidance.strength import Interval
 
 __all__ = ["Extrapolation"]
 

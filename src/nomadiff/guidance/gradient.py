@@ -9,7 +9,8 @@ from torch import Tensor
 
 from nomadiff.denoiser import Denoiser, check_labels
 from nomadiff.errors import UsageError
-from nomadiff.guidance.guided import Guided, Interval, evaluations_of
+from nomadiff.guidance.guided import Guided, evaluations_of
+from nomadiff.guidance.strength import Interval
 
 __all__ = ["ClassifierGuidance", "DiscriminatorGuidance", "NoisyClassifier", "NoisyDiscriminator"]
 

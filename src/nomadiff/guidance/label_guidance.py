@@ -9,7 +9,8 @@ from torch import Tensor
 
 from nomadiff.denoiser import BoundDenoiser, EDMDenoiser
 from nomadiff.errors import UsageError
-from nomadiff.guidance.guided import Guided, Interval
+from nomadiff.guidance.guided import Guided
+from nomadiff.guidance.strength import Interval
 
 __all__ = ["ClassifierFreeGuidance", "SourceGuidance"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
 from nomadiff.guidance.extrapolation import Extrapolation
-from nomadiff.guidance.guided import Interval
+from nomadiff.guidance.strength import Interval
 from nomadiff.networks.edm2 import normalise
 from nomadiff.networks.unet import UNet
 

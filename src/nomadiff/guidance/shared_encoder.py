@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
-from nomadiff.guidance.guided import Guided, Interval
+from nomadiff.guidance.guided import Guided
+from nomadiff.guidance.strength import Interval
 from nomadiff.networks.build import build_network
 from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.unet import UNet

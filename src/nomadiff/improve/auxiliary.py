@@ -11,10 +11,11 @@ from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import UsageError
 from nomadiff.improve.settings import Improvement
 from nomadiff.models.own_denoiser import DenoiserFacts
-from nomadiff.models.partial_copy import TRAIN_PARTS, trained_prefixes
+from nomadiff.models.train_parts import TRAIN_PARTS, trained_prefixes
 from nomadiff.seeding import mixed_seed
-from nomadiff.training.config import Facts, RunConfig, warn_of_more
+from nomadiff.training.config import Facts, RunConfig
 from nomadiff.training.presets import PRESETS
+from nomadiff.training.settings import warn_of_more
 
 __all__ = ["AuxiliaryConfig", "auxiliary_config", "budgets", "default_share"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nomadiff.guidance.guided import Interval
+from nomadiff.guidance.strength import Interval
 from nomadiff.improve.settings import SPACES
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
 from nomadiff.models.model import Model

@@ -30,7 +30,17 @@ from nomadiff.metrics.intervals import GROUPS, groups_of
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.splits import draws
 
-__all__ = ["Confirmation", "Gain", "Pair", "Read", "confirmed_gain", "halves", "paired_gain", "repeated_gain"]
+__all__ = [
+    "Confirmation",
+    "Gain",
+    "Pair",
+    "Read",
+    "check_halves",
+    "confirmed_gain",
+    "halves",
+    "paired_gain",
+    "repeated_gain",
+]
 
 _LEAST = 40  # reference images: twenty to choose by and as many to confirm on
 
@@ -85,10 +95,10 @@ def paired_gain(base: Sequence[float], other: Sequence[float], *, higher: bool =
         higher: whether more of the metric is better.
         level: of the confidence interval (Student's t).
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     gains = _relative(np.array(base, float), np.array(other, float), higher)
-    width = float(t.ppf((1 + level) / 2, len(gains) - 1)) * math.sqrt(gains.var(ddof=1) / len(gains))
+    width = float(stdtrit(len(gains) - 1, (1 + level) / 2)) * math.sqrt(gains.var(ddof=1) / len(gains))
     mean = float(gains.mean())
     return Gain(mean, mean - width, mean + width)
 
@@ -135,10 +145,10 @@ def repeated_gain(gains: Sequence[Gain], level: float = 0.95) -> Gain:
         gains: one for each copy, at least two.
         level: of the confidence interval.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     means = np.array([gain.mean for gain in gains])
-    between = float(t.ppf((1 + level) / 2, len(means) - 1)) * float(means.std(ddof=1)) / math.sqrt(len(means))
+    between = float(stdtrit(len(means) - 1, (1 + level) / 2)) * float(means.std(ddof=1)) / math.sqrt(len(means))
     mean, within = float(means.mean()), float(np.mean([(gain.high - gain.low) / 2 for gain in gains]))
     width = math.hypot(within, between)
     chances = [gain.chance for gain in gains if gain.chance is not None]
@@ -158,18 +168,32 @@ def _relative(base: np.ndarray, other: np.ndarray, higher: bool) -> np.ndarray:
 
 def _width(values: np.ndarray, more: float, groups: int, level: float) -> float:
     """Half the interval of a mean of ``values``, to whose variance ``more``, known from ``groups``, is added."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     own = float(values.var(ddof=1)) / len(values)
     total = own + more
     if total == 0:
         return 0.0
     freedom = total**2 / (own**2 / (len(values) - 1) + (more**2 / (groups - 1) if groups else 0.0))
-    return float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(total)
+    return float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)
 
 
 def halves(reference: ReferenceSet) -> tuple[ReferenceSet, ReferenceSet]:
     """Two halves of a reference at random (files are often sorted), the same every time: to choose, to confirm.
+
+    Raises:
+        UsageError: as :func:`check_halves`.
+    """
+    count = check_halves(reference)
+    if reference.subjects is not None:  # nobody is in both
+        first, second = next(draws(count, subjects=reference.subjects))
+        return reference.subset(first), reference.subset(second)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(count))
+    return reference.subset(order[: count // 2]), reference.subset(order[count // 2 :])
+
+
+def check_halves(reference: ReferenceSet) -> int:
+    """The number of a reference's images, if they are enough for two halves.
 
     Raises:
         UsageError: it has fewer than 40 images, or holds statistics only.
@@ -181,11 +205,7 @@ def halves(reference: ReferenceSet) -> tuple[ReferenceSet, ReferenceSet]:
             f"one half of the reference chooses and the other confirms: it needs at least {_LEAST} images, this one "
             f"has {what}"
         )
-    if reference.subjects is not None:  # nobody is in both
-        first, second = next(draws(count, subjects=reference.subjects))
-        return reference.subset(first), reference.subset(second)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(count))
-    return reference.subset(order[: count // 2]), reference.subset(order[count // 2 :])
+    return count
 
 
 class Confirmation:

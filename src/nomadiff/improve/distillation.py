@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def distil(
 
     Raises:
         UsageError: the model is not guided, its base has no single network, the images are not what it draws, the
-            batch does not divide among the processes, or ``out`` holds the student of another model.
+            batch does not divide among the processes, or ``out`` holds the student of another model or training.
         NomadiffError: the loss is not finite any more.
     """
     if model.guidance is None:
@@ -62,10 +64,19 @@ def distil(
     require_match(model.config, mix)
     folder = RunFolder(out)
     teacher_sha256 = model.sha256
-    state = folder.path / f"student-of-{teacher_sha256[:16]}.safetensors"  # no other teacher's goes on from it
+    settings = {**asdict(options), "images": images.content_hash}
+    settings.pop("save_every")
+    digest = hashlib.sha256(json.dumps([teacher_sha256, settings], sort_keys=True).encode()).hexdigest()
+    state = (
+        folder.path / f"student-of-{digest[:16]}.safetensors"
+    )  # no other teacher's goes on from it, or other training
     if (found := teacher_of(folder.path)) is not None:
         if found != teacher_sha256:
             raise UsageError(f"{folder.path} holds the student of another model; choose another folder")
+        trained_with = load_metadata(folder.model_path).get("settings", settings)  # none before it was written
+        if changed := sorted(name for name, value in settings.items() if trained_with.get(name) != value):
+            told = f"{folder.path} holds a student that was trained otherwise (differs in {', '.join(changed)})"
+            raise UsageError(f"{told}; choose another folder")
         _forget_states(folder.path, group)  # of a process that was killed once the model was written
         return Model.load(folder.path, device=model.device)
     config = replace(base.config, method="distilled")
@@ -99,7 +110,8 @@ def distil(
     if group.is_main:
         if known := origins(base):  # its licence and what it was trained on go with it
             write_json(folder.path / SOURCES_NAME, known)
-        metadata = {"recipe": config.to_dict(), "images_seen": options.budget, "teacher_sha256": teacher_sha256}
+        metadata = {"recipe": config.to_dict(), "images_seen": options.budget}
+        metadata |= {"teacher_sha256": teacher_sha256, "settings": settings}
         save_tensors(folder.model_path, trained.state_dict(), metadata)
     _forget_states(folder.path, group)
     group.barrier()

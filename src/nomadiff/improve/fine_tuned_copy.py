@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import Interrupted, UsageError
+from nomadiff.errors import Interrupted, UsageError, signal_of
 from nomadiff.files import COMMAND_NAME, write_json
 from nomadiff.improve.auxiliary import AuxiliaryConfig, auxiliary_config
 from nomadiff.improve.candidates import Candidates
@@ -101,9 +100,10 @@ class FineTunedCopy:
                     yield
             else:
                 yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             raise Interrupted(
-                f"stopped, what is done is kept in {self.out}: run the same command again to go on", signal.SIGINT
+                f"stopped, what is done is kept in {self.out}: run the same command again to go on",
+                signal_of(interrupt),
             ) from None
 
     def claim(self, scoring: Mapping[str, Any] | None) -> None:
@@ -178,7 +178,7 @@ class FineTunedCopy:
         """Make the folder a model: write its ``guidance.json``, and the answer into the table."""
         assert model.guidance is not None
         if self.processes.is_main:
-            self.table.meta["sentence"] = sentence
+            self.table.meta |= {"sentence": sentence, "model_sha256": model.sha256}
             self.save()
             model.guidance.write(self.out)
         self.processes.barrier()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
+from nomadiff.files import remove_tree
 from nomadiff.improve.auxiliary import budgets
 from nomadiff.improve.candidates import Candidates
 from nomadiff.improve.confirmation import Gain, repeated_gain
@@ -20,7 +20,7 @@ from nomadiff.improve.distillation import distil, teacher_of
 from nomadiff.improve.fine_tuned_copy import FineTunedCopy
 from nomadiff.improve.own_samples import OwnSamples, own_count
 from nomadiff.improve.settings import Improvement
-from nomadiff.improve.weight_search import Chooser
+from nomadiff.improve.weight_search import Chooser, check_scores
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.trained import why_untrained
 from nomadiff.models.model import Model, as_model
@@ -47,8 +47,8 @@ class Improved:
         model: the model to use: the guided one, or the base (weight 0) where no gain was found.
         candidate: the guided model of the best weight and budget, whether it is used or not.
         table: every score: ``space`` (distilled: the student), ``weight`` (0 is the base), ``budget`` (images of
-            fine-tuning), ``seed``,
-            ``noise`` ("search" or "fresh"), one field a metric, ``nfe``, ``gflop`` and ``seconds_per_image``.
+            fine-tuning), ``seed``, ``noise`` ("search" or "fresh"), one field a metric, and the cost as
+            :func:`~nomadiff.improve.weight_search.score_model` gives it.
         sentence: the answer in words.
         gain: gain of the best candidate over the base on fresh noise; None when nothing was scored.
         candidates: the other models it could have become.
@@ -165,6 +165,10 @@ class Task:
             raise UsageError("choosing a weight needs --reference (held-out real images); or pass --weight, such as 1")
         if improvement.repeats > 1 and reference is None:
             raise UsageError("repeats say how sure a gain is: they need --reference (held-out real images)")
+        if improvement.metric is not None and reference is None:
+            raise UsageError(
+                f"--metric {improvement.metric} needs --reference (held-out real images) to be measured on"
+            )
         processes = join_processes(device)
         model = as_model(model, "improve", processes.device)
         model.network_for("improve")
@@ -172,6 +176,9 @@ class Task:
             _ = model.config  # its UsageError: a student is built by the base's recipe
         if reference is not None:
             refuse_training_set(model, reference)
+            check_scores(improvement, reference)
+            if model.draws_latents:
+                model.autoencoder  # noqa: B018 - its errors: candidates are decoded to be scored
         count = len(synthetic) if synthetic is not None else own_count(model, improvement.synthetic_count)
         depends: dict[str, Any] = {"synthetic_count": count}
         if synthetic is not None:
@@ -245,7 +252,7 @@ class Task:
         found = teacher_of(folder)
         self.processes.barrier()  # every process has looked before the main one writes
         if self.processes.is_main and folder.exists() and (not used or found not in (None, teacher.sha256)):
-            shutil.rmtree(folder)  # the student of another weight, budget or interval
+            remove_tree(folder)  # the student of another weight, budget or interval
         self.processes.barrier()
         if not used:
             return self._told(done, "nothing is distilled, as the base is what is used")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +13,18 @@ from nomadiff.data.image_set import ImageSet
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.images import read_images
 from nomadiff.data.latents import write_latents
+from nomadiff.data.manifest import read_manifest
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
-from nomadiff.files import remove_leftovers
+from nomadiff.files import remove_leftovers, remove_tree
 from nomadiff.models.model import Model
 from nomadiff.models.provenance import origins
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
 
 __all__ = ["OwnSamples", "own_count"]
+
+_OF_MACHINE = ("versions", "precision")
 
 
 class OwnSamples:
@@ -48,8 +51,25 @@ class OwnSamples:
         self._space = model.known.latents
 
     def draw(self, processes: Processes) -> None:
-        """Draw the shards that are missing. The images are shared out among the processes, the main one writes."""
-        starts = [start for start in range(0, self.count, self._size) if not self._shard(start).exists()]
+        """Draw the shards that are missing. The images are shared out among the processes, the main one writes.
+
+        What a stopped drawing of another model, seed or count left is drawn anew.
+
+        Raises:
+            DataError: a shard is damaged.
+        """
+        known = self.manifest()
+
+        def of_shard(start: int) -> dict[str, Any]:
+            return {**known, "first": start, "count": self._length(start)}
+
+        starts = []
+        for start in range(0, self.count, self._size):
+            path = self._shard(start)
+            found = (read_manifest(path) or {}) if path.exists() else {}
+            # not by versions and precision of the machine that drew it: processes of one group may differ in them
+            if any(found.get(name) != value for name, value in of_shard(start).items() if name not in _OF_MACHINE):
+                starts.append(start)
         processes.barrier()  # every process has looked before the main one writes
         if processes.is_main:
             remove_leftovers(self.path)
@@ -69,7 +89,8 @@ class OwnSamples:
                 if processes.is_main:
                     indices = range(start, start + count)
                     labels = self.model.drawn_classes(indices, self.seed)
-                    self._write(self._shard(start), [images], count, labels, self.manifest(first=start))
+                    self._shard(start).unlink(missing_ok=True)
+                    self._write(self._shard(start), [images], count, labels, of_shard(start))
                 advance(count)
         processes.barrier()
 
@@ -102,7 +123,7 @@ class OwnSamples:
             labels = self.model.drawn_classes(range(self.count), self.seed)
             images = (shard.images for shard in self.shards())
             self._write(self.archive, images, self.count, labels, self.manifest())
-        shutil.rmtree(self.path)
+        remove_tree(self.path)
 
     def _shard(self, start: int) -> Path:
         return self.path / f"{start:09d}.{'npz' if self._space is None else 'zip'}"
@@ -118,9 +139,9 @@ class OwnSamples:
             halves = (batch.half() for batch in images)
             write_latents(path, halves, count, space=self._space, labels=labels, class_names=names, manifest=manifest)
 
-    def manifest(self, **more: int) -> dict:
+    def manifest(self) -> dict[str, Any]:
         """What is stored with the samples: their model, count and seed."""
-        return {**self.model.manifest(self.count, self.seed), **more}
+        return self.model.manifest(self.count, self.seed)
 
 
 def own_count(model: Model, asked: int | None) -> int:

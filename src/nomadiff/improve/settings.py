@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nomadiff.errors import UsageError
-from nomadiff.guidance.guided import Interval, check_guidance
-from nomadiff.models.partial_copy import TRAIN_PARTS
+from nomadiff.guidance.strength import Interval, check_guidance
+from nomadiff.models.train_parts import TRAIN_PARTS
 
 __all__ = ["SPACES", "Improvement"]
 
@@ -32,7 +32,7 @@ class Improvement:
             default it forgets the base as quickly as in a fresh run, so that a budget means what it says.
         train_part: all, or decoder: only the end of the decoder, so that a guided step costs at most 1.5.
         space: function (SIMS: two networks) or parameters (Neon: one merged network).
-        weight: Guidance weight; auto, the default (None), searches it and needs --reference.
+        weight: Guidance weight; auto, the default, searches it and needs --reference.
         interval: Noise levels sigma at which the auxiliary is called, lowest:highest, such as 0.1:20; the default is
             all.
         metric: Metric to choose by; the default is the Frechet distance of the detector.

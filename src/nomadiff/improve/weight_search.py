@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.improve.confirmation import Confirmation, Gain, Pair, Read, confirmed_gain, halves
+from nomadiff.improve.confirmation import Confirmation, Gain, Pair, Read, check_halves, confirmed_gain, halves
 from nomadiff.improve.settings import Improvement
-from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.distance_names import FDR, distance_name
+from nomadiff.metrics.manifold import check_count
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.cost import sampling_cost
 from nomadiff.models.model import Model
 from nomadiff.processes import Processes
+from nomadiff.progress import progress_bar
 from nomadiff.sampling.sampler import SamplerConfig
 from nomadiff.seeding import mixed_seed
 from nomadiff.tables import Table
 
-__all__ = ["Chooser", "higher_is_better", "score_model"]
+__all__ = ["Chooser", "check_scores", "higher_is_better", "score_model"]
 
 _SEARCH, _CONFIRMATION = 4, 5  # keep their noise apart from that of own samples and fine-tuning
 _DIGITS = 3  # of a weight: smaller differences have no measurable effect, and equal weights are scored once
@@ -33,6 +35,25 @@ Make = Callable[[int, float], Model]
 def higher_is_better(metric: str) -> bool:
     """Whether more of a metric is better; distances, replication and the like are better small."""
     return metric.startswith(("precision", "recall", "density", "coverage"))
+
+
+def check_scores(improvement: Improvement, reference: ReferenceSet) -> None:
+    """Find out before anything is drawn or trained whether candidates can be scored as asked.
+
+    Raises:
+        UsageError: too few samples, a reference that cannot be halved, or a metric that it does not give.
+    """
+    check_count(improvement.count, reference.k, "count")
+    check_halves(reference)
+    if improvement.metric is None or reference.images is None or reference.features is None:
+        return
+    few = slice(reference.k + 1)  # of the reference itself: no image passes through the detector again
+    classes = None if reference.classes is None else reference.classes[few]
+    given = [*_metrics(reference.evaluate(reference.images[few], read=(reference.features[few], classes)))]
+    if FDR not in given:  # so few do not have it
+        given.insert(1, FDR)
+    if improvement.metric not in given:
+        raise UsageError(f"no metric '{improvement.metric}': this reference gives {', '.join(given)}")
 
 
 class Chooser:
@@ -236,7 +257,7 @@ def score_model(
 
     Returns:
         The reference's metrics, and what it cost: of an image ``nfe``, ``gflop`` and ``seconds_per_image`` (wall clock,
-        here and now), and ``mparams`` (10^6 parameters in memory).
+        here and now), ``mparams`` (10^6 parameters in memory) and ``drawn_in`` ("fp32", "bf16" or "fp16").
     """
     images, cost = _drawn(model, count, seed, sampler, processes)
     return {**_metrics(reference.evaluate(images)), **cost}
@@ -250,7 +271,12 @@ def _drawn(
     model: Model, count: int, seed: int, sampler: SamplerConfig | None = None, processes: Processes | None = None
 ) -> tuple[Tensor, dict[str, Any]]:
     started = time.perf_counter()
-    images = torch.cat(list(model.sample_batches(count, seed, sampler=sampler, processes=processes)))
+    batches = []
+    with progress_bar("samples to score", count, show=processes is None or processes.is_main) as advance:
+        for batch in model.sample_batches(count, seed, sampler=sampler, processes=processes):
+            batches.append(batch)
+            advance(len(batch))
+    images = torch.cat(batches)
     seconds = (time.perf_counter() - started) / count
     cost = sampling_cost(model, sampler)
     return images, {
@@ -258,4 +284,5 @@ def _drawn(
         "gflop": round(cost.gflop, 4),
         "mparams": round(cost.parameters / 1e6, 4),
         "seconds_per_image": float(f"{seconds:.4g}"),
+        "drawn_in": model.drawing_precision("auto"),
     }

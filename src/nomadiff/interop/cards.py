@@ -32,7 +32,7 @@ class Card:
         images: size of the training set.
         sampler: the settings its authors recommend.
         fid: the distance they report with them (Inception, 50,000 samples, best of three seeds), or None.
-        training: how it was trained, as fields of :class:`~nomadiff.training.config.TrainingConfig`.
+        training: how it was trained, as fields of :class:`~nomadiff.training.settings.TrainingConfig`.
         licence: its terms, shown at import and kept with the model.
     """
 

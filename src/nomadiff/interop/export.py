@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 from nomadiff.data.writing import refuse_existing
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.extras import install_command
-from nomadiff.files import atomic_folder, write_json, write_text
+from nomadiff.files import atomic_folder, temporary_folder, write_json, write_text
 from nomadiff.interop.diffusers_ import write_ddpm_pipeline
-from nomadiff.interop.model_card import check_metrics, model_card
+from nomadiff.interop.model_card import model_card, scores_of
 from nomadiff.interop.packing import pack_model
 from nomadiff.models.hub import HUB_PREFIX
 from nomadiff.models.model import Model
@@ -52,15 +51,18 @@ def export_model(
         ``out``.
 
     Raises:
-        UsageError: ``out`` is taken, the form is unknown, a table holds no scores, or diffusers is needed and absent.
+        UsageError: ``out`` is taken, the form is unknown, a table holds no scores, or those of another
+            model, or diffusers is needed and absent.
     """
     if form not in FORMS:
         raise UsageError(f"unknown form '{form}': choose one of {', '.join(FORMS)}")
     out = Path(out)
     refuse_existing(out)
-    check_metrics(metrics)
+    equal = [model]
     while model.guidance is not None and model.guidance.weight == 0 and isinstance(model.parts[0], Model):
         model = model.parts[0]  # at weight 0 it equals its base ("keep the base model")
+        equal.append(model)
+    metrics = scores_of(metrics, [each.sha256 for each in equal] if metrics else [])
     name = title or out.name
     with atomic_folder(out) as staging:
         if form == "safetensors":
@@ -130,9 +132,9 @@ def push_to_hub(
         from huggingface_hub import HfApi
     except ImportError as error:
         raise UsageError(f"the hub needs an extra: {install_command('diffusers')}") from error
-    with tempfile.TemporaryDirectory() as place:
+    with temporary_folder() as place:
         options = {"title": repository, "address": HUB_PREFIX + repository}
-        folder = export_model(model, Path(place) / "model", form=form, metrics=metrics, **options)
+        folder = export_model(model, place / "model", form=form, metrics=metrics, **options)
         try:
             api = HfApi()
             api.create_repo(repository, private=private, exist_ok=True)

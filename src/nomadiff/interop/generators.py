@@ -84,7 +84,7 @@ class ModelGenerator:
         classes: str | None = None,
         sampler: Any = None,
         batch_size: int | None = None,
-        precision: str = "fp32",
+        precision: str = "auto",
     ) -> None:
         self._model, self._seed = model, seed
         self._how: dict[str, Any] = {"sampler": sampler, "precision": precision}

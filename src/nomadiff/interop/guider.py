@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nomadiff.errors import UsageError
 from nomadiff.extras import install_command
-from nomadiff.guidance.guided import check_guidance
+from nomadiff.guidance.strength import check_guidance
 
 __all__ = ["sims_guider", "steered"]
 

@@ -78,6 +78,8 @@ def import_model(
             raise DataError(f"{spec}: no such file, and no card of that name (nomadiff import --list shows them)")
     if is_nomadiff(path) if path.is_dir() else _has_recipe(path):
         raise UsageError(f"{path}: a model of nomadiff already: use it as it is (nomadiff sample {path} --out SAMPLES)")
+    if path.is_dir() and sha256 is not None:
+        raise UsageError(f"{spec} is a folder of files: one hash (--sha256) tells the content of a single file")
     if is_pipeline(path):
         if std is not None or at is not None:
             raise UsageError("an average is rebuilt from a folder of EDM2 snapshots; this is a pipeline of diffusers")

@@ -24,7 +24,7 @@ from nomadiff.data.images import read_images
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.extras import install_command
 from nomadiff.files import atomic_path, require_regular
-from nomadiff.guidance.guided import check_guidance
+from nomadiff.guidance.strength import check_guidance
 from nomadiff.interop.generators import load_pipeline
 from nomadiff.interop.synthesis import METADATA_NAME
 from nomadiff.plain import parse_json
@@ -182,7 +182,8 @@ def train_lora(
         ``out``.
 
     Raises:
-        UsageError: peft is not installed, the pipeline is of another kind, or images do not fit.
+        UsageError: a setting makes no sense, peft is not installed, the pipeline is of another kind, or images do not
+            fit.
         NomadiffError: the loss is not finite.
     """
     try:
@@ -192,6 +193,8 @@ def train_lora(
     except ImportError as error:
         raise UsageError(f"LoRA needs an extra: {install_command('diffusers')}") from error
     out = Path(out)
+    if min(rank, budget, batch) < 1 or not learning_rate > 0:
+        raise UsageError("rank, budget and batch must be at least 1, the learning rate above 0")
     if type(pipeline) is not StableDiffusionPipeline:
         raise UsageError(
             f"a LoRA of a {type(pipeline).__name__} is trained with diffusers' own scripts; negate the result here"

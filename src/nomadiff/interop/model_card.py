@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from nomadiff.data.labels import listed
 from nomadiff.errors import UsageError
+from nomadiff.files import printable
 from nomadiff.models.guided_model import KINDS
 from nomadiff.models.model import Model
 from nomadiff.models.provenance import origins
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 
-__all__ = ["check_metrics", "licences", "model_card"]
+__all__ = ["licences", "model_card", "scores_of"]
 
 
 def licences(model: Model) -> list[str]:
@@ -158,12 +159,18 @@ def _measured_with(meta: Mapping[str, Any]) -> str:
     return f"Measured with: {', '.join(told)}." if told else ""
 
 
-def check_metrics(metrics: Sequence[Table]) -> None:
-    """Make sure that a card can show these tables.
+def scores_of(metrics: Sequence[Table], hashes: Collection[str]) -> list[Table]:
+    """The tables that a card can show of one model: what was measured of others is no quality of it.
+
+    Args:
+        metrics: tables of scores; of several sets, those of the set that the model drew are taken.
+        hashes: SHA-256 of the model, and of what equals it.
 
     Raises:
-        UsageError: one is neither of ``nomadiff evaluate`` nor the answer of a finished improvement or shift.
+        UsageError: one is neither of ``nomadiff evaluate`` nor the answer of a finished improvement or shift, or it is
+            of another model.
     """
+    found = []
     for table in metrics:
         scores = [row for row in table.rows if not row.get("group")]
         if "sentence" not in table.meta and not (scores and all({"metric", "value"} <= row.keys() for row in scores)):
@@ -171,3 +178,21 @@ def check_metrics(metrics: Sequence[Table]) -> None:
                 "a card shows what nomadiff evaluate --out wrote, or the improve.json or shift.json of a finished "
                 f"improvement; this table has the fields {', '.join(table.fields)[:200] or 'of neither'}"
             )
+        drawn_from = table.meta.get("model_sha256")
+        of = printable(str(table.meta.get("samples", table.meta.get("command", "")))[:200])
+        if any("set" in row for row in scores):
+            models = drawn_from if isinstance(drawn_from, Mapping) else {}
+            mine = [name for name, model in models.items() if model in hashes]
+            if len(mine) != 1:
+                told = "none of which is known to be of this model" if not mine else f"of this model are {len(mine)}"
+                raise UsageError(f"the scores are of several sets ({of}), {told}: evaluate samples of this model alone")
+            meta = {name: _of_set(value, mine[0]) for name, value in table.meta.items()}
+            table = Table([row for row in table.rows if row.get("set") == mine[0]], meta)
+        elif drawn_from is not None and drawn_from not in hashes:
+            raise UsageError(f"the scores are of another model ({of}): evaluate samples of this one")
+        found.append(table)
+    return found
+
+
+def _of_set(value: Any, name: str) -> Any:
+    return value[name] if isinstance(value, Mapping) and name in value else value

@@ -17,8 +17,9 @@ from nomadiff.models.model import Model
 from nomadiff.networks.build import load_edm_state
 from nomadiff.networks.unet2d import UNet2D
 from nomadiff.seeding import SampleNoise
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.run_folder import RunFolder, save_tensors
+from nomadiff.training.settings import TrainingConfig
 
 __all__ = ["check_denoiser", "write_model"]
 

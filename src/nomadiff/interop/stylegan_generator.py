@@ -80,6 +80,8 @@ class StyleGANGenerator:
             raise UsageError(f"truncation: psi lies between 0 and 1 as a rule, and in -10..10, got {psi}")
         if cutoff is not None and cutoff < 0:
             raise UsageError(f"truncation: the number of layers cannot be {cutoff}")
+        if cutoff is not None and psi == 1:
+            raise UsageError(f"psi 1 truncates nothing: the first {cutoff} layers need another (--psi 0.7)")
         if noise not in (None, *NOISES):
             raise UsageError(f"unknown noise '{noise}': choose one of {', '.join(NOISES)}")
         if batch_size is not None and batch_size < 1:

@@ -6,7 +6,6 @@ the same base model, so algorithms are compared on common random numbers.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.data.source_union import union
 from nomadiff.errors import UsageError
+from nomadiff.files import remove_tree
 from nomadiff.improve.own_samples import OwnSamples
 from nomadiff.improve.settings import Improvement
 from nomadiff.loops.algorithm import LoopData, LoopModel
@@ -73,7 +73,7 @@ class ImageModel:
     def save(self, folder: Path) -> None:
         """Everything is in ``folder`` already; drop what only an interrupted training needs, the larger part of it."""
         for state in [path for path in folder.rglob("state") if path.is_dir()]:
-            shutil.rmtree(state)
+            remove_tree(state)
 
 
 class ImageAlgorithm:
@@ -84,7 +84,7 @@ class ImageAlgorithm:
         weight: guidance weight of those that have one; None takes 1.
         improvement: further settings of the fine-tuning, for those that have one; its weight and seed are not read.
         device: where to compute; None takes a GPU if there is one.
-        **training: fields of :class:`~nomadiff.training.config.TrainingConfig` to change. The seed is the loop's.
+        **training: fields of :class:`~nomadiff.training.settings.TrainingConfig` to change. The seed is the loop's.
 
     Raises:
         UsageError: no such preset or option, or a weight for an algorithm that has none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from nomadiff.errors import UsageError
 from nomadiff.loops.madness import RUNS, Madness, madness
+from nomadiff.metrics.evidence import seeds_text
 from nomadiff.reports.numbers import cell_text
 from nomadiff.reports.page import Figure, Finding, Report
 from nomadiff.reports.plots import metric_lines
@@ -33,6 +34,7 @@ def report_loops(
     floor: Mapping[str, float] | None = None,
     shown: Sequence[str] = (),
     meta: Mapping[str, Any] | None = None,
+    untrained: Mapping[str, str] | None = None,
     **page: Any,
 ) -> Table:
     """Judge loops and write ``metrics``, ``madness`` (JSON and CSV each) and ``report.html``.
@@ -47,12 +49,14 @@ def report_loops(
         floor: what fresh real data score, by field.
         shown: further fields to draw over the generations.
         meta: what the figures depend on, for the tables.
+        untrained: why the first generation of an algorithm is not yet a model; no verdict is given on such a curve.
         **page: more of the page: fields of :class:`~nomadiff.reports.page.Report`.
 
     Returns:
         One row a generation, algorithm and seed: ``method`` (the algorithm), ``kind``, ``source`` (empty), ``seed``,
         the fields of the rows, and ``ratio``, the distance divided by the algorithm's mean first distance.
-        ``meta["madness"]`` holds the verdict on each curve, in words.
+        ``untrained`` says why an algorithm's rows are not of models. ``meta["madness"]`` holds the verdict on each
+        curve, in words.
 
     Raises:
         UsageError: no run, runs of different length, or rows without that distance.
@@ -63,13 +67,19 @@ def report_loops(
     for name, runs in curves.items():
         values = _values(name, runs, distance)
         judged = madness(values)
-        sentences[name] = _sentence(judged, distance, values)
+        why = (untrained or {}).get(name, "")
+        if why:
+            judged = replace(judged, verdict="undecided", certain=False)
+        sentences[name] = _sentence(judged, distance, values, why)
         verdicts.rows.append({"method": name, "runs": len(runs), "generations": values.shape[1], **asdict(judged)})
+        if why:
+            verdicts.rows[-1]["untrained"] = why
         if len(runs) == 1:  # one run has no spread to take an interval from
             verdicts.rows[-1] |= {"ratio_low": None, "ratio_high": None, "certain": False}
         for seed, run in zip(range(len(runs)) if seeds is None else seeds, runs, strict=True):
             keys = {"method": name, "kind": kind, "source": "", "seed": seed}
-            table.rows += [{**keys, **row, "ratio": row[distance] / judged.g1_mean} for row in run]
+            told = {"untrained": why} if why else {}
+            table.rows += [{**keys, **row, "ratio": row[distance] / judged.g1_mean, **told} for row in run]
     if not table.rows:
         raise UsageError("there is no loop to report")
     table.meta["madness"] = sentences
@@ -105,7 +115,7 @@ def _values(name: str, runs: Sequence[Sequence[Mapping[str, Any]]], distance: st
     return np.array([[row[distance] for row in run] for run in runs], dtype=float)
 
 
-def _sentence(judged: Madness, distance: str, values: np.ndarray) -> str:
+def _sentence(judged: Madness, distance: str, values: np.ndarray, untrained: str = "") -> str:
     """The verdict on a curve in words, ratio and absolute distances side by side."""
     runs = len(values)
     if runs == 1:
@@ -113,7 +123,9 @@ def _sentence(judged: Madness, distance: str, values: np.ndarray) -> str:
     else:
         spread = f"5-95 % {judged.ratio_low:.3g} to {judged.ratio_high:.3g} over {runs} runs"
     verdict = judged.verdict
-    if verdict == "undecided":
+    if untrained:
+        verdict += f": generation 1 is not yet a model ({untrained}); train every generation longer"
+    elif verdict == "undecided":
         verdict += f" (it takes {RUNS} runs)" if runs < RUNS else " (the curve still moves, or is too short to tell)"
     elif not judged.certain:
         verdict += ", uncertain"
@@ -157,5 +169,5 @@ def _limits(verdicts: Table) -> list[str]:
             f"({_ENOUGH_GENERATIONS} are needed)."
         )
     if runs < RUNS:
-        notes.append(f"{runs} seed(s): intervals from so few runs are narrower than the truth.")
+        notes.append(f"{seeds_text(runs)}: intervals from so few runs are narrower than the truth.")
     return notes

@@ -8,7 +8,7 @@ from typing import Any
 
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
-from nomadiff.guidance.guided import Interval
+from nomadiff.guidance.strength import Interval
 from nomadiff.methods.guided import BASES, GuidedMethod
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
 from nomadiff.models.model import Model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
-from nomadiff.guidance.guided import Interval
+from nomadiff.files import read_json, write_json
+from nomadiff.guidance.strength import Interval
 from nomadiff.improve.own_samples import OwnSamples
 from nomadiff.methods.guided import GuidedMethod, joined
 from nomadiff.models.discriminator import Discriminator
@@ -29,6 +31,7 @@ from nomadiff.training.presets import AnyPreset
 __all__ = ["DiscriminatorGuided", "train_discriminator"]
 
 _OWN_SAMPLES = 2
+_SETTINGS = "discriminator.json"
 
 
 class DiscriminatorGuided(GuidedMethod):
@@ -71,6 +74,27 @@ class DiscriminatorGuided(GuidedMethod):
         options = self.discriminator
         return -(-options.budget // options.batch) * options.batch
 
+    def check_folder(self, out: Path, recipe: RunConfig, mix: SourceMix) -> None:
+        """As for every method that guides a base; and refuse a discriminator that was trained otherwise.
+
+        Raises:
+            UsageError: the folder holds one.
+        """
+        super().check_folder(out, recipe, mix)
+        if (out / _SETTINGS).exists():
+            found, wanted = read_json(out / _SETTINGS, dict), self._settings_on(mix)
+            changed = [
+                f"{name}: {found.get(name)} -> {value}" for name, value in wanted.items() if found.get(name) != value
+            ]
+            if changed:
+                told = f"{out} holds another discriminator (differs in {', '.join(changed)})"
+                raise UsageError(f"{told}; choose another --out")
+
+    def _settings_on(self, mix: SourceMix) -> dict[str, Any]:
+        """What a discriminator depends on beside the base."""
+        options = {name: value for name, value in asdict(self.discriminator).items() if name != "save_every"}
+        return {**options, "synthetic_count": self.synthetic_count or len(mix.sources[0])}
+
     def guide(
         self, base: Model, mix: SourceMix, out: Path, *, budget: int | None = None, device: str | None = None
     ) -> Model:
@@ -82,8 +106,10 @@ class DiscriminatorGuided(GuidedMethod):
         path = out / "discriminator.safetensors"
         processes = _one_process(device)
         seed = mixed_seed(self.discriminator.seed, _OWN_SAMPLES) % (1 << 31)
-        own = OwnSamples(base, out, self.synthetic_count or len(mix.sources[0]), seed)
+        settings = self._settings_on(mix)
+        own = OwnSamples(base, out, settings["synthetic_count"], seed)
         if not path.exists():
+            write_json(out / _SETTINGS, settings)
             own.draw(processes)
             real = mix.sources[0] if base.config.sources else joined(mix)
             train_discriminator(base, SourceMix(real, [own.open()], real_fraction=0.5), path, self.discriminator)

@@ -14,10 +14,11 @@ from nomadiff.monitoring.settings import Monitoring
 from nomadiff.monitoring.validation import set_apart, told_in_recipe
 from nomadiff.pictures import html_table
 from nomadiff.processes import join_processes
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.loop import train
 from nomadiff.training.presets import AnyPreset, preset_named, presets_that_fit
 from nomadiff.training.run_folder import RunFolder
+from nomadiff.training.settings import TrainingConfig
 
 __all__ = ["Method"]
 
@@ -34,7 +35,8 @@ class Method:
         preset: name of a preset or a :class:`~nomadiff.training.presets.Preset`; or a network of your own, see
             :func:`~nomadiff.training.presets.preset_named`.
         class_labels: condition on the images' class labels as well (every source must have them).
-        **training: fields of :class:`~nomadiff.training.config.TrainingConfig` to change, such as ``budget=5_000_000``.
+        **training: fields of :class:`~nomadiff.training.settings.TrainingConfig` to change, such as
+            ``budget=5_000_000``.
 
     Attributes:
         name: what command lines and tables call it.
@@ -72,6 +74,8 @@ class Method:
         if unknown := sorted(training.keys() - set(known)):
             raise UsageError(f"unknown training option {', '.join(unknown)}: choose among {', '.join(known)}")
         self.training = replace(self.preset.training, **training)
+        if self.training.class_dropout not in (0, self.preset.training.class_dropout) and not class_labels:
+            raise UsageError("class_dropout hides class labels, and none are asked for: pass --class-labels too")
 
     def _settings(self) -> dict[str, Any]:
         """What it trains, for whoever looks at it."""

@@ -20,10 +20,11 @@ from nomadiff.models.discriminator import Discriminator
 from nomadiff.networks.unet import UNet
 from nomadiff.processes import Processes
 from nomadiff.seeding import mixed_seed
-from nomadiff.training.config import RunConfig, TrainingConfig
+from nomadiff.training.config import RunConfig
 from nomadiff.training.fitting import Fitting, fit
 from nomadiff.training.loss import training_levels
 from nomadiff.training.run_folder import load_tensors, save_tensors
+from nomadiff.training.settings import TrainingConfig
 
 __all__ = ["Judged", "image_rows", "judge_levels", "judge_sources", "judges", "require_judge"]
 

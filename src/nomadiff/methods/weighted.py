@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.selection import shuffled
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
+from nomadiff.files import remove_tree
 from nomadiff.methods.prepared import PreparedMethod
 from nomadiff.processes import Processes
 from nomadiff.tables import Table, read_table
@@ -88,7 +88,7 @@ class Weighted(PreparedMethod):
             table = self._searched(mix, recipe, folder, budget, processes)
             if processes.is_main:
                 for part in folder.glob("share-*/s*/"):  # states and snapshots, of no use any more
-                    shutil.rmtree(part)
+                    remove_tree(part)
             return table
 
         best = min(self.findings(folder / "shares.json", processes, find).rows, key=lambda row: row["loss"])

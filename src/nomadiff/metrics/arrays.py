@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from nomadiff.errors import NomadiffWarning, UsageError
-from nomadiff.metrics.fdr import FDR, fdr
+from nomadiff.metrics.distance_names import FDR
+from nomadiff.metrics.fdr import fdr
 from nomadiff.metrics.frechet import (
     Statistics,
     frechet_distance,
     frechet_distance_from_features,
     frechet_left_out,
 )
-from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups
+from nomadiff.metrics.intervals import GROUPS, means_left_out, metric_interval, random_groups
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.manifold import prdc, prdc_left_out
 from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
@@ -27,8 +28,6 @@ from nomadiff.progress import progress_bar
 from nomadiff.tables import Table
 
 __all__ = ["metrics_of_arrays"]
-
-SHARES = ("precision", "recall", "coverage", "replication")
 
 
 def metrics_of_arrays(
@@ -121,9 +120,7 @@ def metrics_of_arrays(
     for name, value in row.items():
         low, high = None, None
         if name in left_out:
-            low, high = jackknife_interval(value, left_out[name], interval)
-            low = low if name == "kernel_distance" else max(low, 0.0)
-            high = min(high, 1.0) if name in SHARES else high
+            low, high = metric_interval(name, value, left_out[name], interval, len(y))
         rows.append({"metric": name, "value": value, "low": low, "high": high, "floor": floor.get(name)})
     meta = {
         "count": {name: len(array) for name, array in given.items()},
@@ -151,8 +148,8 @@ def _by_statistics(real: Statistics, fake: np.ndarray, train: np.ndarray | None,
     without = frechet_left_out(real, y, random_groups(len(y)))
     rows = []
     for name, power in (("frechet_distance", 1.0), ("bures_wasserstein", 0.5)):
-        low, high = jackknife_interval(value**power, without**power, interval)
-        rows.append({"metric": name, "value": value**power, "low": max(low, 0.0), "high": high, "floor": None})
+        low, high = metric_interval(name, value**power, without**power, interval, len(y))
+        rows.append({"metric": name, "value": value**power, "low": low, "high": high, "floor": None})
     digest = hashlib.sha256(real.mean.numpy().tobytes() + real.covariance.numpy().tobytes()).hexdigest()
     return Table(
         rows,

@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector, extract_features, load_detector
+from nomadiff.metrics.detectors.features import extract_features
+from nomadiff.metrics.detectors.loading import load_detector
+from nomadiff.metrics.detectors.names import DEFAULT_DETECTOR
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.duplicates import Duplicates, near_duplicates
 from nomadiff.metrics.mixture import (
     FEWEST,
@@ -73,6 +76,7 @@ class Audit:
         within: near-duplicates within the folder.
         suspicions: one for each suspect.
         detector: name of the detector whose features were used.
+        trusted: images of the folder that are among the trusted ones too, if there are such.
         names: names of the files of the folder (``"folder"``) and of each source; without them images go by number.
     """
 
@@ -80,6 +84,7 @@ class Audit:
     within: Duplicates
     suspicions: list[Suspicion]
     detector: str
+    trusted: int = 0
     names: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
 
     def name_of(self, index: int, source: str = FOLDER) -> str:
@@ -108,6 +113,7 @@ class Audit:
                 }
             )
         meta = {"count": self.count, "duplicates_within": self.within.count, "detector": self.detector}
+        meta |= {"trusted_within": self.trusted} if self.trusted else {}
         return Table(rows, meta)
 
     def duplicates(self) -> Table:
@@ -132,8 +138,10 @@ class Audit:
 
     def text(self) -> str:
         """The audit in plain words."""
-        doubled = f"{self.within.count} of {self.count} images have a near-duplicate within the folder."
-        return "\n".join([doubled, *(f"{item.source}: {item.sentence}" for item in self.suspicions)])
+        told = [f"{self.within.count} of {self.count} images have a near-duplicate within the folder."]
+        if self.trusted:
+            told.append(f"{self.trusted} of {self.count} images are among the trusted ones: they are taken for real.")
+        return "\n".join([*told, *(f"{item.source}: {item.sentence}" for item in self.suspicions)])
 
 
 def audit(
@@ -158,7 +166,8 @@ def audit(
         cache: folder where features are kept between runs.
 
     Raises:
-        UsageError: no suspects, one of a name that is taken, too few images, or images of different sizes.
+        UsageError: no suspects, one of a name that is taken, too few images, images of different sizes, or trusted
+            images that are the folder's own, or a suspect's.
     """
     if not suspects:
         raise UsageError("an audit needs at least one suspect source")
@@ -171,6 +180,7 @@ def audit(
     if len(sets) != len(suspects) + 1 + (trusted is not None):
         raise UsageError(f"a suspect cannot be called {FOLDER!r} or 'trusted', which the others are called")
     doubles = _doubles(sets)
+    _check_trusted(sets, doubles)
     groups = _groups(sets, doubles)
     features = {name: extract_features(loaded, each, cache=cache) for name, each in sets.items()}
     folder = features[FOLDER]
@@ -206,7 +216,24 @@ def audit(
             scores = source_scores(folder, source, groups=(groups[FOLDER], groups[name]))
         sentence = _sentence(len(images), copies, apart, share, error)
         suspicions.append(Suspicion(name, copies, apart, share, error, scores, sentence))
-    return Audit(len(images), doubles[FOLDER, FOLDER], suspicions, loaded.name)
+    known_real = 0 if trusted is None else doubles[FOLDER, "trusted"].count
+    return Audit(len(images), doubles[FOLDER, FOLDER], suspicions, loaded.name, known_real)
+
+
+def _check_trusted(sets: Mapping[str, Tensor], doubles: Mapping[tuple[str, str], Duplicates]) -> None:
+    """Refuse trusted images that decide the answer beforehand: then every folder is clean, or no source is found."""
+    if "trusted" not in sets:
+        return
+    count, known = len(sets[FOLDER]), doubles[FOLDER, "trusted"].count
+    if count - known < FEWEST <= count:
+        raise UsageError(
+            f"{known:,} of {count:,} images of the folder are among the trusted ones, which are taken for real: there "
+            "is nothing left to judge; give other images as trusted, known to be real"
+        )
+    for name in list(sets)[2:]:
+        count, known = len(sets["trusted"]), doubles["trusted", name].count
+        if 2 * known > count:
+            raise UsageError(f"{known:,} of {count:,} trusted images are {name}'s: they cannot be real and synthetic")
 
 
 def _doubles(sets: Mapping[str, Tensor]) -> dict[tuple[str, str], Duplicates]:

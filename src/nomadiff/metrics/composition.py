@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nomadiff.errors import UsageError
 
-__all__ = ["composition", "share_interval", "total_variation"]
+__all__ = ["composition", "total_variation"]
 
 
 def composition(classes: Tensor | Sequence[int], count: int) -> list[float]:
@@ -35,26 +35,3 @@ def total_variation(p: Sequence[float], q: Sequence[float]) -> float:
     if len(p) != len(q):
         raise UsageError(f"compositions of {len(p)} and {len(q)} classes cannot be compared")
     return sum(abs(a - b) for a, b in zip(p, q)) / 2
-
-
-def share_interval(share: float, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Bootstrap interval of a share found among ``count`` samples.
-
-    The shares of bootstrapped sets follow a binomial distribution, so its quantiles are taken: what a percentile
-    bootstrap tends to with more and more sets, without drawing any. A share of 0 or 1 has an interval of no width, as
-    in every bootstrap.
-
-    Args:
-        share: in [0, 1].
-        count: samples, at least 1.
-        level: between 0 and 1.
-
-    Raises:
-        UsageError: no samples, or a level or share out of range.
-    """
-    if count < 1 or not 0 < level < 1 or not 0 <= share <= 1:
-        raise UsageError(f"no interval for a share of {share:g} among {count} samples at level {level:g}")
-    from scipy.stats import binom
-
-    low, high = binom.ppf([(1 - level) / 2, (1 + level) / 2], count, share)
-    return float(low) / count, float(high) / count

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from nomadiff.metrics.detectors import Detector, inception
+if TYPE_CHECKING:
+    from nomadiff.metrics.detectors.protocol import Detector
 
-__all__ = ["PREFIXES", "distance_in", "distance_name", "kernel_name", "what_it_misses"]
+__all__ = ["FDR", "FDR_MEANS", "PREFIXES", "distance_in", "distance_name", "kernel_name", "what_it_misses"]
 
 PREFIXES = ("fd_", "fid")
 """How the names of distances begin."""
 
+FDR = "fdr"
+FDR_MEANS = "The distance over that of fresh real data, both of equally many images: 1 is as good as real."
 
 _MISSES = {
     "fd_pixels": "Sees layout and colours: blurred images can score better than fresh real ones.",
@@ -28,6 +32,8 @@ def what_it_misses(distance: str) -> str:
 
 def distance_name(detector: Detector) -> str:
     """Field name of the Frechet distance on this detector: ``fd_<detector>``, and ``fid`` for the original alone."""
+    from nomadiff.metrics.detectors import inception
+
     if detector.name == "inception" and detector.sha256 in (inception.WEIGHTS.sha256, inception.SCRIPT.sha256):
         return "fid"
     return "fd_" + detector.name.replace("-", "_")

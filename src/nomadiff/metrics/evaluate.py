@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource
-from nomadiff.metrics.detectors import Detector
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.processes import Processes

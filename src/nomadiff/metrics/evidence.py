@@ -18,7 +18,7 @@ import numpy as np
 
 from nomadiff.metrics.intervals import GROUPS
 
-__all__ = ["LOWER_IS_BETTER", "WORDS", "Evidence", "Runs", "against"]
+__all__ = ["LOWER_IS_BETTER", "WORDS", "Evidence", "Runs", "against", "seeds_text"]
 
 SHOWN = 4  # seeds from which on a sentence gives means instead of every run
 Runs = Mapping[Any, Mapping[str, Any]]
@@ -34,6 +34,11 @@ WORDS = {
     "recall": ("more of the real variety is reached", "less of the real variety is reached"),
     "coverage": ("more real images have a sample near them", "fewer real images have a sample near them"),
 }
+
+
+def seeds_text(count: int) -> str:
+    """So many seeds in words: "1 seed", "3 seeds"."""
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 @dataclass(frozen=True)
@@ -147,12 +152,12 @@ def _log(values: np.ndarray) -> np.ndarray:
 
 def _resampling(row: Mapping, metric: str, relative: bool) -> float:
     """Variance that other samples of the same model would have; 0 where the row has no interval."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
     if low is None or high is None:
         return 0.0
-    error = (high - low) / 2 / float(t.ppf(0.975, GROUPS - 1))
+    error = (high - low) / 2 / float(stdtrit(GROUPS - 1, 0.975))
     return (error / max(abs(row[metric]), np.finfo(float).tiny) if relative else error) ** 2
 
 
@@ -177,7 +182,7 @@ def _interval(change: np.ndarray, variance: float | None, level: float) -> tuple
 
     ``variance`` of a change is known from elsewhere where it is given, with a freedom of 2.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     count, mean = len(change), float(change.mean())
     if count == 1:
@@ -185,11 +190,11 @@ def _interval(change: np.ndarray, variance: float | None, level: float) -> tuple
     spread, freedom = float(change.std(ddof=1)), count - 1
     if variance is not None:
         spread, freedom = math.sqrt(variance), 2
-    width = float(t.ppf((1 + level) / 2, freedom)) * spread / math.sqrt(count)
+    width = float(stdtrit(freedom, (1 + level) / 2)) * spread / math.sqrt(count)
     needed = None
     if abs(mean) <= width and mean != 0:
         for more in range(count + 1, 101):
-            if float(t.ppf((1 + level) / 2, more - 1)) * spread / math.sqrt(more) < abs(mean):
+            if float(stdtrit(more - 1, (1 + level) / 2)) * spread / math.sqrt(more) < abs(mean):
                 needed = more
                 break
     return mean, mean - width, mean + width, needed

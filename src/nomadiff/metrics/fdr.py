@@ -18,10 +18,7 @@ from torch import Tensor
 from nomadiff.metrics.frechet import Statistics, frechet_distance
 from nomadiff.metrics.splits import draws, fresh_count
 
-__all__ = ["FDR", "FDR_MEANS", "distances_of_draws", "fdr", "too_few"]
-
-FDR = "fdr"
-FDR_MEANS = "The distance over that of fresh real data, both of equally many images: 1 is as good as real."
+__all__ = ["distances_of_draws", "fdr", "too_few"]
 
 
 def distances_of_draws(real: Tensor, fake: Tensor | None, count: int, subjects: Tensor | None = None) -> float:

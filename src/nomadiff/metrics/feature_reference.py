@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from nomadiff.metrics.cmmd import cmmd, cmmd_left_out
-from nomadiff.metrics.detectors import Detector
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.distance_names import distance_name, kernel_name
 from nomadiff.metrics.fdr import distances_of_draws, fdr
 from nomadiff.metrics.frechet import Statistics, frechet_distance, frechet_left_out
@@ -74,7 +74,7 @@ class FeatureReference:
         """
         member = None if interval is None or len(features) < 2 * GROUPS else random_groups(len(features))
         row, left_out = self.of_features(features, member)
-        return row | interval_fields(row, left_out, interval)
+        return row | interval_fields(row, left_out, interval, len(features))
 
     def of_features(
         self, features: Tensor, member: Tensor | None, extra: Sequence[str] = ()

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.distance_names import distance_name
-from nomadiff.metrics.fdr import FDR
-from nomadiff.metrics.intervals import GROUPS, jackknife_interval, means_left_out, random_groups, validate_level
+from nomadiff.metrics.distance_names import FDR, distance_name
+from nomadiff.metrics.intervals import share_interval, validate_level
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.metrics.splits import mean_scores
 from nomadiff.tables import Table
@@ -105,9 +104,8 @@ def evaluate_groups(
             "reference_count": int(theirs.sum()),
             "reference_share": float(theirs.double().mean()),
         }
-        if interval is not None and len(samples) >= 2 * GROUPS:
-            low, high = jackknife_interval(row["share"], means_left_out(mine, random_groups(len(samples))), interval)
-            row |= {"share_low": max(low, 0.0), "share_high": min(high, 1.0)}
+        if interval is not None:
+            row["share_low"], row["share_high"] = share_interval(row["share"], len(samples), interval)
         if with_floor:
             row["share_floor"] = row["reference_share"]
         size = row["count"] if subsets is None else subsets[name]

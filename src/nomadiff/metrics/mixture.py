@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
+from nomadiff.metrics.intervals import share_interval
 from nomadiff.metrics.neighbours import as_points
 
 __all__ = ["Separation", "Share", "bound_on_share", "is_separable", "separation", "shares_of_sources", "source_scores"]
@@ -80,7 +81,7 @@ def separation(
 
     Args:
         first, second: float features ``(N, D)`` and ``(M, D)``, at least 20 each.
-        level: of the interval (Hanley & McNeil 1982).
+        level: of the interval (Hanley & McNeil 1982; of perfect order an exact one, which has a width).
         seed: of the folds.
         groups: int64 ``(N,)`` and ``(M,)``: images with one number are one picture; None if all differ.
 
@@ -97,6 +98,8 @@ def separation(
     ranks[order] = mean_rank
     n, m = len(a), len(b)
     auc = float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
+    if auc in (0, 1):  # of as many pairs as there are, no image in two of them, all or none are in order
+        return Separation(auc, *share_interval(auc, min(n, m), level))
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = (auc * (1 - auc) + (m - 1) * (q1 - auc**2) + (n - 1) * (q2 - auc**2)) / (n * m)
     width = _quantile(level) * max(variance, 0.0) ** 0.5

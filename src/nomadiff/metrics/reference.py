@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nomadiff.data.image_source import ImageSource, pixels_of
 from nomadiff.errors import NomadiffWarning, UsageError
-from nomadiff.metrics.detectors import Classifier, Detector, load_classifier, load_detector
 from nomadiff.metrics.detectors.features import images_sha256
-from nomadiff.metrics.detectors.protocol import check_images
+from nomadiff.metrics.detectors.loading import load_classifier, load_detector
+from nomadiff.metrics.detectors.protocol import Classifier, Detector, check_images
 from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.frechet import Statistics
 from nomadiff.metrics.manifold import check_count, radii
@@ -35,7 +35,7 @@ class ReferenceSet(ScoringReference):
     Args:
         images: held-out real images, uint8 ``(N, C, H, W)``, or a source of them.
         train: the real images the generator was trained on, uint8; without them replication is not measured.
-        detector: name of a detector, or one; see :func:`~nomadiff.metrics.detectors.load_detector`.
+        detector: name of a detector, or one; see :func:`~nomadiff.metrics.detectors.loading.load_detector`.
         classifier: name of a classifying detector, or one, for the class composition; by default the detector itself
             where it classifies.
         k: neighbour of precision, recall, density and coverage.

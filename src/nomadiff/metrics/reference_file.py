@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.metrics.detectors import Detector
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.frechet import Statistics
 from nomadiff.metrics.statistics_files import read_members
 from nomadiff.plain import parse_json
@@ -56,9 +56,9 @@ def read_stored(path: Path, detector: Detector, statistics: Statistics) -> Store
     made_with = tuple(str(meta.get(f"detector{name}")) for name in ("", "_version", "_sha256"))
     here = tuple(map(str, (detector.name, detector.version, detector.sha256)))
     if made_with != here:
+        theirs, ours = (_told(*each) for each in (made_with, here))
         raise UsageError(
-            f"{path}: made with detector {printable(made_with[0])} version {printable(made_with[1])} "
-            f"({printable(made_with[2][:12])}), not with {here[0]} version {here[1]} ({here[2][:12]})"
+            f"{path}: made with detector {theirs}, not with {ours}: give the images themselves, or that --detector"
         )
     features, classes = held.get("features"), held.get("classes")
     if features is not None and (
@@ -75,3 +75,7 @@ def read_stored(path: Path, detector: Detector, statistics: Statistics) -> Store
         meta.get("classifier_sha256"),
         {name: meta.get(name) for name in ("reference_count", "reference_sha256")},
     )
+
+
+def _told(name: str, version: str, sha256: str) -> str:
+    return printable(f"{name} version {version}" + (f" ({sha256[:12]})" if sha256 else ""))

@@ -16,7 +16,7 @@ from nomadiff.data.mapped import chunks
 from nomadiff.errors import NomadiffWarning, UsageError
 from nomadiff.metrics.neighbours import nearest_neighbours
 
-__all__ = ["NEAR", "Calibration", "calibrate", "distinct", "nearest_neighbours", "replication"]
+__all__ = ["NEAR", "Calibration", "calibrate", "distinct", "nearest_neighbours", "replication", "shared"]
 
 NEAR = 1 / 3
 """Held-out data this much nearer to its nearest training image than to the second is a copy of it, saved anew. Of fresh
@@ -126,6 +126,12 @@ def calibrate(
 def distinct(points: Tensor) -> Tensor:
     """Index of the first of every images or vectors that are equal byte by byte: int64, ascending."""
     return torch.tensor(list(_first_of_each(points).values()))
+
+
+def shared(points: Tensor, others: Tensor) -> int:
+    """How many images or vectors are among others, byte by byte."""
+    known = set(_hashes(others))
+    return sum(key in known for key in _hashes(points))
 
 
 def _first_of_each(points: Tensor) -> dict[bytes, int]:

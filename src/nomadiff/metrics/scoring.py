@@ -14,11 +14,9 @@ from torch import Tensor
 from nomadiff.data.image_source import ImageSource, pixels_of
 from nomadiff.errors import UsageError
 from nomadiff.metrics.composition import composition, total_variation
-from nomadiff.metrics.detectors import Classifier, Detector, extract_features
-from nomadiff.metrics.detectors.features import images_sha256
-from nomadiff.metrics.detectors.protocol import check_images
-from nomadiff.metrics.distance_names import distance_name
-from nomadiff.metrics.fdr import FDR
+from nomadiff.metrics.detectors.features import extract_features, images_sha256
+from nomadiff.metrics.detectors.protocol import Classifier, Detector, check_images
+from nomadiff.metrics.distance_names import FDR, distance_name
 from nomadiff.metrics.feature_reference import FeatureReference
 from nomadiff.metrics.intervals import GROUPS, interval_fields, means_left_out, random_groups
 from nomadiff.metrics.lpips import LPIPS
@@ -51,19 +49,21 @@ class Scores:
 
     Attributes:
         values: every metric by name.
+        count: number of samples.
         left_out: every metric without each group of the samples, float64 ``(GROUPS,)``; empty unless asked for.
         composition: share of each class; None without a classifier.
         nearest: the training image nearest to each sample; None without training images.
     """
 
     values: dict[str, float]
+    count: int
     left_out: dict[str, np.ndarray] = field(default_factory=dict)
     composition: list[float] | None = None
     nearest: NearestTraining | None = None
 
     def fields(self, level: float | None) -> dict[str, float]:
         """The values, and with a level also ``<metric>_low`` and ``<metric>_high``."""
-        return self.values | interval_fields(self.values, self.left_out, level)
+        return self.values | interval_fields(self.values, self.left_out, level, self.count)
 
 
 class ScoringReference(FeatureReference):
@@ -145,7 +145,7 @@ class ScoringReference(FeatureReference):
         if ratio is not None:  # beside the distance that it is of
             distance = distance_name(self.detector)
             row = {distance: row.pop(distance), FDR: ratio, **row}
-        return Scores(row, left_out, self._composition(classes), nearest)
+        return Scores(row, len(samples), left_out, self._composition(classes), nearest)
 
     def read(self, images: Tensor) -> Read:
         """Features of images by the detector, and their classes where there is a classifier, int64 ``(N,)``."""

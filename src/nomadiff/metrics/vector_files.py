@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ def read_vectors(path: str | Path) -> np.ndarray:
         DataError: the file is absent, damaged, would have to run code to be read, or holds something else.
     """
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; vectors are in a file (nomadiff evaluate scores images)")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     suffix = path.suffix.lower()
@@ -99,6 +102,8 @@ def _in_torch_file(path: Path) -> Any:
             raise ValueError("not a file of torch.save, or damaged")
         with warnings.catch_warnings(action="ignore"):  # about a damaged file torch first warns, then raises
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own words are how to run it all the same
+        raise DataError(f"{path}: holds more than tensors and plain values; nothing of it was run") from error
     except Exception as error:  # zip, pickle and tensors each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as tensors ({printable(reason, 200)})") from error

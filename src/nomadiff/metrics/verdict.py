@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.evidence import WORDS, Evidence, against
+from nomadiff.metrics.evidence import WORDS, Evidence, against, seeds_text
 from nomadiff.metrics.recommendation import COPIER, LONGER, Step, copying, listed, named, recommendation, untold
 from nomadiff.metrics.statement import Statement
 from nomadiff.tables import Table
@@ -243,7 +243,7 @@ def _notes(alone: Mapping, arms: Mapping, statements: Sequence[Statement]) -> li
     counts = {item.seeds for statement in statements for item in statement.evidence}
     if counts and min(counts) < 3:
         notes.append(
-            f"With {min(counts)} seed(s) only very large differences can be told from chance; run three or more."
+            f"With {seeds_text(min(counts))} only very large differences can be told from chance; run three or more."
         )
     budgets = {row.get("images_seen") for arm in (alone, *arms.values()) for row in arm.values()}
     if len(budgets - {None}) > 1:

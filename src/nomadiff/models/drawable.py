@@ -16,7 +16,7 @@ from nomadiff.denoiser import BoundDenoiser, Denoiser
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.guidance.guided import evaluations_of
 from nomadiff.models.class_choice import class_weights, stored_labels
-from nomadiff.models.inference import computing_in, drawing_precision, networks_of
+from nomadiff.models.inference import computing_in, drawing_precision, may_draw_in_half, networks_of
 from nomadiff.networks.autoencoder import Autoencoder
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar, say
@@ -134,7 +134,7 @@ class Drawable:
         classes: str | None = None,
         sampler: SamplerConfig | None = None,
         batch_size: int | None = None,
-        precision: str = "fp32",
+        precision: str = "auto",
         first: int = 0,
         processes: Processes | None = None,
         show: bool = False,
@@ -153,8 +153,9 @@ class Drawable:
             sampler: solver and steps; None takes the recipe's.
             batch_size: images solved together in a process; None chooses by their size. Where a device's memory does
                 not hold so many, fewer are.
-            precision: what networks compute in, see :func:`~nomadiff.models.inference.drawing_precision`; the solver's
-                arithmetic is float64 in any case.
+            precision: what networks compute in: fp32, bf16, fp16, or auto: half precision if the model was trained in
+                it and this machine is fast at it, see :func:`~nomadiff.models.inference.drawing_precision`. The
+                solver's arithmetic is float64 in any case.
             processes: share the work among these; every process gets every image.
             show: show a progress bar.
             decode: make images of what a model of latents draws; False leaves it as it is.
@@ -214,7 +215,7 @@ class Drawable:
 
     def _agreed_precision(self, precision: str, group: Processes) -> str:
         chosen = self.drawing_precision(precision)
-        if precision != "auto" or group.count == 1:
+        if precision != "auto" or group.count == 1 or not may_draw_in_half(self.known):
             return chosen
         # machines of one group may differ in what is fast, and a set is of one precision: the main process chooses
         index = list(AUTOCAST).index(chosen) if group.is_main else 0

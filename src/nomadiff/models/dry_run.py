@@ -71,11 +71,12 @@ def plan_training(config: RunConfig, published: str = "", sources: Sequence[Imag
             f"batches:     {shares}",
             *(f"classes:     {line}" for line in class_lines(config)),
             f"parameters:  {millions(parameters)} ({config.network.architecture})",
-            f"budget:      {options.budget / 1e6:g} Mi = {options.steps:,} steps of {options.batch}",
+            f"budget:      {options.budget:,} images: {options.steps:,} steps of {options.batch}",
             *([f"warning:     {options.inside_warmup}"] if options.inside_warmup else []),
             f"compute:     {three_digits(forward / 1e9)} GFLOP an image forward, "
             f"{three_digits(total / 1e15)} PFLOP in all",
             f"GPU hours:   {gpu_hours({options.precision: total})}",
+            f"core hours:  {core_hours(total)}; nomadiff suggest measures this machine",
             f"memory:      {_memory_line(config)}",
             f"sampling:    {_sampling_line(config.sampler, forward)}",
             *([f"papers:      {published}"] if published else []),

@@ -14,11 +14,11 @@ from nomadiff.errors import UsageError
 from nomadiff.files import read_json, write_json
 from nomadiff.guidance.extrapolation import Extrapolation
 from nomadiff.guidance.gradient import DiscriminatorGuidance
-from nomadiff.guidance.guided import Interval, check_guidance
 from nomadiff.guidance.label_guidance import ClassifierFreeGuidance, SourceGuidance
 from nomadiff.guidance.merge import merged
 from nomadiff.guidance.perturbed_attention import perturbed_attention_guidance
 from nomadiff.guidance.shared_encoder import SharedEncoder, shared_layers
+from nomadiff.guidance.strength import Interval, check_guidance
 from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.partial_copy import with_frozen_part_of
 from nomadiff.plain import from_plain
@@ -156,6 +156,10 @@ def _with_auxiliary(guidance: GuidanceConfig, base: Part, auxiliary: Part) -> De
         known = getattr(base.known, name), getattr(auxiliary.known, name)
         if known[0] != known[1]:
             raise UsageError(f"base and auxiliary get the same labels, but they know {known[0]} and {known[1]} {name}")
+    for mine, theirs in zip(base.known.class_names, auxiliary.known.class_names):
+        if mine != theirs:
+            told = f"the class '{mine}' of one is the other's '{theirs}'"
+            raise UsageError(f"base and auxiliary get the same labels, and {told}")
     if base.shape != auxiliary.shape:
         raise UsageError(f"base and auxiliary must draw images of one shape, got {base.shape} and {auxiliary.shape}")
     networks = all(isinstance(part.denoiser, EDMDenoiser) for part in (base, auxiliary))

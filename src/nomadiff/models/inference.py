@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -13,10 +13,11 @@ from nomadiff.errors import UsageError
 from nomadiff.guidance.guided import Guided
 from nomadiff.guidance.perturbed_attention import PerturbedAttention
 from nomadiff.networks.flops import flops_of
+from nomadiff.networks.layers import has_fused_kernels
 from nomadiff.training.config import Facts, RunConfig
-from nomadiff.training.precision import AUTOCAST, PRECISIONS, has_fast_half, resolved_precision
+from nomadiff.training.precision import AUTOCAST, PRECISIONS, has_fast_half, pays_in_half, resolved_precision
 
-__all__ = ["computing_in", "drawing_precision", "networks_of"]
+__all__ = ["computing_in", "drawing_precision", "may_draw_in_half", "networks_of"]
 
 _LARGE = 500_000  # weights
 
@@ -53,12 +54,20 @@ def drawing_precision(precision: str, denoiser: Any, known: Facts, device: torch
         raise UsageError(f"this model is a denoiser of your own: it computes in its own precision, not in {precision}")
     if precision != "auto":
         return resolved_precision(precision, device, 0)
-    if not isinstance(known, RunConfig) or known.training.precision == "fp32":
+    if not may_draw_in_half(known):
         return "fp32"
-    chosen = resolved_precision("auto", device, flops_of(known.network, known.sources + known.classes))
-    trained = known.training.precision
+    chosen, trained = resolved_precision("auto", device, _operations(known)), known.training.precision
     # fp16 has more digits than bf16, and a network that was trained in it has the range for it
     return trained if chosen != "fp32" and trained != "auto" and has_fast_half(device, trained) else chosen
+
+
+def may_draw_in_half(known: Facts) -> TypeGuard[RunConfig]:
+    """Whether "auto" depends on the machine: the model was trained in half precision, and is large enough to gain."""
+    return isinstance(known, RunConfig) and known.training.precision != "fp32" and pays_in_half(_operations(known))
+
+
+def _operations(known: RunConfig) -> float:
+    return flops_of(known.network, known.sources + known.classes)
 
 
 @contextmanager
@@ -95,6 +104,9 @@ def _layout(network: EDMDenoiser) -> torch.memory_format:
 def _fastest_layout(network: EDMDenoiser, device: torch.device) -> torch.memory_format:
     # channels last makes convolutions faster, and on a CPU group norm slower: in half precision by more than they gain,
     # and in networks as small as "digits" (docs/benchmarks.md)
-    small = sum(parameter.numel() for parameter in network.parameters()) < _LARGE
-    on_cpu = device.type == "cpu" and (small or network.autocast is not None)
-    return torch.contiguous_format if on_cpu else torch.channels_last
+    if device.type == "cpu":
+        small = sum(parameter.numel() for parameter in network.parameters()) < _LARGE
+        slowed = small or network.autocast is not None
+    else:
+        slowed = not has_fused_kernels(device)
+    return torch.contiguous_format if slowed else torch.channels_last

@@ -349,7 +349,7 @@ class Model(Drawable):
         sampler: SamplerConfig | None = None,
         class_label: int | str | None = None,
         classes: str | None = None,
-        precision: str = "fp32",
+        precision: str = "auto",
     ) -> dict[str, Any]:
         """The manifest of a sample set; it keeps the set from being taken for real data by accident."""
         used, halved = sampler or self.known.sampler, self.drawing_precision(precision)

@@ -1,4 +1,4 @@
-"""Copies of a model of which only a part was trained: which part, and the base's weights in the rest."""
+"""Copies of a model of which only a part was trained: the base's weights in the rest."""
 
 from __future__ import annotations
 
@@ -8,23 +8,11 @@ import torch
 from torch import Tensor
 
 from nomadiff.denoiser import EDMDenoiser
-from nomadiff.guidance.shared_encoder import decoder_end
+from nomadiff.models.train_parts import TRAIN_PARTS, trained_prefixes
 from nomadiff.networks.edm2 import normalise
 from nomadiff.training.config import RunConfig
 
-__all__ = ["TRAIN_PARTS", "trained_prefixes", "with_frozen_part_of"]
-
-TRAIN_PARTS = {"all": "auxiliary", "decoder": "auxiliary-decoder"}
-"""Parts of a copy that can be trained, with the method name that records each in the recipe."""
-
-
-def trained_prefixes(config: RunConfig) -> tuple[str, ...]:
-    """Prefixes of the network's parameters that such an auxiliary trains."""
-    if config.method != TRAIN_PARTS["decoder"]:
-        return ("",)
-    end = decoder_end(config.network, config.sources + config.classes)
-    # "dec.8x8_block1" must not take "dec.8x8_block10" with it; single parameters (EDM2's out_gain) have no dot
-    return tuple(f"{name}." for name in end) + tuple(name for name in end if name.startswith("out_"))
+__all__ = ["with_frozen_part_of"]
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def write_sample_set(
         group.barrier()
         return
     classes = {"source": options.get("source", 0), **{name: options.get(name) for name in ("class_label", "classes")}}
-    how = {"sampler": options.get("sampler"), "precision": options.get("precision", "fp32")}
+    how = {"sampler": options.get("sampler"), "precision": options.get("precision", "auto")}
     manifest = manifest_of(count, seed, **how, **classes)
     recipe = {name: value for name, value in manifest.items() if name != "versions"}
     with part_folder(out, {**recipe, "class_label": options.get("class_label")}) as part:

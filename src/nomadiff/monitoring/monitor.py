@@ -11,7 +11,8 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import NomadiffError, UsageError
-from nomadiff.metrics.detectors import load_detector
+from nomadiff.metrics.detectors.loading import load_detector
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.drawable import Drawable
 from nomadiff.monitoring.grids import grid_path, write_grid
@@ -79,7 +80,11 @@ class Monitor:
         """Find out before the training whether samples can be scored."""
         if (count := min(len(validation), self.monitoring.evaluate_count)) < _FEWEST:
             raise UsageError(f"scores need at least {_FEWEST} samples and validation images, got {count}")
-        load_detector(self.monitoring.detector, device=self.processes.device)(validation.pixels[:1])
+        self._detector()(validation.pixels[:1])
+
+    def _detector(self) -> Detector:
+        asked = self.monitoring
+        return load_detector(asked.detector, weights=asked.detector_weights, device=self.processes.device)
 
     @property
     def edges(self) -> list[float]:
@@ -109,7 +114,7 @@ class Monitor:
                 assert isinstance(self._validation, ImageSource)
                 self._reference = ReferenceSet(
                     self._validation.pixels,
-                    detector=self.monitoring.detector,
+                    detector=self._detector(),
                     device=self.processes.device,
                     processes=self.processes,
                 )

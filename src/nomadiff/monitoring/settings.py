@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nomadiff.data.image_source import ImageSource
+from nomadiff.data.reading import AnyImages
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector
+from nomadiff.metrics.detectors.names import DEFAULT_DETECTOR, AnyDetector
 
 __all__ = ["TRACKERS", "Monitoring"]
 
@@ -26,6 +26,7 @@ class Monitoring:
         evaluate_every: Images between scores of samples against the validation images, taken at the next snapshot.
         evaluate_count: Samples of each such score.
         detector: Feature space of the scores: wavelets, pixels, digits, inception, ... or a TorchScript file.
+        detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
         best_by: What the best snapshot (best.safetensors) and --early-stop go by: loss (held-out) or score.
         early_stop: Stop the training when so many measurements in a row brought nothing better (patience).
         track: Where to log: tensorboard, wandb, mlflow or trackio; offline, in the run folder's tracking/, unless
@@ -33,11 +34,12 @@ class Monitoring:
             GeneralTracker of accelerate, too.
     """
 
-    validation: str | float | ImageSource | None = None
+    validation: AnyImages | float | None = None
     grid: int = 32
     evaluate_every: int | None = None
     evaluate_count: int = 256
-    detector: str | Detector = DEFAULT_DETECTOR
+    detector: AnyDetector = DEFAULT_DETECTOR
+    detector_weights: str | None = None
     best_by: str = "loss"
     early_stop: int | None = None
     track: tuple[Any, ...] = ()
@@ -56,6 +58,8 @@ class Monitoring:
         for name, option in (("evaluate_every", "--evaluate-every"), ("early_stop", "--early-stop")):
             if getattr(self, name) is not None and self.validation is None:
                 raise UsageError(f"{option} needs images that the model does not learn from: pass --validation")
+        if self.evaluate_every is None and (self.detector_weights is not None or self.detector != DEFAULT_DETECTOR):
+            raise UsageError("a detector is for scores of samples: pass --evaluate-every too")
         share = self.share
         if share is not None and not 0 < share < 1:
             raise UsageError(f"the share of the real images for validation must lie between 0 and 1, got {share:g}")

@@ -97,4 +97,4 @@ class ADM(UNet):
         return F.silu(emb)
 
     def _output(self, x: Tensor) -> Tensor:
-        return self.out_conv(F.silu(self.out_norm(x)))
+        return self.out_conv(self.out_norm(x, silu=True))

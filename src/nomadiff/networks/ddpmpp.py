@@ -160,5 +160,5 @@ class DDPMpp(UNet):
         return f"{self.config.level_resolutions[0]}x{self.config.level_resolutions[0]}"
 
     def _output(self, x: Tensor) -> Tensor:
-        x = self.dec[f"{self._size}_aux_conv"](F.silu(self.dec[f"{self._size}_aux_norm"](x)))
+        x = self.dec[f"{self._size}_aux_conv"](self.dec[f"{self._size}_aux_norm"](x, silu=True))
         return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import nn
@@ -32,6 +33,12 @@ def flops_of(config: NetworkConfig, label_dim: int = 0) -> float:
     Raises:
         UsageError: the settings contradict each other.
     """
+    # counted once, as a study's arms share a network; what a name of the user's own means may change
+    return (_counted.__wrapped__ if config.is_own else _counted)(config, label_dim)
+
+
+@cache
+def _counted(config: NetworkConfig, label_dim: int) -> float:
     if label_dim and config.is_own_denoiser:
         return math.nan  # which of the labels it takes by which name is not known here
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -14,6 +16,7 @@ from nomadiff.errors import UsageError
 
 __all__ = [
     "FourierEmbedding",
+    "GroupNorm",
     "Init",
     "PositionalEmbedding",
     "Resample",
@@ -22,6 +25,7 @@ __all__ = [
     "check_condition",
     "fir_kernel",
     "group_norm",
+    "has_fused_kernels",
 ]
 
 Init = Callable[[nn.Module], None]
@@ -40,8 +44,13 @@ class PositionalEmbedding(nn.Module):
 
     def __init__(self, channels: int, *, endpoint: bool, sine_first: bool) -> None:
         super().__init__()
-        exponents = torch.arange(channels // 2, dtype=torch.float32) / (channels // 2 - endpoint)
-        self.register_buffer("frequencies", (1 / 10000) ** exponents, persistent=False)
+        if torch.get_default_device().type == "meta":
+            # planned, as every model is before it is loaded: arithmetic there imports torch's compiler, over a second
+            frequencies = torch.empty(channels // 2)
+        else:
+            exponents = torch.arange(channels // 2, dtype=torch.float32) / (channels // 2 - endpoint)
+            frequencies = (1 / 10000) ** exponents
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.sine_first = sine_first
 
     def forward(self, values: Tensor) -> Tensor:
@@ -84,7 +93,7 @@ def check_condition(labels: Tensor | None, label_dim: int, augment: Tensor | Non
         raise UsageError(f"this network takes an augmentation label of width {augment_dim}, got {augment.shape[1]}")
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+def group_norm(channels: int, eps: float) -> GroupNorm:
     """Group norm with at most 32 groups of at least 4 channels each.
 
     Raises:
@@ -96,22 +105,53 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
             f"a layer of {channels} channels cannot be split into {groups} groups: "
             f"make model_channels a multiple of 32 (or a small multiple of 4)"
         )
-    return _GroupNorm(groups, channels, eps=eps)
+    return GroupNorm(groups, channels, eps=eps)
 
 
-class _GroupNorm(nn.GroupNorm):
-    """Group norm in the dtype of its input.
+class GroupNorm(nn.GroupNorm):
+    """Group norm in the dtype of its input, and SiLU of it where asked.
 
-    A GPU's autocast would make float32 of it, which moves, and keeps for the backward pass, twice the bytes; the
-    kernel's sums are float32 either way. A CPU's autocast leaves it as it is.
+    A GPU's autocast would make float32 of it, which moves, and keeps for the backward pass, twice the bytes; sums are
+    float32 either way. A CPU's autocast leaves it as it is.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, silu: bool = False, added: Tensor | None = None) -> Tensor:
+        """``x`` is ``(B, C, H, W)``; so is the result. ``added``, ``(B, C)``, is added to every pixel before."""
+        if _is_fused(x):
+            from nomadiff.networks.fused import fused_group_norm
+
+            return fused_group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu=silu, added=added)
+        x = x if added is None else x + added[:, :, None, None]
         if x.device.type == "cpu" or x.dtype == self.weight.dtype:
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-            return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+            y = super().forward(x)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+                y = F.group_norm(x, self.num_groups, weight, bias, self.eps)
+        return F.silu(y) if silu else y
+
+
+def has_fused_kernels(device: torch.device) -> bool:
+    """Whether :mod:`~nomadiff.networks.fused` runs on this device, on images that lie channels last."""
+    return device.type == "cuda" and _triton_is_there()
+
+
+def _is_fused(x: Tensor) -> bool:
+    # torch.compile fuses what it is given
+    return not torch.compiler.is_compiling() and has_fused_kernels(x.device) and _lies_channels_last(x)
+
+
+@cache
+def _triton_is_there() -> bool:
+    if not torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability() >= (7, 0)
+
+
+def _lies_channels_last(x: Tensor) -> bool:
+    # a tensor of torch.func does not say how it lies; torch.compile, which has none, cannot ask
+    is_wrapped = not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return not is_wrapped and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class Resample(nn.Module):
@@ -168,7 +208,16 @@ def attend(qkv: Tensor, heads: int, normalise: Callable[[Tensor], Tensor] | None
     stacked = pixels_first.permute(4, 0, 2, 1, 3).contiguous()
     query, key, value = (normalise(stacked) if normalise else stacked).unbind(0)
     result = F.scaled_dot_product_attention(query, key, value)
+    if _lies_channels_last(qkv):  # as convolutions want it back: a view
+        return result.transpose(1, 2).reshape(batch, height, width, channels // 3).permute(0, 3, 1, 2)
     return result.transpose(2, 3).reshape(batch, channels // 3, height, width)
+
+
+class _Conv2d(nn.Conv2d):
+    """A convolution whose bias may be left to what follows."""
+
+    def forward(self, x: Tensor, *, biased: bool = True) -> Tensor:
+        return self._conv_forward(x, self.weight, self.bias if biased else None)
 
 
 class UNetBlock(nn.Module):
@@ -218,10 +267,10 @@ class UNetBlock(nn.Module):
         self.adaptive = adaptive
         self.resample: nn.Module = Resample(resample, taps) if resample else nn.Identity()
         self.norm0 = group_norm(channels_in, eps)
-        self.conv0 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv0 = _Conv2d(channels_in, channels_out, 3, padding=1)
         self.affine = nn.Linear(embedding_channels, channels_out * (2 if adaptive else 1))
         self.norm1 = group_norm(channels_out, eps)
-        self.conv1 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv1 = _Conv2d(channels_out, channels_out, 3, padding=1)
         self.skip: nn.Module = nn.Identity()
         if channels_in != channels_out or (resample and project_resampled):
             self.skip = nn.Conv2d(channels_in, channels_out, 1)
@@ -232,22 +281,32 @@ class UNetBlock(nn.Module):
         if heads:
             self.norm2 = group_norm(channels_out, eps)
             self.qkv = nn.Conv2d(channels_out, channels_out * 3, 1)
-            self.proj = nn.Conv2d(channels_out, channels_out, 1)
+            self.proj = _Conv2d(channels_out, channels_out, 1)
             init_attention(self.qkv)
             init_zero(self.proj)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """``x`` is ``(B, channels_in, H, W)``, ``emb`` ``(B, embedding_channels)``; gives ``(B, channels_out, ..)``."""
         skip = self.skip(self.resample(x))
-        x = self.conv0(self.resample(F.silu(self.norm0(x))))
-        modulation = self.affine(emb)[:, :, None, None]
+        x = self.resample(self.norm0(x, silu=True))
+        modulation = self.affine(emb)
         if self.adaptive:
-            scale, shift = modulation.chunk(2, dim=1)
-            x = F.silu(torch.addcmul(shift, self.norm1(x), scale + 1))
+            scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
+            x = F.silu(torch.addcmul(shift, self.norm1(self.conv0(x)), scale + 1))
+        elif _is_fused(x):  # the bias goes with the embedding
+            x = self.norm1(self.conv0(x, biased=False), silu=True, added=modulation + self.conv0.bias)
         else:
-            x = F.silu(self.norm1(x + modulation))
-        x = self.conv1(F.dropout(x, self.dropout, self.training))
-        x = (x + skip) * self.skip_scale
+            x = self.norm1(self.conv0(x), silu=True, added=modulation)
+        x = self._joined(self.conv1, F.dropout(x, self.dropout, self.training), skip)
         if self.heads:
-            x = (x + self.proj(attend(self.qkv(self.norm2(x)), self.heads))) * self.skip_scale
+            x = self._joined(self.proj, attend(self.qkv(self.norm2(x)), self.heads), x)
         return x
+
+    def _joined(self, conv: _Conv2d, x: Tensor, skip: Tensor) -> Tensor:
+        """The sum of a branch's end and the skip, scaled."""
+        if not _is_fused(x) or conv.bias is None:
+            return (conv(x) + skip) * self.skip_scale
+        from nomadiff.networks.fused import fused_residual
+
+        x = conv(x, biased=False)
+        return fused_residual(x, skip.to(x.dtype), conv.bias, self.skip_scale)

@@ -282,7 +282,7 @@ def metric_lines(
                 fontsize=10,
                 color=MUTED.light,
             )
-        _few_ticks(axes.xaxis, 6)
+        _few_ticks(axes.xaxis, 6, whole=all(point["x"] == int(point["x"]) for point in summary))
         _few_ticks(axes.yaxis, 5)
         axes.set_xlabel(_short(x_label or x, 44))
         if names:
@@ -316,11 +316,11 @@ def _limits(values: Sequence[float | None]) -> tuple[float, float]:
     return (low - air if low < 0 else low), (high + air if high > 0 else high)
 
 
-def _few_ticks(axis: Any, count: int) -> None:
-    """About ``count`` ticks at round numbers, written out in full."""
+def _few_ticks(axis: Any, count: int, whole: bool = False) -> None:
+    """About ``count`` ticks at round numbers, written out in full; at ``whole`` ones where there is nothing between."""
     from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-    axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], min_n_ticks=2))
+    axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], min_n_ticks=2, integer=whole))
     formatter = ScalarFormatter(useOffset=False)
     formatter.set_scientific(False)
     axis.set_major_formatter(formatter)

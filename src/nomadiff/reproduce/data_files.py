@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nomadiff.errors import DataError
-from nomadiff.metrics.detectors import Detector, load_detector
+from nomadiff.errors import DataError, UsageError
 from nomadiff.metrics.detectors.cifar10_resnet56 import WEIGHTS
+from nomadiff.metrics.detectors.loading import load_detector
+from nomadiff.metrics.detectors.protocol import Detector
 
 __all__ = [
     "CIFAR10",
@@ -52,21 +53,33 @@ FFHQ = NeededFile("ffhq-64x64.zip", "FFHQ's 70,000 faces resized to 64x64 by EDM
 
 
 def file_lines(files: Iterable[NeededFile], data: Path | None) -> list[str]:
-    """A line a file: found or missing, and where it comes from."""
+    """A line a file: found or missing, and where it comes from.
+
+    Raises:
+        UsageError: none are needed, and there is a folder.
+    """
     return [
-        f"{'found  ' if file.is_in(data) else 'missing'}  {file.name}: {file.origin}" for file in dict.fromkeys(files)
+        f"{'found  ' if file.is_in(data) else 'missing'}  {file.name}: {file.origin}" for file in _each(files, data)
     ]
 
 
 def require_files(recipe: str, files: Iterable[NeededFile], data: Path | None) -> None:
-    """Refuse to start without the files.
+    """Refuse to start without the files, or with a folder that nothing is read from.
 
     Raises:
         DataError: some are missing; it names them.
+        UsageError: none are needed, and there is a folder.
     """
-    if missing := [file.name for file in dict.fromkeys(files) if not file.is_in(data)]:
+    if missing := [file.name for file in _each(files, data) if not file.is_in(data)]:
         where = data if data is not None else "--data FOLDER"
         raise DataError(f"{recipe} needs {', '.join(missing)} in {where}; --dry-run says where they come from")
+
+
+def _each(files: Iterable[NeededFile], data: Path | None) -> list[NeededFile]:
+    needed = list(dict.fromkeys(files))
+    if data is not None and not needed:
+        raise UsageError("this scale of the recipe reads no files: leave --data out")
+    return needed
 
 
 def detector_named(name: str, data: Path | None, device: str | None = None) -> Detector:

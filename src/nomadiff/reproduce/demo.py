@@ -76,7 +76,8 @@ def run_demo(comparison: Comparison) -> Table:
     """
     table, report = compared(comparison)
     improvement = self_improvement(comparison.out / "improve", workers=comparison.workers)
-    Table(improvement.table.rows, table.meta).write(comparison.out / "improve.json")
+    meta = {"command": comparison.command, **improvement.table.meta}  # judged by fewer samples than the comparison
+    Table(improvement.table.rows, meta).write(comparison.out / "improve.json")
     report.grids = [*report.grids, *(replace(panel, source="self-improvement") for panel in improvement.grids)]
     report.figures = improvement.figures
     report.findings = [*report.findings, *improvement.findings]

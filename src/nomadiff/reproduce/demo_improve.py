@@ -47,10 +47,12 @@ def self_improvement(out: Path, *, seeds: Sequence[int] = (0, 1), workers: int |
     bowl = [{**row, "name": f"seed {row['seed']}"} for row in rows if row["noise"] == "search"]
     svg = metric_lines(bowl, "weight", "fd_digits", by="name", label="fd_digits", x_label="guidance weight")
     caption = "Weight 0 is the base; all points of a seed share their noise."
+    count = trials[0].subject.improvement.count
+    meta = {**table.meta, "evaluation": {"count": count, **trials[0].reference.meta}}
     base, better = trials[0].base, Model.load(trials[0].folder / "improved", device="cpu")
     return Report(
         "A model improves itself",
-        table=Table([{**row, "method": "sims" if row["weight"] else "base", "source": ""} for row in rows]),
+        table=Table([{**row, "method": "sims" if row["weight"] else "base", "source": ""} for row in rows], meta),
         findings=findings,
         figures=[Figure("A model improves itself: distance against weight", svg, caption)],
         grids=[

@@ -32,7 +32,7 @@ from nomadiff.tables import Table
 from nomadiff.training.fitting import Fitting
 from nomadiff.training.presets import preset_named
 from nomadiff.workflows.improve import COST_METRICS
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
 __all__ = ["RECIPE"]
 

@@ -15,7 +15,7 @@ from nomadiff.reports.palette import MUTED
 from nomadiff.reports.plots import metric_lines
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
 __all__ = [
     "SCENARIOS",

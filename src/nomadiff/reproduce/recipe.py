@@ -46,6 +46,7 @@ class Request:
         seed: seed of everything, in recipes of many runs.
         runs: independent runs.
         generations: generations of every loop.
+        budget: training images that every compared model sees.
         processes: jobs side by side.
         gpus_per_job: GPUs that train and sample one model together.
         learners: names of two-dimensional learners.
@@ -61,6 +62,7 @@ class Request:
     seed: int | None = None
     runs: int | None = None
     generations: int | None = None
+    budget: int | None = None
     processes: int | None = None
     gpus_per_job: int | None = None
     learners: tuple[str, ...] | None = None

@@ -13,7 +13,7 @@ from nomadiff.reports.plots import metric_lines
 from nomadiff.reproduce.sims_settings import CONVERGED, PAPER, PHOTOS, SHORT, SMOKE, Subject, improving
 from nomadiff.reproduce.trials import Cost, Trial, trial_recipe, verdict_of
 from nomadiff.tables import Table
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
 __all__ = ["RECIPE"]
 
@@ -130,7 +130,8 @@ def _findings(
         result.append(Finding(text + ".", verdict_of(gain)))
     sure = sum(row["improves"] for row in verdicts)
     if verdicts:
-        text = f"Base “{base}”: asked for weight 1, the tool finds a sure gain in {sure} of {len(verdicts)} seeds"
+        asked = f"asked for weight {verdicts[0]['weight']:g}"
+        text = f"Base “{base}”: {asked}, the tool finds a sure gain in {sure} of {len(verdicts)} seeds"
         text += " and recommends keeping the base in the others." if sure < len(verdicts) else "."
         result.append(Finding(text, "good" if sure == len(verdicts) else "neutral"))
     return result

@@ -170,7 +170,8 @@ def _run(request: Request) -> Result:
     """
     if request.scale == "paper":
         raise UsageError("sims-figure-6 at the paper's scale is planned only: --dry-run prints files and GPU hours")
-    require_files("sims-figure-6", _files(request), request.data)
+    if files := _files(request):  # at other scales the data are any images
+        require_files("sims-figure-6", files, request.data)
     out, setting, processes = request.out, _setting(request), request.processes
     if processes is None and join_processes(setting.device).device.type != "cpu":
         processes = 1  # a GPU is shared by the models of one process at a time
@@ -187,8 +188,8 @@ def _run(request: Request) -> Result:
     def polluted(amounts: Sequence[int]) -> list[dict]:
         return models(second_generation, [(amount, seed) for amount in amounts for seed in sizes.seeds], "second.jsonl")
 
+    distance = distance_name(setting.detector())  # one that is missing is told before hours of training
     rows = models(first_generation, [(seed,) for seed in sizes.seeds], "first.jsonl")
-    distance = distance_name(setting.detector())
     rows += _searched(sizes, rows, distance, polluted)
     meta = {"recipe": "sims-figure-6", "command": request.command, "versions": versions(), **about}
     table, summary = Table(rows, meta), Table(pollution_summary(rows, distance), meta)
@@ -215,7 +216,8 @@ def _searched(
 
 
 def _plan(request: Request) -> str:
-    lines = file_lines(_files(request), request.data)
+    files = _files(request)
+    lines = file_lines(files, request.data) if files else []
     return "\n".join([*lines, *(_paper_plan() if request.scale == "paper" else _own_plan(request))])
 
 

@@ -19,9 +19,10 @@ from nomadiff.reproduce.data_files import NeededFile
 from nomadiff.reproduce.sims_settings import DIGITS_SHORT, PAPER, PHOTOS, Subject
 from nomadiff.reproduce.trials import Cost, Trial, trial_recipe
 from nomadiff.shift.complement import REST
-from nomadiff.shift.shift import ALL, Shift, Shifted, shift
+from nomadiff.shift.settings import Shift
+from nomadiff.shift.shift import ALL, Shifted, shift
 from nomadiff.tables import Table, summarise
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 from nomadiff.workflows.shift import SHARE_METRICS, shift_figures, shown_rows
 
 __all__ = ["RECIPE", "SUBJECTS", "ShiftSubject", "shifted"]

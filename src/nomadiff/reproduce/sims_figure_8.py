@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from nomadiff.metrics.composition import composition
-from nomadiff.metrics.detectors import classify
+from nomadiff.metrics.detectors.features import classify
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.model import Model
 from nomadiff.reports.grids import save_grid
@@ -21,7 +21,7 @@ from nomadiff.reproduce.trials import Cost, Trial, scoring_seed, trial_recipe
 from nomadiff.shift.complement import REST
 from nomadiff.shift.shift import ALL
 from nomadiff.tables import Table, summarise
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 from nomadiff.workflows.shift import SHARE_METRICS, shown_rows
 
 __all__ = ["RECIPE"]

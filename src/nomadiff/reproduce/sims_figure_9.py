@@ -15,7 +15,7 @@ from nomadiff.reproduce.sims_settings import PAPER, PHOTOS, SHORT, SMOKE, Subjec
 from nomadiff.reproduce.trials import Cost, Trial, trial_recipe
 from nomadiff.tables import Table
 from nomadiff.workflows.improve import COST_METRICS
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
 __all__ = ["RECIPE"]
 
@@ -64,9 +64,10 @@ def _points(trial: Trial, sizes: Sequence[int], steps: Sequence[int], skipped: S
     def base() -> Model:
         return made.base
 
+    point("synthetic-count", sizes[0], "base", 0, base)
+    rows += [{**rows[0], "x": count} for count in sizes[1:]]  # it learns from none of them
     for count in sizes:
         own = trial.improved(f"own-{count}", synthetic_count=count).candidates
-        point("synthetic-count", count, "base", 0, base)
         point("synthetic-count", count, "sims", middle, partial(own.make, middle, weight))
     for number in steps:
         fewer = replace(sampler, steps=number)

@@ -14,7 +14,7 @@ from nomadiff.reproduce.sims_settings import CONVERGED, PAPER, PHOTOS, SHORT, SM
 from nomadiff.reproduce.trials import Cost, Trial, trial_recipe
 from nomadiff.tables import Table
 from nomadiff.workflows.improve import COST_METRICS
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
 __all__ = ["RECIPE"]
 

@@ -27,7 +27,7 @@ from nomadiff.training.presets import preset_named
 from nomadiff.training.run_folder import versions
 from nomadiff.workflows.arms import Arm, job_of
 from nomadiff.workflows.compare import Comparison, check_parts, comparison_jobs
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 from nomadiff.workflows.workers import work_on
 
 __all__ = ["Cell", "Study", "jobs_from", "plan_study", "run_study", "study_recipe"]
@@ -81,13 +81,25 @@ def study_recipe(name: str, description: str, study: Callable[[Request], Study])
         name=name,
         description=description,
         scales=("smoke", "small", "medium", "paper"),
-        options=("data", "seeds", "gpus_per_job", "device"),
-        plan=lambda request: plan_study(study(request), request.data),
-        run=lambda request: run_study(name, study(request), request),
+        options=("data", "seeds", "budget", "processes", "gpus_per_job", "device"),
+        plan=lambda request: plan_study(_study_of(name, request), request.data),
+        run=lambda request: run_study(name, _study_of(name, request), request),
     )
 
 
 _STUDIES: dict[str, Callable[[Request], Study]] = {}  # by recipe, for workers
+
+
+def _study_of(name: str, request: Request) -> Study:
+    """The study of a recipe as it is asked for: a budget replaces that of all its arms, not of its generators."""
+    study = _STUDIES[name](request)
+    if request.budget is None:
+        return study
+    cells = []
+    for cell in study.cells:
+        changes = {**cell.comparison.changes, "budget": request.budget}
+        cells.append(replace(cell, comparison=replace(cell.comparison, changes=changes)))
+    return replace(study, cells=cells)
 
 
 def plan_study(study: Study, data: Path | None) -> str:
@@ -124,11 +136,14 @@ def run_study(name: str, study: Study, request: Request) -> Result:
     require_files(name, study.files, request.data)
     placed = _placed(study, request)
     for cell, first in zip(placed.cells, study.cells):
-        if not _needs_generators(first):  # what a generator is to draw cannot be looked at yet
-            check_parts(cell.comparison)
+        comparison = cell.comparison
+        if _needs_generators(first):  # what a generator is to draw cannot be looked at yet, all else can
+            comparison = replace(comparison, mix=replace(comparison.mix_spec, synthetic=()), methods=("dm",))
+        check_parts(comparison)
     jobs = _jobs(name, study, request)
     folder = JobFolder(request.out)
-    values = {"scale": request.scale, "command": request.command, "seeds": request.seeds, "device": request.device}
+    asked = ("scale", "command", "seeds", "budget", "device")
+    values = {name: getattr(request, name) for name in asked}
     data = None if request.data is None else str(request.data)
     told = {"study": "reproduce", "name": name, "request": {**values, "data": data}}
     folder.write_plan(jobs, {**told, "gpus_per_job": request.gpus_per_job or 1})
@@ -138,7 +153,7 @@ def run_study(name: str, study: Study, request: Request) -> Result:
         request.out,
         jobs[:-1],
         device=request.device,
-        processes=workers.pop() if len(workers) == 1 else None,
+        processes=request.processes or (workers.pop() if len(workers) == 1 else None),
         gpus_per_job=request.gpus_per_job or 1,
     )
     result = _summarised(name, placed, request)
@@ -158,7 +173,7 @@ def jobs_from(settings: Mapping[str, Any], out: Path) -> list[Job]:
         given["seeds"] = None if given["seeds"] is None else tuple(map(int, given["seeds"]))
         request = Request(out=out, **given)
         recipe_named(name)  # its module knows the study
-        return _jobs(name, _STUDIES[name](request), request)
+        return _jobs(name, _study_of(name, request), request)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise DataError(f"{out}: not the settings of a study ({error})") from error
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nomadiff.metrics.distance_names import distance_in
-from nomadiff.metrics.fdr import FDR
+from nomadiff.metrics.distance_names import FDR, distance_in
 from nomadiff.reports.markdown import markdown_table
 from nomadiff.reports.numbers import column_decimals, fixed
 from nomadiff.tables import Table, summarise

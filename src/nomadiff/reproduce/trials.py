@@ -11,6 +11,7 @@ from typing import Any
 
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
+from nomadiff.files import sha256_of
 from nomadiff.improve.confirmation import Gain
 from nomadiff.improve.improve import Improved, improve
 from nomadiff.improve.weight_search import score_model
@@ -188,7 +189,10 @@ def trial_recipe(
         require_files(name, files(request), request.data)
         out, device = request.out, request.device
         trials = trials_of(subjects[request.scale], _seeds(request), out, data=request.data, device=device)
-        table = run_trials(name, work, trials, out, processes=request.processes, **more.get(request.scale, {}))
+        read = {file.name: sha256_of(file.path(request.data)) for file in dict.fromkeys(files(request))}
+        table = run_trials(
+            name, work, trials, out, processes=request.processes, read=read, **more.get(request.scale, {})
+        )
         table.meta["command"] = request.command
         verdicts = Table([row for row in table.rows if "sentence" in row], table.meta)
         table.rows = [row for row in table.rows if "sentence" not in row]
@@ -257,11 +261,13 @@ def run_trials(
     out: Path,
     *,
     processes: int | None = None,
+    read: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> Table:
     """Do ``work(trial, **settings)`` for every trial, side by side.
 
-    Finished ones are kept in ``journal.jsonl``, half-done ones go on where they were.
+    Finished ones are kept in ``journal.jsonl``, half-done ones go on where they were; with other settings, or with
+    other contents of the files that are ``read`` (a hash each), they do not.
 
     Returns:
         All rows, each with its ``base`` in front; the meta says what they depend on.
@@ -269,6 +275,7 @@ def run_trials(
     subjects = list(dict.fromkeys(trial.subject for trial in trials))
     about = {"recipe": recipe, "subjects": json.loads(json.dumps([asdict(subject) for subject in subjects]))}
     about["extra"] = {name: str(value) for name, value in settings.items()}
+    about |= {"files": dict(read)} if read else {}
     keyed = {(subjects.index(trial.subject), trial.seed): trial for trial in trials}
     found = run_jobs(
         partial(_one, work, keyed, settings),
@@ -285,4 +292,5 @@ def _one(
     work: Callable[..., Rows], trials: Mapping[tuple[int, int], Trial], settings: Mapping[str, Any], *key: int
 ) -> Rows:
     trial = trials[key[0], key[1]]
+    trial.reference  # noqa: B018 - a detector that is missing is told before hours of training
     return [{"base": trial.subject.name, **row} for row in work(trial, **settings)]

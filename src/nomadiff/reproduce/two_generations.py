@@ -20,7 +20,7 @@ from nomadiff.improve.settings import Improvement
 from nomadiff.loops.algorithm import LoopData
 from nomadiff.loops.images import ImageStandard
 from nomadiff.loops.seeds import derived
-from nomadiff.metrics.detectors import Detector
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model

@@ -14,13 +14,15 @@ from torch import Tensor
 from nomadiff.data.image_source import ImageSource
 from nomadiff.errors import UsageError
 from nomadiff.improve.own_samples import OwnSamples
-from nomadiff.metrics.composition import composition, share_interval
-from nomadiff.metrics.detectors import Classifier, classify
+from nomadiff.metrics.composition import composition
+from nomadiff.metrics.detectors.features import classify
+from nomadiff.metrics.detectors.protocol import Classifier
 from nomadiff.metrics.groups import validate_groups
+from nomadiff.metrics.intervals import share_interval
 from nomadiff.models.model import Model
 from nomadiff.processes import Processes
 
-__all__ = ["REST", "ComplementarySet", "TargetGroup", "complementary_shares", "parse_targets", "target_groups"]
+__all__ = ["REST", "ComplementarySet", "TargetGroup", "complementary_shares", "target_groups"]
 
 REST = "the rest"
 """Name of the group of all classes that no target names."""
@@ -42,27 +44,6 @@ class TargetGroup:
     name: str
     classes: tuple[str, ...]
     target: float
-
-
-def parse_targets(texts: Sequence[str]) -> dict[str, float]:
-    """Read ``3=0.3`` or ``0,1,2=0.6``, one text a group.
-
-    Raises:
-        UsageError: none, a text of another form, or a group named twice.
-    """
-    targets: dict[str, float] = {}
-    for text in texts:
-        name, _, share = text.rpartition("=")
-        try:
-            value = float(share)
-        except ValueError:
-            value = math.nan
-        if not name or math.isnan(value):
-            raise UsageError(f"'{text}' is no target: write a class, or several, and a share, such as 0,1,2=0.6")
-        if name in targets:
-            raise UsageError(f"target '{name}' is given twice")
-        targets[name] = value
-    return targets
 
 
 def target_groups(targets: Mapping[str, float], class_names: Sequence[str]) -> tuple[TargetGroup, ...]:
@@ -233,7 +214,7 @@ class ComplementarySet:
         provenance = {
             "kind": "synthetic",
             "spec": "own samples in complementary composition",
-            "manifest": self.model.manifest(start, self.seed),
+            "manifest": own.manifest(),
             **more,
         }
         space, names = self.model.known.latents, self.model.class_names

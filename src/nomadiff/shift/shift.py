@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,74 +15,27 @@ from nomadiff.errors import UsageError
 from nomadiff.improve.candidates import Candidates
 from nomadiff.improve.fine_tuned_copy import FineTunedCopy
 from nomadiff.improve.own_samples import own_count
-from nomadiff.improve.settings import Improvement
-from nomadiff.metrics.composition import share_interval
-from nomadiff.metrics.detectors import Classifier, classify, load_classifier
-from nomadiff.metrics.distance_names import distance_in, distance_name
-from nomadiff.metrics.fdr import FDR
+from nomadiff.metrics.detectors.features import classify
+from nomadiff.metrics.detectors.loading import load_classifier
+from nomadiff.metrics.detectors.protocol import Classifier
+from nomadiff.metrics.distance_names import FDR, distance_in, distance_name
+from nomadiff.metrics.intervals import share_interval
 from nomadiff.metrics.reference import ReferenceSet
 from nomadiff.models.model import Model, as_model
 from nomadiff.models.provenance import refuse_training_set
 from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.shift.complement import REST, ComplementarySet, TargetGroup, target_groups
+from nomadiff.shift.settings import Shift
 from nomadiff.tables import Table
 
-__all__ = ["ALL", "Shift", "Shifted", "shift"]
+__all__ = ["ALL", "Shifted", "shift"]
 
 ALL = "all"
 """Name of the whole set in the table."""
 
 _OWN_SAMPLES, _SWEEP, _FRESH = 6, 7, 8  # keep the noise of the set, the sweep and the confirmation apart
 _BESIDE = ("precision", "recall", "coverage")
-_LEAST = 40  # samples a weight: below, there is no interval
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shift:
-    """How a model's composition is shifted. In Python the target is a mapping, ``{"3": 0.3, "0,1,2": 0.6}``.
-
-    Attributes:
-        target: Share to reach of a class of the classifier, or of several together: 3=0.3 or 0,1,2=0.6. What is left is
-            for all other classes together.
-        synthetic_count: Size of the set to fine-tune on; the default is as many as the base had real images. The paper
-            takes twice as many.
-        budget: Images of fine-tuning, such as 5Mi; the default is a fifth of the base's budget, a twentieth for EDM2
-            and ADM. The paper takes a quarter.
-        learning_rate: Learning rate of the fine-tuning; the default is the base's at the end of its training.
-        weights: Guidance weights to try. Weight 0, the base, is always scored beside them; at -1 the copy itself is
-            drawn, which shows how much of the complementary composition it has learned.
-        count: Samples at every weight.
-        seed: Seed of own samples, fine-tuning and scoring.
-    """
-
-    target: Mapping[str, float]
-    synthetic_count: int | None = None
-    budget: int | None = None
-    learning_rate: float | None = None
-    weights: tuple[float, ...] = (-1.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-    count: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.count < _LEAST:
-            raise UsageError(f"count must be at least {_LEAST}, got {self.count}")
-        if not all(math.isfinite(weight) for weight in self.weights) or not any(w > 0 for w in self.weights):
-            raise UsageError("weights must be finite numbers, and one at least above 0: those move toward the target")
-        _ = self.fine_tuning  # validates the other settings
-
-    @property
-    def fine_tuning(self) -> Improvement:
-        """The same as settings of the copy."""
-        return Improvement(
-            weight=1.0,
-            snapshots=1,
-            synthetic_count=self.synthetic_count,
-            budget=self.budget,
-            learning_rate=self.learning_rate,
-            count=self.count,
-            seed=self.seed,
-        )
 
 
 @dataclass(frozen=True)
@@ -93,11 +45,11 @@ class Shifted:
     Attributes:
         model: the guided model, at the weight that is recommended.
         weight: that weight: the smallest that reaches the target or, if none does, the one that comes nearest.
-        is_reached: whether all targets are reached at it.
+        is_reached: whether all targets are reached at it, on noise that it was not chosen by.
         table: a row for each weight and group; ``group`` is "all" for the whole set. Fields: ``weight`` (0 is the
             base, -1 the copy), ``seed``, ``noise`` ("sweep", or "fresh" for base and recommended weight on noise that
             nothing was chosen by), ``group``, ``target``, ``count``, ``share`` with ``share_low`` and ``share_high``
-            (95 % bootstrap), and with a reference ``reference_share``, the Frechet distance and ``precision``,
+            (95 %, exact), and with a reference ``reference_share``, the Frechet distance and ``precision``,
             ``recall``, ``density``, ``coverage``; of groups these are means over subsets of ``subset`` images, always
             as many, and None where a group has fewer. Rows of "all" have ``nfe`` too.
         sentence: the answer in words.
@@ -227,24 +179,23 @@ class _Task:
         sweep = mixed_seed(self.settings.seed, _SWEEP) % (1 << 31)
         weights = sorted({0.0, *self.settings.weights})
         shares = {weight: _shares(self._score(weight, sweep, "sweep")) for weight in weights}
-        weight, is_reached = self._chosen({weight: shares[weight] for weight in weights if weight > 0})
+        misses = {weight: self._miss(shares[weight]) for weight in weights if weight > 0}
+        reached = [weight for weight, miss in misses.items() if miss <= 0]
+        weight = min(reached) if reached else min(misses, key=lambda weight: misses[weight])
         fresh = mixed_seed(self.settings.seed, _FRESH) % (1 << 31)
         before, after = (_by_group(self._score(each, fresh, "fresh")) for each in (0.0, weight))
-        sentence = _sentence(self.groups, weight, is_reached, before, after, self._distance)
+        is_reached = self._miss(_shares(list(after.values()))) <= 0
+        sentence = _sentence(self.groups, weight, is_reached, bool(reached), before, after, self._distance)
         model = self._model(weight)
         self.table.meta["best"] = {"weight": weight, "is_reached": is_reached}
         self.copy.finish(model, sentence)
         return Shifted(model, weight, is_reached, self.table, sentence, self.groups, self.candidates)
 
-    def _chosen(self, shares: Mapping[float, Mapping[str, float]]) -> tuple[float, bool]:
-        """The smallest weight that reaches every target, or else the one with the smallest largest miss."""
+    def _miss(self, shares: Mapping[str, float]) -> float:
+        """How much the target that is missed by most is missed by; 0 or less where every one is reached."""
         named = [group for group in self.groups if group.name != REST]
-        misses = {}
-        for weight, found in shares.items():
-            signs = [1 if group.target > self.base_shares[group.name] else -1 for group in named]
-            misses[weight] = max(sign * (group.target - found[group.name]) for sign, group in zip(signs, named))
-        reached = [weight for weight, miss in misses.items() if miss <= 0]
-        return (min(reached), True) if reached else (min(misses, key=lambda weight: misses[weight]), False)
+        signs = [1 if group.target > self.base_shares[group.name] else -1 for group in named]
+        return max(sign * (group.target - shares[group.name]) for sign, group in zip(signs, named))
 
     def _model(self, weight: float) -> Model:
         budget = self.candidates.budgets[-1]
@@ -335,6 +286,7 @@ def _sentence(
     groups: Sequence[TargetGroup],
     weight: float,
     is_reached: bool,
+    in_sweep: bool,
     before: Mapping[str, Mapping[str, Any]],
     after: Mapping[str, Mapping[str, Any]],
     distance: str | None,
@@ -347,7 +299,8 @@ def _sentence(
         for group in groups
         if group.name != REST
     ]
-    start = f"weight {weight:g}" if is_reached else f"target not reached; weight {weight:g} comes nearest"
+    best = "reached it on the noise that chose it" if in_sweep else "comes nearest"
+    start = f"weight {weight:g}" if is_reached else f"target not reached; weight {weight:g} {best}"
     told = f"{start}: {', '.join(moved)}, fresh noise"
     if distance is None:
         return f"{told}; what it cost in quality was not measured (no --reference)"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,14 @@ class Worker:
 
     def __call__(self) -> None:
         """Work until nothing is left. Raises NomadiffError where jobs failed; the scheduler's log says which."""
-        self._process = subprocess.Popen([sys.executable, "-m", "nomadiff", *self.words], cwd=self.folder)
+        # SLURM may send its warning to all processes of a job: to this one it means a checkpoint, to others their end
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+        try:
+            self._process = subprocess.Popen([sys.executable, "-m", "nomadiff", *self.words], cwd=self.folder)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # and SIGTERM to this one alone, upon which submitit would do nothing: `scontrol requeue`, a job that gives way
+        signal.signal(signal.SIGTERM, lambda number, frame: self._stop())
         while (code := self._process.poll()) is None:
             time.sleep(0.5)
         if code:
@@ -46,9 +54,15 @@ class Worker:
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)  # poll() holds a lock we may interrupt
+            self._stop()
+            with suppress(ChildProcessError):  # its end has been seen
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)  # poll() holds a lock we may interrupt
         return DelayedSubmission(Worker(self.words, self.folder))
+
+    def _stop(self) -> None:
+        """Have the worker save its state and give its job back."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
 
 
 def launch_workers(
@@ -94,6 +108,8 @@ def launch_workers(
     try:
         often: dict[str, Any] = {f"{cluster}_max_num_timeout": _TIMEOUTS}
         executor = submitit.AutoExecutor(study / "jobs" / "launched", cluster=cluster, **often)
+        if cluster == "slurm":  # some clusters queue a job again only if it says that it may be
+            executor.update_parameters(slurm_additional_parameters={"requeue": True})
         executor.update_parameters(**{"name": f"nomadiff-{study.name}", **given})
         return [executor.submit(Worker(["work", str(study), *words], os.getcwd())) for _ in range(count)]
     except (NameError, ValueError, AssertionError, TypeError) as error:  # what submitit raises for wrong parameters

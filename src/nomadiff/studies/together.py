@@ -28,6 +28,9 @@ def main(words: list[str]) -> int:
     count, parent, *rest = words
     ours = os.environ.get(_PARENT)
     _end_with(int(ours or parent))  # before the imports that take seconds
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # how the worker stops us: no traceback until there is a state to save
+    if ours and hasattr(signal, "pthread_sigmask"):  # torchrun's own way to end the others when one has failed
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     return _job(*rest) if ours else _torchrun(count, words)
 
 
@@ -64,8 +67,6 @@ def _job(study: str, name: str, device: str, folder: str, *modules: str) -> int:
         job.run(device)
     except Interrupted as error:
         return error.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except Exception as error:
         told = str(error) if isinstance(error, NomadiffError) else f"{type(error).__name__}: {error}"
         found = {"error": told, "traceback": traceback.format_exc(), "time": time.time()}

@@ -10,9 +10,7 @@ from typing import Any
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.job_folder import Job, JobFolder, JobState
-from nomadiff.reproduce import study as recipes
-from nomadiff.workflows import compare, improve_jobs, loop
-from nomadiff.workflows.workers import progress_of, work_on
+from nomadiff.training.progress import progress_of
 
 __all__ = ["jobs_of", "study_status", "work_study"]
 
@@ -42,6 +40,8 @@ def work_study(
         NomadiffError: jobs failed, after all that do not depend on them were done.
         Interrupted: as for :func:`work_on`.
     """
+    from nomadiff.workflows.workers import work_on
+
     study = Path(study).absolute()
     asked = JobFolder(study).settings().get("gpus_per_job", 1) if gpus_per_job is None else gpus_per_job
     if type(asked) is not int or asked < 1:
@@ -59,6 +59,9 @@ def jobs_of(study: Path) -> list[Job]:
         UsageError: no such study has been begun.
         DataError: its settings are damaged.
     """
+    from nomadiff.reproduce import study as recipes
+    from nomadiff.workflows import compare, improve_jobs, loop
+
     folder = JobFolder(study)
     settings = folder.settings()
     makers = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from functools import partial
 
@@ -12,28 +11,10 @@ from torch.utils.checkpoint import checkpoint
 from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.networks.unet import BlockCall, UNet, call_block
-from nomadiff.training.config import TrainingConfig
 
-__all__ = ["compiles", "explained_compiler", "set_block_call"]
+__all__ = ["explained_compiler", "set_block_call"]
 
-_WORTHWHILE = 5e16
-"""Operations of a training from which compiling is taken to pay on a GPU: ten minutes at 80 TFLOP a second (assumed: no
-GPU was at hand). On a CPU it was measured at 1.01 to 1.03 times the speed."""
 _SHAPES = 64  # of blocks in one network: each is compiled for itself
-
-
-def compiles(options: TrainingConfig, device: torch.device, forward: float) -> bool:
-    """Whether to compile: as asked, or where it is taken to pay.
-
-    Args:
-        options: the training.
-        device: where it runs.
-        forward: operations of one forward pass on one image; NaN where that is unknown.
-    """
-    if options.compile != "auto":
-        return options.compile == "on"
-    there = device.type == "cuda" and importlib.util.find_spec("triton") is not None
-    return there and 3 * forward * options.budget >= _WORTHWHILE
 
 
 def set_block_call(denoiser: EDMDenoiser, *, compiled: bool, checkpointed: bool) -> None:
@@ -50,7 +31,7 @@ def set_block_call(denoiser: EDMDenoiser, *, compiled: bool, checkpointed: bool)
     if not (compiled or checkpointed):
         return
     if not isinstance(network, UNet):
-        asked = "--compile on" if compiled else "--checkpoint-gradients"
+        asked = "--compile" if compiled else "--checkpoint-gradients"
         raise UsageError(f"{asked} is for nomadiff's own U-Nets: a {type(network).__name__} has no blocks of theirs")
     call: BlockCall = call_block
     if compiled:
@@ -76,5 +57,5 @@ def explained_compiler(error: Exception) -> Exception:
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None and isinstance(error, dynamo.exc.TorchDynamoException):
         reason = " ".join(str(error).split("\n")[:2])[:200]
-        return NomadiffError(f"torch.compile does not work here ({reason}): pass --compile off")
+        return NomadiffError(f"torch.compile does not work here ({reason}): train without --compile")
     return error

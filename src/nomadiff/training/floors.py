@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
-from nomadiff.training.config import TrainingConfig
 from nomadiff.training.loss import share_above
+from nomadiff.training.settings import TrainingConfig
 
 __all__ = ["NoiseFloors", "with_floors"]
 

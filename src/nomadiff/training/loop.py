@@ -22,13 +22,15 @@ from nomadiff.denoiser import EDMDenoiser
 from nomadiff.errors import Interrupted, NomadiffError, UsageError
 from nomadiff.memory import explained
 from nomadiff.networks.flops import flops_of
+from nomadiff.networks.layers import has_fused_kernels
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar, say
 from nomadiff.seeding import mixed_seed, own_randomness
 from nomadiff.training.agreement import part_to_keep, require_agreement
 from nomadiff.training.augment import Augment
-from nomadiff.training.compiling import compiles, explained_compiler, set_block_call
+from nomadiff.training.compiling import explained_compiler, set_block_call
 from nomadiff.training.config import RunConfig
+from nomadiff.training.cuda_graph import ReplayedLoss, is_launch_bound
 from nomadiff.training.ema import ModuleEMA
 from nomadiff.training.feeding import Feed, clean_gradients, kernels_by_trial
 from nomadiff.training.floors import NoiseFloors
@@ -88,7 +90,7 @@ def train(
     if config.training.batch % processes.count:
         raise UsageError(f"batch {config.training.batch} does not divide among {processes.count} processes")
     require_match(config, mix)
-    with own_randomness(processes.device), kernels_by_trial(processes.device):
+    with own_randomness(processes.device):
         if processes.is_main:
             with folder.lock():
                 folder.begin(config, mix.provenance, observer.stopped_at() if observer else None)
@@ -128,9 +130,10 @@ class _Training:
         half = self.options.precision != "fp32"
         forward = flops_of(config.network, config.sources + config.classes) if half or device.type == "cuda" else 0.0
         self.precision = resolved_precision(self.options.precision, device, forward)
-        # channels last: convolutions are up to a fifth faster, but a CPU's group norm in half precision is slower
-        halved = device.type == "cpu" and self.precision != "fp32"
-        self.layout = torch.contiguous_format if halved else torch.channels_last
+        # channels last: convolutions are up to a fifth faster, but a CPU's group norm in half precision is slower, and
+        # torch's own on a GPU by more than they gain
+        slowed = self.precision != "fp32" if device.type == "cpu" else not has_fused_kernels(device)
+        self.layout = torch.contiguous_format if slowed else torch.channels_last
         self.denoiser.to(device, memory_format=self.layout).train()  # type: ignore[call-overload]
         self.denoiser.autocast = AUTOCAST[self.precision]
         self.log_variance = getattr(self.denoiser.network, "log_variance", None)
@@ -159,9 +162,10 @@ class _Training:
         self.continued = folder.state_path.exists() and self._load_state()
         if not self.continued and folder.model_path.exists():
             self.images_seen = self.files.load_model()
-        compiled = compiles(self.options, device, forward)
-        set_block_call(self.denoiser, compiled=compiled, checkpointed=self.options.checkpoint_gradients)
+        set_block_call(self.denoiser, compiled=self.options.compile, checkpointed=self.options.checkpoint_gradients)
         self.parallel: nn.Module = self.denoiser
+        self.operations = forward  # of a pass on one image
+        self.replayed: ReplayedLoss | None = None
         if processes.count > 1:
             require_agreement(config, mix, folder, self.images_seen, processes)
         if self.options.microbatch == "auto" and not self.continued:
@@ -211,7 +215,8 @@ class _Training:
             if self.images_seen >= end or over:
                 self._complete()
             else:
-                self._go_on(end, description)
+                with kernels_by_trial(self.processes.device, 3 * self.operations * self.options.budget):
+                    self._go_on(end, description)
         finally:
             if self.observer:
                 self.observer.close()
@@ -222,6 +227,9 @@ class _Training:
             self.folder.trim_log(self.images_seen)
             if self.images_seen:
                 say(f"{description}: continuing from {self.images_seen:,} of {end:,} images")
+        alone = self.processes.count == 1 and self.part == self.share and not options.checkpoint_gradients
+        if alone and is_launch_bound(self.denoiser, self.processes.device, self.operations, self.share):
+            self.replayed = ReplayedLoss(self.denoiser, self.config.sigma_data)
         meter = self._fresh_meter()
         shown = progress_bar(description, total=end, done=self.images_seen, show=self.processes.is_main)
         with shown as advance, stop_signals() as stopped:
@@ -245,10 +253,11 @@ class _Training:
                     if snapshot:
                         last = self._save(last)
                     meter = self._fresh_meter()
-                if not last and self._any_stopped(stopped, logged):
-                    self.files.save_state(self.images_seen, self.part)
-                    if self.observer and self.processes.is_main:
-                        self.observer.stopped(self.images_seen)
+                if self._any_stopped(stopped, logged):  # after the last step, too: nothing else is to begin
+                    if not last:
+                        self.files.save_state(self.images_seen, self.part)
+                        if self.observer and self.processes.is_main:
+                            self.observer.stopped(self.images_seen)
                     raise Interrupted(
                         f"stopped at {self.images_seen:,} of {end:,} images, state saved in {self.folder.path}: "
                         "run the same command again to go on",
@@ -295,7 +304,10 @@ class _Training:
         floors = None if batch.floors is None else batch.floors[part]
         sigma = training_levels(len(images), options.p_mean, options.p_std, generator, floors)
         noise = torch.randn(images.shape, generator=generator, device=device)
-        loss = edm_loss(self.parallel, images, sigma, noise, sigma_data=self.config.sigma_data, **condition)
+        if self.replayed is not None:
+            loss = self.replayed(images, sigma, noise, **condition)
+        else:
+            loss = edm_loss(self.parallel, images, sigma, noise, sigma_data=self.config.sigma_data, **condition)
         meter.add(loss.detach().flatten(1).mean(1), source, sigma)
         if self.log_variance is not None:
             loss = with_uncertainty(loss, self.log_variance(sigma.log() / 4))

@@ -8,7 +8,7 @@ import torch
 
 from nomadiff.errors import NomadiffWarning
 
-__all__ = ["AUTOCAST", "PRECISIONS", "has_fast_half", "resolved_precision"]
+__all__ = ["AUTOCAST", "PRECISIONS", "has_fast_half", "pays_in_half", "resolved_precision"]
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of autocast by precision; weights and everything else stay float32."""
@@ -34,6 +34,11 @@ def has_fast_half(device: torch.device, precision: str) -> bool:
     return False
 
 
+def pays_in_half(forward: float) -> bool:
+    """Whether a network of so many operations for one image is large enough; one that cannot be counted (NaN) is."""
+    return not forward < _WORTHWHILE
+
+
 def resolved_precision(precision: str, device: torch.device, forward: float) -> str:
     """The precision to train in: "fp32", "bf16" or "fp16".
 
@@ -47,7 +52,7 @@ def resolved_precision(precision: str, device: torch.device, forward: float) -> 
         NomadiffWarning: half precision is asked for by name and is slow on this device.
     """
     if precision == "auto":
-        if forward < _WORTHWHILE:
+        if not pays_in_half(forward):
             return "fp32"
         if has_fast_half(device, "bf16"):
             return "bf16"

@@ -21,7 +21,7 @@ from nomadiff.networks.config import NetworkConfig
 from nomadiff.networks.presets import NETWORKS
 from nomadiff.registry import Registry
 from nomadiff.sampling.sampler import SamplerConfig
-from nomadiff.training.config import TrainingConfig
+from nomadiff.training.settings import TrainingConfig
 
 __all__ = ["PRESETS", "AnyPreset", "Preset", "preset_named", "presets_that_fit", "proposed_preset"]
 

@@ -15,13 +15,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import (
@@ -36,8 +33,12 @@ from nomadiff.files import (
 )
 from nomadiff.plain import parse_json
 from nomadiff.safe_pickle import printable
-from nomadiff.training.config import RunConfig
 from nomadiff.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nomadiff.training.config import RunConfig
 
 __all__ = [
     "PREPARATION",
@@ -57,6 +58,8 @@ _OF_DATA = ("data", "labels", "floors")  # parts of a stored recipe that say wha
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers: nomadiff, torch, python and the platform."""
+    import torch
+
     return {
         "nomadiff": __version__,
         "torch": str(torch.__version__),
@@ -71,6 +74,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         NomadiffError: a tensor is not finite (nothing is written), or the path cannot be written.
     """
+    from safetensors.torch import save_file
+
     whole = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     require_finite(whole, str(path))
     with atomic_path(path) as temporary:
@@ -83,6 +88,8 @@ def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     Raises:
         NomadiffError: one is NaN or infinite; the message names it.
     """
+    import torch
+
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise NomadiffError(f"{where}: not written: {name} is not finite (NaN, or too large for {value.dtype})")
@@ -94,6 +101,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DataError: the file is absent, torn or not safetensors; the message names it.
     """
+    from safetensors.torch import load_file
+
     with _named_if_damaged(path):
         require_regular(path)
         return load_file(path), load_metadata(path)
@@ -107,7 +116,7 @@ def load_metadata(path: Path) -> dict[str, Any]:
     """
     with _named_if_damaged(path):
         require_regular(path)
-    with _named_if_damaged(path), safe_open(path, framework="pt") as handle:
+    with _named_if_damaged(path), safe_open(path, framework="np") as handle:
         return parse_json((handle.metadata() or {}).get("nomadiff", "{}"), f"{path}: its metadata", dict)
 
 
@@ -253,6 +262,8 @@ class RunFolder:
         """
         if not (self.path / "config.json").exists():
             raise DataError(f"{self.path}: not a run folder (no config.json)")
+        from nomadiff.training.config import RunConfig
+
         path = self.path / "config.json"
         recipe = read_json(path, dict).get("recipe")
         if type(recipe) is not dict:

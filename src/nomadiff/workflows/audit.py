@@ -15,8 +15,10 @@ from nomadiff.data.mix_spec import MixSpec
 from nomadiff.errors import UsageError
 from nomadiff.files import check_output
 from nomadiff.metrics.audit import FOLDER, Audit, audit
-from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
+from nomadiff.metrics.detectors.loading import load_detector
+from nomadiff.metrics.detectors.names import DEFAULT_DETECTOR
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.duplicates import Duplicates
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Finding, Gallery, Report
@@ -75,10 +77,11 @@ def audit_files(
     suspects = {
         name: opened(spec, name, True) for name, spec in MixSpec(real="", synthetic=tuple(against)).named_synthetic()
     }
+    known = None if trusted is None else opened(trusted, "trusted", False)
     found = audit(
         folder.pixels,
         {name: source.pixels for name, source in suspects.items()},
-        trusted=None if trusted is None else opened(trusted, "trusted", False).pixels,
+        trusted=None if known is None else known.pixels,
         detector=load_detector(detector, weights=detector_weights, device=torch_device),
         device=torch_device,
         cache=feature_cache(),
@@ -93,7 +96,8 @@ def audit_files(
         found.table().write(table)
         found.duplicates().write(pairs)
         found.most_synthetic().write(scores)
-        audit_report(found, {FOLDER: folder, **suspects}, command=command).write(page)
+        sources = {FOLDER: folder, **suspects} | ({} if known is None else {"trusted": known})
+        audit_report(found, sources, command=command).write(page)
     return found
 
 
@@ -122,7 +126,7 @@ def audit_report(found: Audit, sources: Mapping[str, ImageSource], *, command: s
 
     Args:
         found: the audit.
-        sources: the folder in question (``"folder"``) and every suspect, by name.
+        sources: the folder in question (``"folder"``), every suspect, and what was ``"trusted"``, by name.
         command: what made it.
     """
     folder = sources[FOLDER]
@@ -136,7 +140,7 @@ def audit_report(found: Audit, sources: Mapping[str, ImageSource], *, command: s
             galleries.append(Gallery(f"Images that look most like {item.source}", told, pictures))
     doubled = found.within.count
     findings = [
-        Finding(f"{doubled:,} of {found.count:,} images have a near-duplicate within the folder.", _verdict(doubled)),
+        *(Finding(sentence, _verdict(doubled)) for sentence in found.text().splitlines()[: -len(found.suspicions)]),
         *(
             Finding(
                 f"{item.source}: {item.sentence}", _verdict(bool(item.share and item.share.low) or item.copies.count)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
-from nomadiff.files import sha256_of_file
+from nomadiff.files import sha256_of
 from nomadiff.interop.importing import import_model
 from nomadiff.models.foreign import is_importable
 from nomadiff.models.model import Model, as_model
@@ -36,19 +35,10 @@ def base_model(
             :func:`~nomadiff.interop.importing.import_model`.
     """
     if isinstance(model, (str, os.PathLike)) and is_importable(model):
-        imported = out.with_name(f"{out.name}-base-{_hash(Path(model))}")
+        imported = out.with_name(f"{out.name}-base-{sha256_of(Path(model))[:8]}")
         if processes.is_main and not imported.exists():
             import_model(model, imported)
             say(f"imported {model} as {imported}")
         processes.barrier()
         model = imported
     return as_model(model, verb, processes.device, vae=vae)
-
-
-def _hash(path: Path) -> str:
-    """Eight digits of the hash of a file, or of the names and contents of all files in a folder."""
-    if path.is_file():
-        return sha256_of_file(path)[:8]
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    told = [f"{file.relative_to(path).as_posix()} {sha256_of_file(file)}" for file in files]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]

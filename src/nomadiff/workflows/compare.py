@@ -13,18 +13,38 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nomadiff.data.image_source import ImageSource
+from nomadiff.data.image_source import ImageSource, spec_text
+from nomadiff.data.metadata import subjects_of
+from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.job_folder import Job, JobFolder
-from nomadiff.metrics.detectors import load_classifier, load_detector
+from nomadiff.metrics.detectors.loading import load_classifier, load_detector
+from nomadiff.metrics.manifold import check_count
+from nomadiff.metrics.replication import calibrate
+from nomadiff.models.dry_run import plan_training
+from nomadiff.monitoring.settings import Monitoring
 from nomadiff.reports.page import Report
 from nomadiff.tables import Table
 from nomadiff.workflows.arms import job_of
-from nomadiff.workflows.comparison import Comparison, check_comparison
+from nomadiff.workflows.comparison import Comparison
+from nomadiff.workflows.held_out import refuse_shared
 from nomadiff.workflows.judging import judge
 from nomadiff.workflows.workers import check_group, work_on
 
-__all__ = ["Comparison", "begin_comparison", "check_parts", "compare", "compared", "comparison_jobs", "jobs_from"]
+__all__ = [
+    "Comparison",
+    "begin_comparison",
+    "check_comparison",
+    "check_parts",
+    "compare",
+    "compared",
+    "comparison_jobs",
+    "jobs_from",
+    "plan_comparison",
+]
+
+
+_K = 5  # of precision and recall: a reference's own
 
 
 def compare(comparison: Comparison) -> Table:
@@ -82,6 +102,8 @@ def check_parts(comparison: Comparison) -> ImageSource:
     """
     if not comparison.mix_spec.synthetic and comparison.needs_synthetic:
         raise UsageError("compare needs at least one --synthetic source; to train on real images alone use train")
+    if comparison.classifier_weights is not None and comparison.classifier is None:
+        raise UsageError("--classifier-weights without --classifier: they are a classifier's, so give both")
     check_group(comparison.gpus_per_job, comparison.arms()[-1].algorithm().training.batch)
     reference, mix = check_comparison(comparison)
     load_detector(comparison.detector, weights=comparison.detector_weights)(reference.images[:1])
@@ -89,6 +111,73 @@ def check_parts(comparison: Comparison) -> ImageSource:
         load_classifier(comparison.classifier, weights=comparison.classifier_weights).classes(reference.images[:1])
     comparison.arms()[-1].algorithm().recipe(mix).training.warn_of_budget()
     return reference
+
+
+def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
+    """Open everything a comparison reads and check that it fits together.
+
+    Returns:
+        The held-out reference, and the mix of the last arm.
+
+    Raises:
+        UsageError, DataError: something does not.
+    """
+    mix_spec = comparison.mix_spec
+    check_count(comparison.count, _K, "--count")
+    reference = mix_spec.read(comparison.reference, "reference", classes=mix_spec.real_classes)
+    arms = comparison.arms()
+    checked = set()
+    last: SourceMix | None = None
+    watched: Monitoring | None = None
+    for spec in dict.fromkeys(arm.mix for arm in arms):
+        mix = spec.open()
+        if mix.latents is not None:
+            raise UsageError("compare trains on images and scores images; of latents train one model at a time")
+        real = mix.sources[0]
+        if reference.pixels.shape[1:] != real.images.shape[1:]:
+            raise UsageError(
+                f"reference {spec_text(comparison.reference)} has images of {tuple(reference.images.shape[1:])}, "
+                f"the real source of {tuple(real.images.shape[1:])} (channels, height, width); pass --resolution"
+            )
+        if real.content_hash not in checked:
+            allowed = comparison.allow_train_as_reference
+            calibrate(real.images, reference.images, allow_train_as_reference=allowed)
+            for source in (real, reference):  # metadata that do not say are an error before the work
+                subjects_of(source, comparison.group_by)
+            checked.add(real.content_hash)
+        for source in mix.sources[1:]:
+            if source.content_hash not in checked:
+                # by such a reference, whoever takes over the style of the synthetic images wins
+                refuse_shared(
+                    reference,
+                    source,
+                    f"of the synthetic source '{source.name}'",
+                    most="give held-out real images",
+                    some="they cannot be real and synthetic",
+                )
+                checked.add(source.content_hash)
+        for arm in arms:
+            if arm.mix == spec:
+                algorithm = arm.algorithm()
+                watched = watched or arm.monitoring(mix)  # read once, and what is wrong in it told once
+                recipe, learned, _ = algorithm.monitored(mix, watched)
+                algorithm.check_folder(arm.out, recipe, learned)
+                last = mix if arm is arms[-1] else last
+    assert last is not None
+    return reference, last
+
+
+def plan_comparison(comparison: Comparison) -> str:
+    """The plan of a comparison, from its images and recipes, without starting it: one fact a line.
+
+    Raises:
+        UsageError, DataError: as the comparison itself would.
+    """
+    comparison = comparison.with_preset()
+    _, mix = check_comparison(comparison)
+    arms = comparison.arms()
+    plan = plan_training(arms[-1].algorithm().recipe(mix), sources=mix.sources)
+    return f"{plan}\nmodels:      {len(arms)} like this one ({arms[-1].out.name})"
 
 
 def comparison_jobs(
@@ -104,7 +193,11 @@ def comparison_jobs(
     """
     out = comparison.out
     arms = [job_of(arm, study or out, prefix + arm.out.name, after) for arm in comparison.arms()]
-    judged_by = (comparison.reference, comparison.detector, comparison.classifier, comparison.similarity)
+    judged_by = (
+        *(comparison.reference, comparison.detector, comparison.classifier, comparison.similarity),
+        *(comparison.detector_weights, comparison.classifier_weights, comparison.group_by),
+        comparison.allow_train_as_reference,
+    )
     about = hashlib.sha256(json.dumps([[job.about for job in arms], judged_by], default=repr).encode()).hexdigest()
     products = (out / "metrics.json", out / "report.html")
     names = tuple(job.name for job in arms)

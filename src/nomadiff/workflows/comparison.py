@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nomadiff.data.image_source import ImageSource, spec_text
-from nomadiff.data.metadata import subjects_of
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.data.source_mix import SourceMix
+from nomadiff.data.reading import AnyImages
 from nomadiff.errors import DataError, UsageError
-from nomadiff.methods.ambient import Ambient
-from nomadiff.methods.method import Method
-from nomadiff.methods.registry import METHODS, method_named
-from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Detector
-from nomadiff.metrics.replication import calibrate
-from nomadiff.models.dry_run import plan_training
-from nomadiff.monitoring.settings import Monitoring
+from nomadiff.metrics.detectors.names import DEFAULT_DETECTOR, AnyDetector
 from nomadiff.plain import plain_settings, with_tuples
-from nomadiff.processes import join_processes
-from nomadiff.training.presets import AnyPreset, proposed_preset
-from nomadiff.workflows.arms import Arm, with_seed
 
-__all__ = ["Comparison", "check_comparison", "plan_comparison"]
+if TYPE_CHECKING:
+    from nomadiff.data.source_mix import SourceMix
+    from nomadiff.methods.method import Method
+    from nomadiff.training.presets import AnyPreset
+    from nomadiff.workflows.arms import Arm
+else:  # as data/reading.py does
+    SourceMix = Method = AnyPreset = Any
+
+__all__ = ["Comparison"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ class Comparison:
     """
 
     mix: MixSpec | SourceMix
-    reference: str | ImageSource
+    reference: AnyImages
     out: Path
     methods: tuple[str | type[Method], ...] = ("dm", "sda", "casd")
     preset: AnyPreset | None = None
@@ -76,9 +73,9 @@ class Comparison:
     class_labels: bool = False
     validation: str | float | None = None
     count: int = 1000
-    detector: str | Detector = DEFAULT_DETECTOR
+    detector: AnyDetector = DEFAULT_DETECTOR
     detector_weights: str | None = None
-    classifier: str | Detector | None = None
+    classifier: AnyDetector | None = None
     classifier_weights: str | None = None
     group_by: str | None = None
     similarity: bool = False
@@ -101,6 +98,10 @@ class Comparison:
         Raises:
             UsageError, DataError: the real images cannot be read, or none suits.
         """
+        from nomadiff.processes import join_processes
+        from nomadiff.training.presets import proposed_preset
+        from nomadiff.workflows.arms import with_seed
+
         if self.preset is not None:
             return self
         spec = with_seed(self.mix_spec, self.seeds[0])
@@ -138,6 +139,9 @@ class Comparison:
         Raises:
             UsageError: there is no such method, preset or training option.
         """
+        from nomadiff.methods.ambient import Ambient
+        from nomadiff.workflows.arms import Arm, with_seed
+
         spec = self.mix_spec
         named = spec.named_synthetic()
         if self.together:
@@ -182,6 +186,8 @@ class Comparison:
 
     def _with_controls(self) -> dict[str, tuple[str, bool]]:
         """The methods and their controls: what each is found by, and whether it uses synthetic images."""
+        from nomadiff.methods.registry import METHODS, method_named
+
         assert self.preset is not None, "with_preset comes first"
         methods = [method_named(given)(self.preset) for given in self.methods]
         names = {method.name for method in methods}
@@ -193,58 +199,3 @@ class Comparison:
             if found.setdefault(method.name, (kind, method.uses_synthetic))[0] != kind:
                 raise UsageError(f"two methods are called '{method.name}': give one of them another name")
         return found
-
-
-def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
-    """Open everything a comparison reads and check that it fits together.
-
-    Returns:
-        The held-out reference, and the mix of the last arm.
-
-    Raises:
-        UsageError, DataError: something does not.
-    """
-    mix_spec = comparison.mix_spec
-    reference = mix_spec.read(comparison.reference, "reference", classes=mix_spec.real_classes)
-    arms = comparison.arms()
-    checked = set()
-    last: SourceMix | None = None
-    watched: Monitoring | None = None
-    for spec in dict.fromkeys(arm.mix for arm in arms):
-        mix = spec.open()
-        if mix.latents is not None:
-            raise UsageError("compare trains on images and scores images; of latents train one model at a time")
-        real = mix.sources[0]
-        if reference.pixels.shape[1:] != real.images.shape[1:]:
-            raise UsageError(
-                f"reference {spec_text(comparison.reference)} has images of {tuple(reference.images.shape[1:])}, "
-                f"the real source of {tuple(real.images.shape[1:])} (channels, height, width); pass --resolution"
-            )
-        if real.content_hash not in checked:
-            allowed = comparison.allow_train_as_reference
-            calibrate(real.images, reference.images, allow_train_as_reference=allowed)
-            for source in (real, reference):  # metadata that do not say are an error before the work
-                subjects_of(source, comparison.group_by)
-            checked.add(real.content_hash)
-        for arm in arms:
-            if arm.mix == spec:
-                algorithm = arm.algorithm()
-                watched = watched or arm.monitoring(mix)  # read once, and what is wrong in it told once
-                recipe, learned, _ = algorithm.monitored(mix, watched)
-                algorithm.check_folder(arm.out, recipe, learned)
-                last = mix if arm is arms[-1] else last
-    assert last is not None
-    return reference, last
-
-
-def plan_comparison(comparison: Comparison) -> str:
-    """The plan of a comparison, from its images and recipes, without starting it: one fact a line.
-
-    Raises:
-        UsageError, DataError: as the comparison itself would.
-    """
-    comparison = comparison.with_preset()
-    _, mix = check_comparison(comparison)
-    arms = comparison.arms()
-    plan = plan_training(arms[-1].algorithm().recipe(mix), sources=mix.sources)
-    return f"{plan}\nmodels:      {len(arms)} like this one ({arms[-1].out.name})"

@@ -10,8 +10,7 @@ import numpy as np
 
 from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import extract_features
-from nomadiff.metrics.detectors.features import feature_cache
+from nomadiff.metrics.detectors.features import extract_features, feature_cache
 from nomadiff.metrics.groups import evaluate_groups, group_members
 from nomadiff.metrics.intervals import jackknife_interval
 from nomadiff.metrics.reference import ReferenceSet
@@ -19,7 +18,8 @@ from nomadiff.metrics.scoring import Scores
 from nomadiff.metrics.splits import draws
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
-from nomadiff.workflows.evaluation_inputs import EvaluationInputs, EvaluationSettings, Images
+from nomadiff.workflows.evaluation_inputs import EvaluationInputs, Images
+from nomadiff.workflows.evaluation_settings import EvaluationSettings
 
 __all__ = ["Evaluation", "EvaluationSettings", "evaluate_files", "evaluate_sets"]
 
@@ -109,6 +109,8 @@ def evaluate_sets(
     if by_group:  # a wrong name is an error before the work
         if against.classifier is None:
             raise UsageError("metrics by class or group need a classifier: give --classifier")
+        if against.features is None or against.classes is None:
+            raise UsageError("metrics by class or group need the reference's images, or features and classes of them")
         group_members(against.classifier.class_names, settings.groups)
     if inputs.train is not None:
         against = against.with_train(inputs.train.pixels, inputs.subjects(inputs.train))
@@ -178,17 +180,29 @@ def _meta(
         found["class_names"] = list(against.classifier.class_names)
     if nearest:
         found["nearest"] = nearest
+    drawn_from = {name: _model_of(source) for name, source in inputs.samples.items()}
+    if any(drawn_from.values()):
+        found["model_sha256"] = drawn_from
     if not inputs.several:  # of one set, without its name
         first = next(iter(scores))
+        if any(drawn_from.values()):
+            found["model_sha256"] = drawn_from[first]
         told["samples"], found["count"], found["composition"] = inputs.specs[first], counts[first], compositions[first]
         if nearest:
             found["nearest"] = nearest[first]
-    if against.features is not None and any(floors.values()):
-        some, rest = next(draws(len(against.features), min(counts.values()), against.subjects))
+    if against.features is not None and len(floors) == 1 and any(floors.values()):  # of sets of one size
+        some, rest = next(draws(len(against.features), next(iter(floors)), against.subjects))
         found |= {"floor_count": len(some), "floor_reference_count": len(rest)}
     if settings.group_by is not None:
         found["group_by"] = settings.group_by
     return {**told, **found, "versions": versions()}
+
+
+def _model_of(samples: ImageSource) -> str | None:
+    """The hash of the model that drew samples, where they say it."""
+    manifest = samples.provenance.get("manifest")
+    found = manifest.get("model_sha256") if isinstance(manifest, Mapping) else None
+    return found if isinstance(found, str) else None
 
 
 _NAMES = ("group", "reference_count", "reference_share")  # fields of a group's row that are no metric of the samples
@@ -214,6 +228,8 @@ def _difference(
     if metric in moved.get(name, {}):
         parts.append(moved[name][metric] - moved[first][metric])
     low, high = jackknife_interval(value, parts[0], level, *parts[1:])
+    if low == high:  # shares of 0 or 1 in both sets: no group moves them, which tells nothing of how far they may be
+        return {**empty, "difference": value}
     return {"difference": value, "difference_low": low, "difference_high": high}
 
 

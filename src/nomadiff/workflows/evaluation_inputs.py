@@ -1,18 +1,17 @@
-"""What ``nomadiff evaluate`` is given: sets of images, how they are scored, and what that costs; read and checked."""
+"""What ``nomadiff evaluate`` is given, read and checked: sets of images, and what scoring them costs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nomadiff.data.choice import parse_choice, parse_named
 from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.data.metadata import subjects_of
-from nomadiff.data.reading import Reading
 from nomadiff.errors import UsageError
-from nomadiff.metrics.detectors import DEFAULT_DETECTOR, Classifier, Detector, load_classifier, load_detector
+from nomadiff.metrics.detectors.loading import load_classifier, load_detector
+from nomadiff.metrics.detectors.protocol import Classifier, Detector
 from nomadiff.metrics.intervals import validate_count
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import EXTRAS, ReferenceSet
@@ -22,61 +21,13 @@ from nomadiff.metrics.statistics_files import holds_statistics
 from nomadiff.models.foreign import require_images
 from nomadiff.processes import Processes, join_processes
 from nomadiff.workflows.evaluation_cost import evaluation_cost
+from nomadiff.workflows.evaluation_settings import EvaluationSettings
 
-__all__ = ["EXTRA_METRICS", "EvaluationInputs", "EvaluationSettings", "Images", "parse_groups"]
+__all__ = ["EXTRA_METRICS", "EvaluationInputs", "Images"]
 
 EXTRA_METRICS = (*EXTRAS, "lpips")
 
 Images = str | Path | ImageSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(Reading):
-    """How generated images are scored. In Python groups are a mapping, ``{"animals": ["bird", "cat"]}``.
-
-    Attributes:
-        train: The real images the model was trained on; needed for replication and the list of likely copies.
-        detector: Feature space: wavelets, pixels, digits, inception, dinov2, clip, ... or a TorchScript file.
-        detector_weights: File or URL of the detector's weights, if not its own; checked by SHA-256.
-        classifier: Classifier for composition and classes; the detector itself where it classifies.
-        classifier_weights: File or URL of the classifier's weights, if not its own; checked by SHA-256.
-        extra: Further metrics: kid, cmmd (with --detector clip), ssim, lpips.
-        lpips_weights: Files or URLs of LPIPS' AlexNet and of its heads, if not its own; checked by SHA-256.
-        copies: Detector on whose features copies are looked for, such as sscd; the pixels themselves by default.
-        copies_weights: File of that detector's weights.
-        by_class: Score every class by itself too.
-        groups: Score groups of classes by themselves too, as in animals=bird,cat.
-        group_by: Column of the metadata (metadata.csv or metadata.jsonl beside the images) that says whose an image is,
-            such as patient: the floor and replication then compare nobody with themselves.
-        k: Neighbour of precision, recall, density and coverage.
-        convention: Whose precision and recall: prdc (nearer than the radius) or kynkaanniemi (on it too, usually k 3).
-        interval: Level of the confidence intervals.
-        save_reference: Where to write the reference's features and statistics (.npz), to score by later.
-        allow_train_as_reference: Accept a reference that is the training set, or mostly.
-        device: Where the detector computes.
-    """
-
-    train: str | ImageSource | None = None
-    detector: str | Detector = DEFAULT_DETECTOR
-    detector_weights: str | None = None
-    classifier: str | Detector | None = None
-    classifier_weights: str | None = None
-    extra: Sequence[str] = ()
-    lpips_weights: tuple[str, str] | None = None
-    copies: str | Detector | None = None
-    copies_weights: str | None = None
-    by_class: bool = False
-    groups: Mapping[str, Sequence[str]] | None = None
-    group_by: str | None = None
-    k: int = 5
-    convention: str = "prdc"
-    interval: float | None = 0.95
-    save_reference: str | Path | None = None
-    resolution: int | None = None
-    allow_synthetic_as_real: bool = False
-    skip_unreadable: bool = False
-    allow_train_as_reference: bool = False
-    device: str | None = None
 
 
 class EvaluationInputs:
@@ -86,6 +37,17 @@ class EvaluationInputs:
         self, samples: Images | Sequence[Images], reference: str | ImageSource, settings: EvaluationSettings
     ) -> None:
         self.settings = settings
+        needed = {
+            ("copies", "train"): "copies are looked for among training images",
+            ("classifier_weights", "classifier"): "they are a classifier's",
+            ("copies_weights", "copies"): "they are a detector's of copies",
+        }
+        for (given, other), why in needed.items():
+            if getattr(settings, given) is not None and getattr(settings, other) is None:
+                option, missing = (f"--{name.replace('_', '-')}" for name in (given, other))
+                raise UsageError(f"{option} without {missing}: {why}, so give both")
+        if settings.lpips_weights is not None and "lpips" not in settings.extra:
+            raise UsageError("--lpips-weights without --extra lpips: nothing would read them")
         if unknown := sorted(set(settings.extra) - set(EXTRA_METRICS)):
             raise UsageError(f"no extra metric {unknown[0]!r}: choose of {', '.join(EXTRA_METRICS)}")
         self.extra = [name for name in settings.extra if name in EXTRAS]
@@ -200,6 +162,8 @@ class EvaluationInputs:
             0 if self.train is None else len(self.train),
             intervals=self.settings.interval is not None,
             kernels=len({"kid", "cmmd"} & set(self.extra)),
+            ssim="ssim" in self.extra,
+            lpips=self.lpips,
             others=[each for each in (self.classifier, self.copies) if each is not None],
         )
         return found
@@ -227,19 +191,3 @@ def _named(samples: Images | Sequence[Images]) -> dict[str, Images]:
             raise UsageError(f"two sets are called {name!r}: name them, as in first={spec_text(spec)}")
         named[name] = spec
     return named
-
-
-def parse_groups(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Groups of classes from the command line: ``animals=bird,cat``.
-
-    Raises:
-        UsageError: not such a text, or a name given twice.
-    """
-    groups: dict[str, list[str]] = {}
-    for text in texts:
-        name, equals, classes = text.partition("=")
-        members = [one.strip() for one in classes.split(",") if one.strip()]
-        if not name or not equals or not members or name in groups:
-            raise UsageError(f"group {text!r}: write a new name and its classes, as in animals=bird,cat")
-        groups[name] = members
-    return groups

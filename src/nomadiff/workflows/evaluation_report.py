@@ -17,13 +17,13 @@ from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, P
 from nomadiff.tables import Table
 from nomadiff.workflows.evaluate import Evaluation
 from nomadiff.workflows.evaluation_verdict import verdict_on
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
 __all__ = ["evaluation_report", "nearest_table", "notes_on", "write_evaluation"]
 
 _SHOWN = 64  # images of a grid
 _PAIRS = 24  # likely copies shown beside their training images
-_ELSEWHERE = ("nearest", "composition", "class_names", "versions")  # of the meta, shown in other sections
+_ELSEWHERE = ("nearest", "composition", "class_names", "versions", "command")  # of the meta, shown in other sections
 _LISTED = 20  # rows of the list in the page; all are in the CSV
 
 

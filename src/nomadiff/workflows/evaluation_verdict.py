@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nomadiff.metrics.distance_names import distance_in
-from nomadiff.metrics.fdr import FDR
+from nomadiff.metrics.distance_names import FDR, distance_in
 from nomadiff.metrics.recommendation import COPIER
+from nomadiff.metrics.replication import shared
+from nomadiff.metrics.trained import why_untrained
 from nomadiff.workflows.evaluate import Evaluation
 
 __all__ = ["FEWEST", "copying_sets", "verdict_on"]
@@ -15,10 +16,10 @@ __all__ = ["FEWEST", "copying_sets", "verdict_on"]
 FEWEST = 40  # images of a set, as many as an interval takes
 _LESS = 0.8  # of what fresh real data scores: so much less is told
 _EQUAL = (0.9, 1.1)  # ratios to fresh real data that count as none
-_LACKS = {
-    "precision": "Part of the samples lie outside the real images",
-    "recall": "Part of the real images have nothing like them among the samples",
-    "coverage": "Many real images have no sample near them",
+_LACKS = {  # as true of a share of 0 as of one just below
+    "precision": "Too few of the samples lie among the real images",
+    "recall": "Too few of the real images lie among the samples",
+    "coverage": "Too few of the real images have a sample near them",
 }
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -27,13 +28,37 @@ Rows = Mapping[str, Mapping[str, Any]]
 def verdict_on(evaluation: Evaluation) -> list[str]:
     """The answer in sentences; of several sets, which is the nearest and how sure that is."""
     sets = _rows(evaluation)
+    return [*_known(evaluation), *_verdict(evaluation, sets)]
+
+
+def _verdict(evaluation: Evaluation, sets: Mapping[str, Rows]) -> list[str]:
     counts = [len(source) for source in (*evaluation.samples.values(), evaluation.reference) if source is not None]
     if min(counts) < FEWEST:
         return [f"So few images ({min(counts)}) give no verdict on the distance.", *_copies(evaluation, sets)]
     if not evaluation.several:
         (rows,) = sets.values()
-        return [_nearness(rows), *_lacks(rows), *_copies(evaluation, {"The samples": rows})]
-    return [_nearest(sets), *_copies(evaluation, sets)]
+        unlike = _unlike({"The samples": rows})
+        return [
+            *unlike,
+            _nearness(rows),
+            *([] if unlike else _lacks(rows)),
+            *_copies(evaluation, {"The samples": rows}),
+        ]
+    return [_nearest(sets), *_unlike(sets), *_copies(evaluation, sets)]
+
+
+def _known(evaluation: Evaluation) -> list[str]:
+    """The sets that hold images of the reference: a folder given twice, or a generator's set made of real images."""
+    if evaluation.reference is None:
+        return []
+    told = []
+    for name, source in evaluation.samples.items():
+        if both := shared(source.pixels, evaluation.reference.pixels):
+            of = name if evaluation.several else "the samples"
+            told.append(
+                f"{both:,} of {len(source):,} images of {of} are in the reference itself: this is no test of them."
+            )
+    return told
 
 
 def copying_sets(evaluation: Evaluation) -> list[str]:
@@ -68,6 +93,17 @@ def _nearness(rows: Rows) -> str:
     if ratio < 1:
         return f"By {distance} the samples are nearer to the reference than fresh real images, as copies are ({told})."
     return f"By {distance} the samples are {ratio:.2f} times as far from the reference as fresh real images ({told})."
+
+
+def _unlike(sets: Mapping[str, Rows]) -> list[str]:
+    """The sets that have next to nothing in common with the reference; what else is said of them tells little."""
+    told = []
+    for name, rows in sets.items():
+        scores = {metric: float(row["value"]) for metric, row in rows.items() if row.get("value") is not None}
+        floor = {metric: float(row["floor"]) for metric, row in rows.items() if row.get("floor") is not None}
+        if why := why_untrained(scores, floor):
+            told.append(f"{name} are nothing like the reference ({why}): of no model yet, or of another kind of image.")
+    return told
 
 
 def _lacks(rows: Rows) -> list[str]:

@@ -27,9 +27,9 @@ from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 from nomadiff.workflows.base_model import base_model
 from nomadiff.workflows.held_out import HeldOut
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
-__all__ = ["COST_METRICS", "by_precision", "improve_files", "improvement_report", "plan_improvement"]
+__all__ = ["COST_METRICS", "improve_files", "improvement_report", "plan_improvement"]
 
 _SHOWN = 64
 
@@ -111,6 +111,8 @@ def improvement_report(done: Improved, base: Model, reference: ReferenceSet, *, 
             for row in student
             if (row["budget"], row["weight"]) == compared[1]
         ]
+    if done.untrained:
+        fresh = [{**row, "untrained": done.untrained} for row in fresh]  # none of noise is the best
     assert done.gain is not None
     sets = sum(row["method"] == "base" for row in fresh)
     count = done.table.meta["evaluation"]["count"]
@@ -203,10 +205,10 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
     share = "" if improvement.budget else f" ({default_share(base.config):.0%} of the base's, SIMS' for its kind)"
     operations = {
         "own samples": f"{own:,}, {three_digits(drawing / 1e15)} PFLOP",
-        "fine-tuning": f"{options.budget / 1e6:g} Mi{share} at learning rate {options.learning_rate:g}, "
+        "fine-tuning": f"{options.budget:,} images{share} at learning rate {options.learning_rate:g}, "
         f"{three_digits(training / 1e15)} PFLOP; {improvement.train_part} of the network",
         **(
-            {"distilling": f"{options.budget / 1e6:g} Mi, {three_digits(distilling / 1e15)} PFLOP"}
+            {"distilling": f"{options.budget:,} images, {three_digits(distilling / 1e15)} PFLOP"}
             if improvement.distil
             else {}
         ),
@@ -214,7 +216,7 @@ def plan_improvement(model: str | Path, improvement: Improvement, *, scored: boo
         f"{improvement.confirmations} sets of fresh noise, {improvement.count:,} samples each"
         if scored
         else "none (no --reference)",
-        "GPU hours": gpu_hours(by_precision(training + distilling, options.precision, drawing + scoring)),
+        "GPU hours": gpu_hours({options.precision: training + distilling + drawing + scoring}),
         **({"repeats": f"{improvement.repeats}, all of them counted above"} if improvement.repeats > 1 else {}),
         "result": f"{_result_text(base, improvement)} ({NFE_MEANS})",
     }
@@ -250,8 +252,3 @@ def _nfe(base: Model, improvement: Improvement) -> float:
     if improvement.train_part == "decoder":
         part = end_share(base.config.network, base.config.sources + base.config.classes)
     return round(len(levels) + part * sum(low <= sigma <= high for sigma in levels), 1)
-
-
-def by_precision(training: float, precision: str, drawing: float) -> dict[str, float]:
-    """Operations by precision: samples are drawn in fp32."""
-    return {precision: training, "fp32": drawing + (training if precision == "fp32" else 0)}

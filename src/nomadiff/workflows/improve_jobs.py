@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, UsageError
+from nomadiff.files import remove_tree
 from nomadiff.improve.improve import Improved, Task, of_repeat
 from nomadiff.improve.parts import COPY, do_part, parts_of, take_parts
 from nomadiff.improve.settings import Improvement
@@ -111,11 +111,13 @@ def improve_study(study: ImprovementStudy, workers: int) -> Improved:
         UsageError, DataError, NomadiffError, Interrupted: as :func:`~nomadiff.workflows.improve.improve_files`.
     """
     study = begin_improvement(study)
-    jobs = improvement_jobs(study)
-    work_on(study.out, jobs[:-1], device=study.device, processes=workers)
-    done = _choose(study, study.device)
-    JobFolder(study.out).mark_done(jobs[-1])
-    return done
+    *jobs, last = improvement_jobs(study)
+    work_on(study.out, jobs, device=study.device, processes=workers)
+    made: list[Improved] = []
+    # a job like the others: whoever helps may be at it already, and holds the folder
+    mine = replace(last, run=lambda device: made.append(_choose(study, device)))
+    work_on(study.out, [*jobs, mine], device=study.device, processes=1)
+    return made[0] if made else _choose(study, study.device)
 
 
 def begin_improvement(study: ImprovementStudy) -> ImprovementStudy:
@@ -209,5 +211,5 @@ def _choose(study: ImprovementStudy, device: str | None) -> Improved:
     if done.gain is not None:
         assert reference is not None
         improvement_report(done, base, reference, command=study.command).write(study.out / "report.html")
-    shutil.rmtree(study.parts, ignore_errors=True)
+    remove_tree(study.parts, ignore_errors=True)
     return done

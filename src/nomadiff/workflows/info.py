@@ -9,10 +9,13 @@ import torch
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.labels import is_number, listed
 from nomadiff.data.mapped import chunks
-from nomadiff.errors import DataError, UsageError
+from nomadiff.errors import DataError, UnreadableImages, UsageError
 from nomadiff.files import printable
-from nomadiff.metrics.detectors import Classifier, accuracy, load_detector
-from nomadiff.metrics.detectors.loading import DETECTORS, names_detector
+from nomadiff.metrics.detectors.features import accuracy
+from nomadiff.metrics.detectors.loading import load_detector
+from nomadiff.metrics.detectors.names import DETECTORS, names_detector
+from nomadiff.metrics.detectors.protocol import Classifier
+from nomadiff.metrics.detectors.torchscript import is_script
 from nomadiff.metrics.distance_names import distance_name
 from nomadiff.models.dry_run import class_lines, millions, parameters_planned, three_digits
 from nomadiff.models.foreign import foreign
@@ -34,7 +37,7 @@ def describe(
 
     Args:
         path: run folder, safetensors file, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens, or
-            one of :data:`~nomadiff.metrics.detectors.loading.DETECTORS` or a plugin's detector (``module:qualname``),
+            one of :data:`~nomadiff.metrics.detectors.names.DETECTORS` or a plugin's detector (``module:qualname``),
             unless there is a file of that name.
         weights: path or URL of the detector's weights.
         accuracy_on: labelled images; to measure a classifying detector's accuracy on.
@@ -45,7 +48,7 @@ def describe(
         UsageError: an option does not belong to what is described.
     """
     file = Path(path)
-    if names_detector(path) and not file.exists():
+    if is_script(file) or (names_detector(path) and not file.exists()):
         return _joined(_describe_detector(path, weights, accuracy_on, skip_unreadable))
     if weights is not None or accuracy_on is not None:
         raise UsageError(f"{path} is no detector ({', '.join(DETECTORS)}): it has no weights or accuracy to ask for")
@@ -121,7 +124,7 @@ def _describe_model(model: Model) -> list[str]:
 
 def _describe_detector(name: str, weights: str | None, accuracy_on: str | None, skip_unreadable: bool) -> list[str]:
     detector = load_detector(name, weights=weights, device=join_processes().device)
-    width = "as many as the image has values" if detector.dimension is None else f"{detector.dimension:,}"
+    width = "depends on the image, or is not told" if detector.dimension is None else f"{detector.dimension:,}"
     lines = [
         f"detector:    {detector.name}, version {detector.version}",
         f"features:    {width}",
@@ -152,6 +155,8 @@ def _describe_detector(name: str, weights: str | None, accuracy_on: str | None, 
 def _describe_images(path: str, skip_unreadable: bool) -> list[str]:
     try:
         source = ImageSource.open(path, name="images", synthetic=True, skip_unreadable=skip_unreadable)
+    except UnreadableImages:
+        raise
     except DataError as error:
         raise DataError(f"{error} (neither a run folder, a model file nor a set of images)") from error
     manifest = source.provenance.get("manifest")

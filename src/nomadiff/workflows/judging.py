@@ -14,10 +14,10 @@ from nomadiff.data.metadata import subjects_of
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import UsageError
 from nomadiff.methods.method import Method
-from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.detectors.features import feature_cache
-from nomadiff.metrics.distance_names import distance_name, kernel_name, what_it_misses
-from nomadiff.metrics.fdr import FDR, FDR_MEANS
+from nomadiff.metrics.detectors.loading import load_classifier, load_detector
+from nomadiff.metrics.distance_names import distance_name
+from nomadiff.metrics.evidence import seeds_text
 from nomadiff.metrics.intervals import GROUPS
 from nomadiff.metrics.neighbours import nearest_neighbours
 from nomadiff.metrics.reference import ReferenceSet
@@ -27,13 +27,13 @@ from nomadiff.monitoring.history import History
 from nomadiff.processes import join_processes
 from nomadiff.reports.page import Composition, Finding, GridPanel, Neighbours, Report
 from nomadiff.reports.plots import Curve
-from nomadiff.reports.summary import MetricInfo
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 from nomadiff.workflows.arms import Arm
 from nomadiff.workflows.comparison import Comparison
+from nomadiff.workflows.metric_infos import metric_infos
 
-__all__ = ["judge", "metric_infos"]
+__all__ = ["judge"]
 
 _TOLD = ("distance", "replication")  # what the first lines of a report name; verdict.json has the rest
 
@@ -234,52 +234,6 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table |
     return result, verdict.table()
 
 
-def metric_infos(distance: str, floors: Mapping[str, float]) -> list[MetricInfo]:
-    """The metrics in the order of a report.
-
-    Args:
-        distance: name of the Frechet distance, such as ``fd_digits``.
-        floors: what fresh real data scores, by metric.
-    """
-    told = f"Frechet distance to held-out real images in the detector's feature space. {what_it_misses(distance)}"
-    described = [
-        (distance, distance, "lower", told.strip()),
-        (FDR, "FDr", "lower", FDR_MEANS),
-        ("precision", "precision", "higher", "Share of samples that lie among the real images."),
-        ("recall", "recall", "higher", "Share of real images that lie among the samples."),
-        ("density", "density", "higher", "How deep among the real images the samples lie."),
-        ("coverage", "coverage", "higher", "Share of real images with a sample next to them."),
-        (
-            "replication",
-            "replication",
-            "lower",
-            "Share of samples closer to a training image than 95 % of held-out real images are.",
-        ),
-        (
-            "ssim_nearest",
-            "SSIM to training",
-            "lower",
-            "Structural similarity of samples to their nearest training image.",
-        ),
-        ("ssim_pairs", "SSIM of pairs", "lower", "Structural similarity of samples to one another."),
-        (kernel_name(distance), kernel_name(distance), "lower", "Kernel distance, unbiased in the number of images."),
-        ("cmmd", "CMMD", "lower", "Mean discrepancy of CLIP features, unbiased in the number of images."),
-        (
-            "lpips_alex_nearest",
-            "LPIPS to training",
-            "higher",
-            "Perceptual distance of samples to their nearest training image.",
-        ),
-        ("lpips_alex_pairs", "LPIPS of pairs", "higher", "Perceptual distance of samples to one another."),
-        ("composition_tv", "composition", "lower", "Total variation distance between class shares."),
-        ("style", "style", "lower", "Share of samples that look like the synthetic source rather than real."),
-    ]
-    return [
-        MetricInfo(field, label, "lower" if better == "lower" else "higher", floors.get(field), text)
-        for field, label, better, text in described
-    ]
-
-
 def _neighbours(scored: _Scored) -> Neighbours:
     shown = scored.samples[:12]
     index, distance = nearest_neighbours(shown, scored.train)
@@ -298,7 +252,7 @@ def _named(against: ReferenceSet, shares: Sequence[float]) -> dict[str, float]:
 def _subtitle(comparison: Comparison, train: int, reference: int) -> str:
     sources = ", ".join(name for name, _ in comparison.mix_spec.named_synthetic()) or "none"
     return (
-        f"{train:,} real images, synthetic sources: {sources}; {len(comparison.seeds)} seed(s), "
+        f"{train:,} real images, synthetic sources: {sources}; {seeds_text(len(comparison.seeds))}, "
         f"{comparison.count:,} samples an arm, judged by {reference:,} held-out real images."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from torch import Tensor
 from nomadiff.errors import NomadiffWarning
 from nomadiff.job_folder import Job, JobFolder
 from nomadiff.loops.report import report_loops
+from nomadiff.metrics.trained import are_like, why_untrained
 from nomadiff.models.dry_run import plan_training
 from nomadiff.reports.page import GridPanel
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
-from nomadiff.workflows.image_loop import ImageLoop, OpenLoop
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.image_loop import ImageLoop
+from nomadiff.workflows.metric_infos import metric_infos
+from nomadiff.workflows.open_loop import OpenLoop
 from nomadiff.workflows.workers import check_group, work_on
 
 __all__ = ["ImageLoop", "begin_image_loop", "jobs_from", "loop_jobs", "plan_image_loop", "run_image_loop"]
@@ -143,7 +145,7 @@ def _report(setting: OpenLoop) -> Table:
     """Judge finished loops."""
     loop = setting.loop
     curves = {name: [setting.run(name, seed, loop.generations) for seed in loop.seeds] for name in setting.algorithms}
-    floor = setting.reference_set.floor() if len(setting.held_out) >= 4 * setting.reference_set.k else {}
+    floor = setting.floor
     meta = {"command": loop.command, "versions": versions(), "kind": setting.kind}
     meta["evaluation"] = {"count": loop.count, **setting.reference_set.meta}
     return report_loops(
@@ -155,6 +157,7 @@ def _report(setting: OpenLoop) -> Table:
         floor=floor,
         shown=("recall",),
         meta=meta,
+        untrained={name: why for name, runs in curves.items() if (why := _untrained(setting, name, runs, floor))},
         subtitle=f"{setting.kind}: {setting.real_count:,} real images, {setting.synthetic_count:,} of each generation; "
         f"{loop.count:,} samples judged by {len(setting.held_out):,} held-out images",
         metrics=metric_infos(setting.distance, floor),
@@ -200,6 +203,20 @@ def _grids(setting: OpenLoop) -> list[GridPanel]:
             images = _samples(setting, name, seed, generation)
             grids.append(GridPanel(name, f"generation {generation}, seed {seed}", images, 8, method=name))
     return grids
+
+
+def _untrained(
+    setting: OpenLoop, name: str, runs: Sequence[Sequence[Mapping[str, Any]]], floor: Mapping[str, float]
+) -> str:
+    """Why the first generation of an algorithm is not yet a model, in one of its runs; empty if it may be one."""
+    if setting.recipe.training.inside_warmup:
+        return "its warm-up is not over"
+    for seed, run in zip(setting.loop.seeds, runs):
+        if not (why := why_untrained(run[0], floor)):
+            continue
+        if not are_like(_samples(setting, name, seed, 1), setting.real.pixels, setting.reference_set):
+            return why
+    return ""
 
 
 def _samples(setting: OpenLoop, name: str, seed: int, generation: int) -> Tensor:

@@ -11,9 +11,9 @@ from nomadiff.files import printable
 from nomadiff.metrics.distance_names import PREFIXES, distance_in, kernel_name
 from nomadiff.reports.numbers import as_number
 from nomadiff.tables import Table, read_table, summarise
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
-__all__ = ["TABLES", "score_table"]
+__all__ = ["TABLES", "conditions_of", "differences", "score_table"]
 
 TABLES = ("metrics.json", "table.json", "improve.json", "shift.json")
 """Where the scores of a folder are: of compare, loop and evaluate; of a recipe; of improve; of shift."""
@@ -62,8 +62,11 @@ def score_table(*runs: str | Path) -> Table:
                 if arm[f"{metric}_sd"] is not None:
                     row[f"{metric}_sd"] = arm[f"{metric}_sd"]
             rows.append(row)
-    conditions = {name: _conditions(table) for name, table in found.items()}
-    return Table(rows, {"metrics": metrics, "conditions": conditions, "notes": _notes(conditions)})
+    conditions = {name: conditions_of(table) for name, table in found.items()}
+    notes = differences(conditions)
+    if unknown := [name for name, known in conditions.items() if "detector" not in known]:
+        notes.append(f"{', '.join(unknown)}: not said which detector and reference the scores are of")
+    return Table(rows, {"metrics": metrics, "conditions": conditions, "notes": notes})
 
 
 def _named(spec: str | Path) -> tuple[str, Path]:
@@ -72,7 +75,11 @@ def _named(spec: str | Path) -> tuple[str, Path]:
     name, text = parse_named(str(spec))
     path = Path(text)
     if name is None:
-        name = path.resolve().name if path.is_dir() or path.name not in TABLES else path.resolve().parent.name
+        name = (
+            path.resolve().name
+            if path.is_dir() or path.parent == Path() or path.name not in TABLES
+            else path.resolve().parent.name
+        )
     return name.removesuffix(".json"), path
 
 
@@ -120,23 +127,21 @@ def _told(field: str, value: Any) -> str:
     return printable(str(value)) if field in ("method", "source", "set", "base") else f"{field} {printable(str(value))}"
 
 
-def _conditions(table: Table) -> dict[str, Any]:
+def conditions_of(table: Table) -> dict[str, Any]:
     """What the figures of a run depend on beside the images."""
     meta = table.meta.get("evaluation")
     meta = meta if isinstance(meta, dict) else table.meta
     return {name: meta[name] for name in _CONDITIONS if name in meta}
 
 
-def _notes(conditions: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Why the runs cannot be compared, a sentence each."""
+def differences(conditions: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why runs cannot be compared, by what :func:`conditions_of` gave for each: a sentence each."""
     notes = []
     for field in _CONDITIONS:
         values = {name: _short(found[field]) for name, found in conditions.items() if field in found}
         if len(set(values.values())) > 1:
             told = ", ".join(f"{name}: {value}" for name, value in values.items())
             notes.append(f"not comparable, {field.replace('_sha256', '')} differs ({told})")
-    if unknown := [name for name, found in conditions.items() if "detector" not in found]:
-        notes.append(f"{', '.join(unknown)}: not said which detector and reference the scores are of")
     return notes
 
 

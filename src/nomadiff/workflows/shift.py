@@ -9,7 +9,8 @@ from typing import Any
 from nomadiff.errors import UsageError
 from nomadiff.improve.auxiliary import auxiliary_config
 from nomadiff.improve.own_samples import own_count
-from nomadiff.metrics.detectors import Detector, load_classifier
+from nomadiff.metrics.detectors.loading import load_classifier
+from nomadiff.metrics.detectors.protocol import Detector
 from nomadiff.metrics.distance_names import distance_in
 from nomadiff.models.dry_run import NFE_MEANS, gpu_hours, three_digits
 from nomadiff.models.model import Model
@@ -19,13 +20,13 @@ from nomadiff.reports.page import Figure, Finding, GridPanel, Report
 from nomadiff.reports.plots import metric_lines
 from nomadiff.reports.summary import MetricInfo
 from nomadiff.shift.complement import REST
-from nomadiff.shift.shift import ALL, Shift, Shifted, shift
+from nomadiff.shift.settings import Shift
+from nomadiff.shift.shift import ALL, Shifted, shift
 from nomadiff.tables import Table
 from nomadiff.training.run_folder import versions
 from nomadiff.workflows.base_model import base_model
 from nomadiff.workflows.held_out import HeldOut
-from nomadiff.workflows.improve import by_precision
-from nomadiff.workflows.judging import metric_infos
+from nomadiff.workflows.metric_infos import metric_infos
 
 __all__ = ["SHARE_METRICS", "plan_shift", "shift_figures", "shift_files", "shift_report", "shown_rows"]
 
@@ -188,12 +189,12 @@ def plan_shift(model: str | Path, settings: Shift, *, scored: bool) -> str:
         "targets": ", ".join(f"{name} {share:.1%}" for name, share in settings.target.items()),
         "own samples": f"{own:,} in complementary composition, {three_digits(drawing / 1e15)} PFLOP or more: as many "
         "are drawn as its largest group needs",
-        "fine-tuning": f"{options.budget / 1e6:g} Mi at learning rate {options.learning_rate:g}, "
+        "fine-tuning": f"{options.budget:,} images at learning rate {options.learning_rate:g}, "
         f"{three_digits(training / 1e15)} PFLOP",
         "scoring": f"{three_digits(scoring / 1e15)} PFLOP: {len(tried) - 1} weights and the base, then base and "
         f"recommended weight on fresh noise, {settings.count:,} samples each"
         + ("" if scored else "; shares only (no --reference)"),
-        "GPU hours": gpu_hours(by_precision(training, options.precision, drawing + scoring)),
+        "GPU hours": gpu_hours({options.precision: training + drawing + scoring}),
         "result": f"NFE {base.nfe() * 2:g} ({NFE_MEANS})",
     }
     return "\n".join(f"{name + ':':<13}{text}" for name, text in lines.items())

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import torch
 
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.data.source_mix import SourceMix
-from nomadiff.errors import UsageError
+from nomadiff.errors import Interrupted, UsageError
+from nomadiff.files import temporary_folder
 from nomadiff.methods.registry import method_named
 from nomadiff.models.dry_run import three_digits
 from nomadiff.networks.flops import flops_of
 from nomadiff.processes import join_processes
+from nomadiff.progress import duration_text
 from nomadiff.training.presets import PRESETS, presets_that_fit, proposed_preset
 from nomadiff.training.run_folder import RunFolder
 
@@ -24,6 +24,7 @@ __all__ = ["Rate", "Suggestion", "suggest"]
 
 _STEPS = 5  # the first is slower: memory and kernels are found then
 _CORE, _GPU = 5e10, 2e13  # operations a second, for the size of the trial's batch alone
+_LONGEST = 30 * 24  # hours of a training that somebody may still wait for
 _COMPARED = ("cifar10", "ffhq64", "small32", "compact32", "digits")
 
 FEW_REAL = 1000
@@ -56,6 +57,12 @@ class Rate:
     def hours(self) -> float:
         """Hours of its whole budget."""
         return self.budget / self.images_per_second / 3600
+
+    @property
+    def words(self) -> str:
+        """How long its whole budget takes, for people."""
+        told = duration_text(3600 * self.hours)
+        return told if self.hours <= _LONGEST else f"not on this machine ({told})"
 
 
 @dataclass(frozen=True)
@@ -95,13 +102,13 @@ class Suggestion:
             f"images:   {counts} of {self.size[1]}x{self.size[1]}, {'grey' if self.size[0] == 1 else 'colour'}",
             f"method:   {self.method}",
             f"preset:   {self.preset} ({PRESETS[self.preset].description})",
-            f"budget:   {training.budget:,} images, {three_digits(self.rate.hours)} hours here",
+            f"budget:   {training.budget:,} images, here: {self.rate.words}",
             f"augment:  {training.augment:g} (probability of each non-leaky augmentation; the preset's)",
             f"speed on {self.device}, measured:",
         ]
         lines += [
             f"    {rate.preset:10} {three_digits(rate.images_per_second):>7} images/s, "
-            f"{three_digits(rate.hours):>7} hours for its {rate.budget:,} images"
+            f"its {rate.budget:>10,} images: {rate.words}"
             for rate in self.rates
         ]
         if len(self.images) > 1:
@@ -149,9 +156,12 @@ def _measured(preset: str, method: str, mix: SourceMix, device: torch.device) ->
     images = 0.5 * speed / (3 * flops_of(recipe.network, recipe.sources))
     batch = min(recipe.training.batch, max(2, round(images)))
     trial = {"batch": batch, "budget": _STEPS * batch, "log_every": batch, "warmup": 0}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        method_named(method)(preset, **trial).fit(mix, out, device=str(device), description=f"try {preset}")
+    with temporary_folder() as folder:
+        out = folder / "run"
+        try:
+            method_named(method)(preset, **trial).fit(mix, out, device=str(device), description=f"try {preset}")
+        except Interrupted as stopped:  # nothing of it is kept to go on from
+            raise KeyboardInterrupt(stopped.args[1]) from None
         log = RunFolder(out).read_log()
     return Rate(preset, budget, median(line["images_per_second"] for line in log[1:]))
 
@@ -199,4 +209,7 @@ def _few(names: Sequence[str]) -> str:
 def _device_words(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device.type
+    if device.type != "cpu":
+        return device.type
+    threads = torch.get_num_threads()
+    return "1 CPU thread" if threads == 1 else f"{threads} CPU threads"

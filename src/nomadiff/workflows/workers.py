@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import parent_process
@@ -16,23 +15,15 @@ from pathlib import Path
 import torch
 
 from nomadiff.errors import NomadiffError, UsageError
-from nomadiff.files import read_json
+from nomadiff.files import read_json, temporary_folder
 from nomadiff.job_folder import Job, JobFolder, work
-from nomadiff.jobs import usable_cores
+from nomadiff.jobs import blocked, usable_cores
 from nomadiff.processes import join_processes
 from nomadiff.progress import QUIET
 from nomadiff.registry import modules_of_parts
-from nomadiff.training.run_folder import PREPARATION, RunFolder
+from nomadiff.training.progress import progress_of
 
-__all__ = ["check_group", "progress_of", "work_on"]
-
-_LOGS = (
-    "log.jsonl",
-    "*/log.jsonl",
-    f"{PREPARATION}/*/log.jsonl",
-    "generation-*/model/log.jsonl",
-    "generation-*/model/base/log.jsonl",
-)
+__all__ = ["check_group", "work_on"]
 
 
 def work_on(
@@ -141,36 +132,26 @@ def _run_together(study: Path, job: Job, count: int, devices: str | None) -> Non
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     if parent_process() is not None:  # one of several workers: their parent shows how far all are
         environment[QUIET] = "1"
-    with tempfile.TemporaryDirectory(prefix="nomadiff-job-") as told:
-        given = [str(count), str(os.getpid()), str(study), job.name, "cuda" if others else "cpu", told]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nomadiff.studies.together", *given, *modules_of_parts()],
-            env=environment,
-            start_new_session=True,  # Ctrl-C is told to them once, by us
-        )
+    with temporary_folder() as told:
+        given = [str(count), str(os.getpid()), str(study), job.name, "cuda" if others else "cpu", str(told)]
+        process = None
         try:
+            # a scheduler may tell all processes; a second signal would end torchrun at once
+            with blocked(signal.SIGTERM):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "nomadiff.studies.together", *given, *modules_of_parts()],
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is told to them once, by us
+                )
             code = process.wait()
         except KeyboardInterrupt:
-            process.terminate()  # torchrun passes it on and waits
-            process.wait()
+            if process is not None:
+                process.send_signal(signal.SIGINT)  # torchrun passes it on and waits
+                process.wait()
             raise
         if code:
-            found = sorted((read_json(path, dict) for path in Path(told).glob("*.json")), key=lambda each: each["time"])
+            found = sorted((read_json(path, dict) for path in told.glob("*.json")), key=lambda each: each["time"])
             text = f"{count} processes together ended with exit code {code}"
             error = NomadiffError(found[0]["error"] if found else text)
             error.add_note(found[0]["traceback"] if found else "none of them said why")
             raise error
-
-
-def progress_of(run: Path) -> tuple[int, float | None]:
-    """Training images that the networks of a run (of a loop: its bases) have seen; how many a second the last sees."""
-    seen, speed = 0, None
-    for path in (path for pattern in _LOGS for path in sorted(run.glob(pattern))):
-        with suppress(NomadiffError):
-            run_folder = RunFolder(path.parent)
-            if log := run_folder.read_log():
-                # a run that was stopped has seen more than its log tells, one that runs more than its state
-                seen += max(int(log[-1]["images_seen"]), run_folder.goes_on_from() or 0)
-                value = log[-1].get("images_per_second")
-                speed = float(value) if isinstance(value, int | float) and value > 0 else speed
-    return seen, speed

@@ -1,16 +1,5 @@
 """Detectors: fixed maps from images to features, one network a file."""
 
-from nomadiff.metrics.detectors.features import accuracy, classify, extract_features
-from nomadiff.metrics.detectors.loading import DEFAULT_DETECTOR, load_classifier, load_detector
-from nomadiff.metrics.detectors.protocol import Classifier, Detector
+from nomadiff.lazy import lazy_names
 
-__all__ = [
-    "DEFAULT_DETECTOR",
-    "Classifier",
-    "Detector",
-    "accuracy",
-    "classify",
-    "extract_features",
-    "load_classifier",
-    "load_detector",
-]
+__getattr__, __dir__ = lazy_names(__name__)

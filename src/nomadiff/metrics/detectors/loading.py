@@ -11,28 +11,13 @@ from typing import Any, cast
 import torch
 
 from nomadiff.errors import UsageError
+from nomadiff.metrics.detectors.names import DETECTORS
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
 from nomadiff.metrics.detectors.torchscript import SCRIPTS
-from nomadiff.registry import Registry, meant, modules_of_parts
+from nomadiff.registry import Registry, meant
 from nomadiff.seeding import own_randomness
 
-__all__ = ["DEFAULT_DETECTOR", "DETECTORS", "load_classifier", "load_detector", "names_detector"]
-
-# each with the module that is imported when it is first used
-DETECTORS = {
-    "digits": "digits:DigitsDetector",
-    "wavelets": "wavelets:WaveletDetector",
-    "pixels": "pixels:PixelDetector",
-    "inception": "inception:Inception",
-    "dinov2": "dinov2:DINOv2",
-    "dinov2-small": "dinov2:DINOv2Small",
-    "dinov2-base": "dinov2:DINOv2Base",
-    "dinov2-giant": "dinov2:DINOv2Giant",
-    "clip": "clip:CLIP",
-    "sscd": "sscd:SSCD",
-    "cifar10-resnet56": "cifar10_resnet56:Cifar10ResNet56",
-}
-DEFAULT_DETECTOR = "wavelets"
+__all__ = ["load_classifier", "load_detector"]
 
 
 def _flaw(part: Any) -> str:
@@ -46,11 +31,6 @@ def _flaw(part: Any) -> str:
 _OWN: Registry[Any] = Registry("detector", _flaw, {})
 
 
-def names_detector(spec: str) -> bool:
-    """Whether it is the name of a detector: one of the library's, or in a module that the user imported as a plugin."""
-    return spec in DETECTORS or spec.partition(":")[0] in modules_of_parts()
-
-
 @own_randomness(torch.device("cpu"))  # fresh weights are drawn and thrown away
 def load_detector(
     spec: str | Detector, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
@@ -58,8 +38,9 @@ def load_detector(
     """The detector that ``spec`` names.
 
     Args:
-        spec: one of :data:`DETECTORS`, the path of a TorchScript file, or a detector of your own: itself, its class, or
-            ``module:qualname`` of either. A class is called as ``Class(device)``, or ``Class(device, weights)``.
+        spec: one of :data:`~nomadiff.metrics.detectors.names.DETECTORS`, the path of a TorchScript file, or a detector
+            of your own: itself, its class, or ``module:qualname`` of either. A class is called as ``Class(device)``, or
+            ``Class(device, weights)``.
         weights: path or URL of the detector's weights; each that has weights has its own default, and checks the hash.
         device: where the detector computes.
 

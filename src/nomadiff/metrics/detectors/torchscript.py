@@ -16,7 +16,7 @@ from nomadiff.files import require_regular, sha256_of_file
 from nomadiff.metrics.detectors.protocol import check_images
 from nomadiff.safe_pickle import printable
 
-__all__ = ["SCRIPTS", "TorchScriptClassifier", "TorchScriptDetector", "load_script"]
+__all__ = ["SCRIPTS", "TorchScriptClassifier", "TorchScriptDetector", "is_script", "load_script"]
 
 SCRIPTS = (".pt", ".ts", ".torchscript")
 """Endings of TorchScript files."""
@@ -32,6 +32,16 @@ _SPLIT_TEXT = re.compile(rb"\\|[\"']\s*[\"']")
 _IN_PICKLES = re.compile(rb"torch\.classes")
 _STORAGE = re.compile(r"/(data|constants|tensors)/\d+$")
 _LONGEST_CODE = 16 << 20  # bytes of one entry that holds no numbers
+
+
+def is_script(path: Path) -> bool:
+    """Whether a file is an archive of TorchScript, and not of weights, as ``torch.save`` writes them."""
+    try:
+        require_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # no file, no archive, damaged: whatever else it may be
+        return False
 
 
 def load_script(path: Path, device: torch.device) -> tuple[torch.jit.ScriptModule, dict[str, bool]]:
