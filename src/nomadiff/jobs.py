@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -251,15 +251,36 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def blocked(*numbers: signal.Signals) -> Iterator[None]:
-    """Hold these signals back while the block runs; processes that are started meanwhile begin so."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Hold these signals back while the block runs; processes that are started meanwhile begin so.
+
+    Outside the main thread only the second: Python handles signals in the main thread.
+    """
+    with ExitStack() as undone:
+        if threading.current_thread() is threading.main_thread():
+            undone.enter_context(_put_off(numbers))
+        if hasattr(signal, "pthread_sigmask"):  # what the processes take over
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+            undone.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
+
+
+@contextmanager
+def _put_off(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """Handle these signals after the block: of those that one thread masks, the system tells another."""
+    came: list[int] = []
+
+    def handle() -> None:
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
+
+    usual = {number: signal.getsignal(number) for number in numbers}
+    with ExitStack() as undone:
+        undone.callback(handle)
+        for number, handler in usual.items():
+            if handler not in (signal.SIG_IGN, None):  # what we ignore, new processes ignore; None is not ours
+                signal.signal(number, lambda told, frame: came.append(told))
+                undone.callback(signal.signal, number, handler)
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Stop:

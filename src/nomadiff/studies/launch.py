@@ -15,6 +15,7 @@ from typing import Any
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.extras import install_command
 from nomadiff.job_folder import JobFolder
+from nomadiff.jobs import blocked
 
 __all__ = ["launch_workers"]
 
@@ -37,11 +38,8 @@ class Worker:
     def __call__(self) -> None:
         """Work until nothing is left. Raises NomadiffError where jobs failed; the scheduler's log says which."""
         # SLURM may send its warning to all processes of a job: to this one it means a checkpoint, to others their end
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
-        try:
+        with blocked(signal.SIGUSR1, signal.SIGUSR2):
             self._process = subprocess.Popen([sys.executable, "-m", "nomadiff", *self.words], cwd=self.folder)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # and SIGTERM to this one alone, upon which submitit would do nothing: `scontrol requeue`, a job that gives way
         signal.signal(signal.SIGTERM, lambda number, frame: self._stop())
         while (code := self._process.poll()) is None:
