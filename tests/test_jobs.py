@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
 from multiprocessing import active_children
@@ -14,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nomadiff import jobs
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
-from nomadiff.jobs import blocked, in_processes, sigterm_as_interrupt, usable_cores
+from nomadiff.jobs import in_processes, usable_cores
 
 HERE = Path(__file__).parent
 
@@ -66,49 +64,6 @@ def test_every_training_saves_its_state_when_the_first_has_saved_its_own(tmp_pat
         list(in_processes(work.trains, keys, 2, while_waiting=stop_once_all_have_begun))
     assert stopped.value.args == (signal.SIGTERM,)
     assert [(tmp_path / f"saved-{seconds}").read_text() for seconds, _ in keys] == ["1", "1"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_stop_that_is_told_again_interrupts_once(monkeypatch):
-    monkeypatch.setattr(jobs, "_TELLING", 0.3)
-    with sigterm_as_interrupt():
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt) as stopped:
-                signal.raise_signal(signal.SIGTERM)
-            assert stopped.value.args == (signal.SIGTERM,)
-            signal.raise_signal(signal.SIGTERM)  # what is saved upon the first is not cut off
-            time.sleep(0.4)  # and this is long enough for the next to be another
-    with sigterm_as_interrupt(), pytest.raises(KeyboardInterrupt):  # each block begins anew
-        signal.raise_signal(signal.SIGTERM)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_signal_that_another_thread_is_told_is_held_back_too():
-    """A mask is one thread's: the system gave the signal to another, and we were interrupted at once."""
-    done, reached = threading.Event(), []
-    other = threading.Thread(target=done.wait)
-    other.start()
-    try:
-        with sigterm_as_interrupt(), pytest.raises(KeyboardInterrupt) as stopped, blocked(signal.SIGTERM):
-            os.kill(os.getpid(), signal.SIGTERM)
-            reached.append(time.sleep(0.1))
-        assert stopped.value.args == (signal.SIGTERM,) and reached
-    finally:
-        done.set()
-        other.join()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_processes_that_are_started_meanwhile_begin_with_it_held_back():
-    """And with what we ignore ignored, as a shell's background jobs ignore Ctrl-C."""
-    told = "from signal import *; print(*sorted(pthread_sigmask(SIG_BLOCK, [])), getsignal(SIGINT) == SIG_IGN)"
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with blocked(signal.SIGTERM, signal.SIGINT):
-            printed = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert printed.split() == ["2", "15", "True"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

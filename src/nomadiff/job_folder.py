@@ -30,9 +30,10 @@ from typing import Any
 
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError, signal_of
 from nomadiff.files import one_line_errors, open_regular, printable, read_json, read_regular, remove_tree, write_json
-from nomadiff.jobs import in_processes, sigterm_as_interrupt
+from nomadiff.jobs import in_processes
 from nomadiff.plain import parse_json
 from nomadiff.progress import progress_bar
+from nomadiff.stop_signals import sigterm_as_interrupt
 
 __all__ = ["Job", "JobFolder", "JobState", "work"]
 

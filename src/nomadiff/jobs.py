@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import threading
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -24,20 +23,9 @@ from nomadiff.memory import keep_freed_memory
 from nomadiff.plain import parse_json
 from nomadiff.progress import plain_warnings, progress_bar
 from nomadiff.registry import import_plugin, modules_of_parts
+from nomadiff.stop_signals import blocked, sigterm_as_interrupt, stop_is_new
 
-__all__ = [
-    "Key",
-    "blocked",
-    "computed_with",
-    "in_processes",
-    "new_stop",
-    "run_jobs",
-    "sigterm_as_interrupt",
-    "stop_is_new",
-    "usable_cores",
-]
-
-_TELLING = 2.0  # seconds in which a signal to stop is the same one: a scheduler tells all, and a parent its own
+__all__ = ["Key", "computed_with", "in_processes", "run_jobs", "usable_cores"]
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -247,84 +235,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-@contextmanager
-def blocked(*numbers: signal.Signals) -> Iterator[None]:
-    """Hold these signals back while the block runs; processes that are started meanwhile begin so.
-
-    Outside the main thread only the second: Python handles signals in the main thread.
-    """
-    with ExitStack() as undone:
-        if threading.current_thread() is threading.main_thread():
-            undone.enter_context(_put_off(numbers))
-        if hasattr(signal, "pthread_sigmask"):  # what the processes take over
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-            undone.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-        yield
-
-
-@contextmanager
-def _put_off(numbers: Sequence[signal.Signals]) -> Iterator[None]:
-    """Handle these signals after the block: of those that one thread masks, the system tells another."""
-    came: list[int] = []
-
-    def handle() -> None:
-        for number in dict.fromkeys(came):
-            signal.raise_signal(number)
-
-    usual = {number: signal.getsignal(number) for number in numbers}
-    with ExitStack() as undone:
-        undone.callback(handle)
-        for number, handler in usual.items():
-            if handler not in (signal.SIG_IGN, None):  # what we ignore, new processes ignore; None is not ours
-                signal.signal(number, lambda told, frame: came.append(told))
-                undone.callback(signal.signal, number, handler)
-        yield
-
-
-class _Stop:
-    """When this process was told to stop."""
-
-    told = -math.inf
-
-
-def stop_is_new() -> bool:
-    """Whether the signal that is being handled is not the one of a moment ago, told again.
-
-    A second interrupt would cut off what the first one began: states that are saved, claims that are given back.
-    """
-    if time.monotonic() - _Stop.told < _TELLING:
-        return False
-    _Stop.told = time.monotonic()
-    return True
-
-
-def new_stop() -> None:
-    """From now on the next signal to stop is a new one."""
-    _Stop.told = -math.inf
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """While children work, SIGTERM ends them in order, as Ctrl-C does; the interrupt's argument is the signal.
-
-    Told twice within a moment (:func:`stop_is_new`) it interrupts once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        if stop_is_new():
-            raise KeyboardInterrupt(number)
-
-    new_stop()
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Journal:

@@ -23,7 +23,7 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.mix_spec import MixSpec
 from nomadiff.errors import Interrupted, UsageError
 from nomadiff.job_folder import Job
-from nomadiff.jobs import sigterm_as_interrupt
+from nomadiff.stop_signals import sigterm_as_interrupt
 from nomadiff.studies.work import study_status
 from nomadiff.tables import read_table
 from nomadiff.workflows import workers

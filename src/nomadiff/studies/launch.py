@@ -15,7 +15,7 @@ from typing import Any
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.extras import install_command
 from nomadiff.job_folder import JobFolder
-from nomadiff.jobs import blocked
+from nomadiff.stop_signals import blocked
 
 __all__ = ["launch_workers"]
 

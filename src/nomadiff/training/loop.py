@@ -26,6 +26,7 @@ from nomadiff.networks.layers import has_fused_kernels
 from nomadiff.processes import Processes, partner_lost
 from nomadiff.progress import progress_bar, say
 from nomadiff.seeding import mixed_seed, own_randomness
+from nomadiff.stop_signals import stop_signals
 from nomadiff.training.agreement import part_to_keep, require_agreement
 from nomadiff.training.augment import Augment
 from nomadiff.training.compiling import explained_compiler, set_block_call
@@ -44,7 +45,6 @@ from nomadiff.training.precision import AUTOCAST, resolved_precision
 from nomadiff.training.probe import check_source_reaches_output, source_effect
 from nomadiff.training.run_files import RunFiles
 from nomadiff.training.run_folder import RunFolder, images_seen_by
-from nomadiff.training.stop_signals import stop_signals
 
 __all__ = ["train"]
 

@@ -17,10 +17,11 @@ import torch
 from nomadiff.errors import NomadiffError, UsageError
 from nomadiff.files import read_json, temporary_folder
 from nomadiff.job_folder import Job, JobFolder, work
-from nomadiff.jobs import blocked, usable_cores
+from nomadiff.jobs import usable_cores
 from nomadiff.processes import join_processes
 from nomadiff.progress import QUIET
 from nomadiff.registry import modules_of_parts
+from nomadiff.stop_signals import blocked
 from nomadiff.training.progress import progress_of
 
 __all__ = ["check_group", "work_on"]
