@@ -1,9 +1,13 @@
 """``nomadiff shift`` on the command line: one line for every mistake, a plan without work, a model in the end."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from nomadiff.cli import main
+from nomadiff.cli.next_steps import after_shift
 from nomadiff.models.model import Model
+from nomadiff.tables import Table
 
 SMALL = ["--preset", "digits", "--budget", "256", "--snapshot-every", "128", "--device", "cpu"]
 QUICK = ["--synthetic-count", "48", "--budget", "128", "--lr", "5e-4", "--count", "48", "--device", "cpu"]
@@ -30,6 +34,15 @@ def test_a_model_comes_out(base, tmp_path, capsys):
     assert main(["sample", str(out), "--count", "4", "--out", str(tmp_path / "s.zip"), "--device", "cpu"]) == 0
     page = (out / "report.html").read_text()
     assert "Did the composition follow the target?" in page and "target, %" in page and page.count("<svg") >= 2
+
+
+@pytest.mark.parametrize(("best", "then"), [(2.0, ["1", "2", "4"]), (0.5, ["0.55", "0.6"])])
+def test_a_target_that_was_just_missed_takes_a_little_more(tmp_path, best, then):
+    """It proposed twice of every weight, also where the best of them had reached the target until fresh noise came."""
+    rows = [{"weight": weight, "noise": "sweep"} for weight in (-1.0, 0.0, 0.5, 1.0, 2.0)]
+    done = SimpleNamespace(is_reached=False, weight=best, table=Table(rows=rows))
+    words = after_shift(done, tmp_path)
+    assert words[words.index("--weight") + 1 :] == then
 
 
 def test_a_plan_starts_nothing(base, tmp_path, capsys):

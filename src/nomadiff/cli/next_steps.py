@@ -131,11 +131,14 @@ def after_improvement(done: Improved, model: Path, out: Path, *, asked: bool) ->
 
 
 def after_shift(done: Shifted, out: Path) -> Words:
-    """Draw from the shifted model, or try stronger weights."""
+    """Draw from the shifted model, or try stronger weights: a little, where more than the best one was too much."""
     if done.is_reached:
         return sampling(out)
     weights = sorted({row["weight"] for row in done.table.rows if row["noise"] == "sweep" and row["weight"] > 0})
-    return _again("shift", out, "--weight", *(f"{2 * weight:g}" for weight in weights))
+    stronger = (
+        [2 * weight for weight in weights] if done.weight == weights[-1] else [1.1 * done.weight, 1.2 * done.weight]
+    )
+    return _again("shift", out, "--weight", *(f"{weight:g}" for weight in stronger))
 
 
 def after_loops(out: Path, seeds: Sequence[int], generations: int, verdicts: Sequence[Mapping[str, Any]]) -> Words:
