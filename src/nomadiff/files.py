@@ -42,6 +42,7 @@ __all__ = [
     "sha256_of",
     "sha256_of_file",
     "temporary_folder",
+    "used_alone",
     "write_json",
     "write_text",
 ]
@@ -161,6 +162,32 @@ def remove_tree(path: str | Path, *, ignore_errors: bool = False) -> None:
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())[:64]
 _TEMPORARY_NAME = re.compile(r"\.nomadiff-(?P<pid>[0-9]+)-(?P<host>[^-]*)-[a-z0-9_]+\.tmp")
 _IN_USE: set[str] = set()  # of this process: a leftover may carry our number, which another process had
+
+
+@contextmanager
+def used_alone(path: Path, lock: Path) -> Iterator[None]:
+    """Let no other process use ``path`` while the block runs; one that was killed holds nothing.
+
+    Args:
+        path: what is used, for the message.
+        lock: the file that is locked, in a folder that exists.
+
+    Raises:
+        UsageError: another process uses it.
+        NomadiffError: it cannot be locked.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock, timeout=0)
+    with one_line_errors(lock):
+        try:
+            held.acquire()
+        except Timeout as error:
+            raise UsageError(f"{path} is in use by another process") from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _is_alive(pid: int) -> bool:

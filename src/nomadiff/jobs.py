@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
-from nomadiff.files import one_line_errors
+from nomadiff.files import one_line_errors, used_alone
 from nomadiff.memory import keep_freed_memory
 from nomadiff.plain import parse_json
 from nomadiff.progress import plain_warnings, progress_bar
@@ -62,14 +62,17 @@ def run_jobs(
         The result of every key, in the order of ``keys``.
 
     Raises:
-        UsageError: the journal was begun with other settings.
+        UsageError: the journal was begun with other settings, or another process writes it.
         DataError: the journal is damaged.
         NomadiffError: a worker ended early.
     """
     about = json.loads(json.dumps(about))  # as the journal reads it back
-    with _Journal(Path(journal), about) as kept:
+    journal = Path(journal)
+    with one_line_errors(journal):
+        journal.parent.mkdir(parents=True, exist_ok=True)
+    with used_alone(journal, journal.with_name(f".{journal.name}.lock")), _Journal(journal, about) as kept:
         missing = [key for key in keys if key not in kept.results]
-        name = Path(journal).name.split(".")[0]
+        name = journal.name.split(".")[0]
         with (
             progress_bar(name, total=len(keys), unit="jobs", done=len(keys) - len(missing)) as advance,
             closing(in_processes(work, missing, processes or usable_cores(), warm_up=warm_up)) as results,
@@ -248,7 +251,6 @@ class _Journal:
     def __enter__(self) -> _Journal:
         whole = self._read() if self._path.exists() else 0
         with one_line_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = open(self._path, "ab")
             self._handle.truncate(whole)
         if whole == 0:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from nomadiff.errors import DataError, UsageError
 from nomadiff.plane import grid as grid_module
@@ -99,6 +100,13 @@ def test_another_grids_journal_is_refused(tmp_path: Path) -> None:
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(lines[0] + b"rubbish\n" + lines[1])
     with pytest.raises(DataError, match="is damaged"):
+        make_grid().run(tmp_path, processes=1)
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
+    """Each did every job, and the later one cut off the line that the other was writing."""
+    lock = FileLock(tmp_path / ".generations.journal.jsonl.lock")
+    with lock, pytest.raises(UsageError, match="journal.jsonl is in use by another process"):
         make_grid().run(tmp_path, processes=1)
 
 

@@ -11,12 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.data.writing import check_images_output, refuse_existing
 from nomadiff.errors import DataError, Interrupted, UsageError, signal_of
-from nomadiff.files import one_line_errors, read_json, remove_tree, write_json
+from nomadiff.files import one_line_errors, read_json, remove_tree, used_alone, write_json
 
 __all__ = [
     "JOB_NAME",
@@ -65,30 +63,22 @@ def part_folder(out: Path, recipe: dict[str, Any]) -> Iterator[Path]:
         if not is_begun(out):
             check_images_output(out)
         part.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(part / LOCK_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(f"{part} is in use by another process, which makes {out.name}") from error
-    except OSError as error:
-        raise DataError(f"{part}: cannot be locked ({error.strerror or error})") from error
-    try:
-        if not is_delivered(out) or read_json(_note_of(out), dict).get("job") != recipe:
-            _claim(part, recipe)
-            _note_of(out).unlink(missing_ok=True)
-            refuse_existing(out)  # once more: another process may have finished it before we got the lock
-        yield part
-        discard(out)
-    except BaseException as error:
-        begun = _holds_work(part)
-        if not begun:
-            _tidy(part)  # a command with an error leaves no folder
-        if isinstance(error, KeyboardInterrupt):
-            kept = f"what is done is kept in {part}" if begun else "nothing was done yet"
-            raise Interrupted(f"stopped, {kept}: run the same command again to go on", signal_of(error)) from None
-        raise
-    finally:
-        lock.release()
+    with used_alone(part, part / LOCK_NAME):
+        try:
+            if not is_delivered(out) or read_json(_note_of(out), dict).get("job") != recipe:
+                _claim(part, recipe)
+                _note_of(out).unlink(missing_ok=True)
+                refuse_existing(out)  # once more: another process may have finished it before we got the lock
+            yield part
+            discard(out)
+        except BaseException as error:
+            begun = _holds_work(part)
+            if not begun:
+                _tidy(part)  # a command with an error leaves no folder
+            if isinstance(error, KeyboardInterrupt):
+                kept = f"what is done is kept in {part}" if begun else "nothing was done yet"
+                raise Interrupted(f"stopped, {kept}: run the same command again to go on", signal_of(error)) from None
+            raise
 
 
 def deliver(out: Path, write: Callable[[Path], None]) -> None:

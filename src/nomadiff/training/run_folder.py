@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
@@ -29,6 +28,7 @@ from nomadiff.files import (
     read_json_lines,
     remove_leftovers,
     require_regular,
+    used_alone,
     write_json,
 )
 from nomadiff.plain import parse_json
@@ -280,18 +280,11 @@ class RunFolder:
         Raises:
             UsageError: another process trains here.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
         with one_line_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise UsageError(f"{self.path} is in use by another process") from error
-        try:
+        with used_alone(self.path, self.path / ".lock"):
             remove_leftovers(self.path, below=True)
             yield
-        finally:
-            lock.release()
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of JSON to ``log.jsonl``."""
