@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.plain import from_plain, parse_json
+from nomadiff.plain import differences, from_plain, parse_json
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,13 @@ def test_texts_that_are_no_json_are_one_line(text: str | bytes) -> None:
     with pytest.raises(DataError, match=r"x\.json: (not valid JSON|cannot be read)") as caught:
         parse_json(text, "x.json")
     assert str(caught.value).isprintable()
+
+
+def test_differences_name_what_changed_and_short_values() -> None:
+    old = {"seed": 1, "training": {"budget": 64, "batch": 8}, "images": 40 * "a", "same": [1]}
+    new = {"training": {"budget": 128, "batch": 8}, "images": 40 * "b", "same": [1]}
+    assert differences(old, new) == "images, seed: 1 -> None, training.budget: 64 -> 128"
+    assert differences(old, old) == differences({}, {}) == ""
 
 
 def test_the_kind_of_the_whole_is_checked() -> None:

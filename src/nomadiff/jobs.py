@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
 from nomadiff.files import one_line_errors, used_alone
 from nomadiff.memory import keep_freed_memory
-from nomadiff.plain import parse_json
+from nomadiff.plain import differences, parse_json
 from nomadiff.progress import plain_warnings, progress_bar
 from nomadiff.registry import import_plugin, modules_of_parts
 from nomadiff.stop_signals import blocked, sigterm_as_interrupt, stop_is_new
@@ -283,11 +283,7 @@ class _Journal:
             results = {tuple(entry["key"]): entry["result"] for entry in entries[1:]}
         except (DataError, ValueError, LookupError, TypeError) as error:
             raise DataError(f"{self._path} is damaged ({error}); delete it to begin again") from error
-        if changed := sorted(
-            key for key in about.keys() | self._about.keys() if about.get(key) != self._about.get(key)
-        ):
-            raise UsageError(
-                f"{self._path} was begun with other settings ({', '.join(changed)}): choose another folder"
-            )
+        if changed := differences(about, self._about):
+            raise UsageError(f"{self._path} was begun with other settings ({changed}): choose another folder")
         self.results = results
         return whole

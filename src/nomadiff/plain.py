@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -17,10 +17,11 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from nomadiff.errors import DataError, NomadiffError
 from nomadiff.safe_pickle import printable
 
-__all__ = ["from_plain", "parse_json", "plain_settings", "with_tuples"]
+__all__ = ["differences", "from_plain", "parse_json", "plain_settings", "with_tuples"]
 
 LONGEST_JSON = 256 << 20  # bytes; a journal of a large run has a few million
 _LARGEST_INTEGER = 1 << 63
+_LONGEST_VALUES = 60  # characters of two values that a line of their differences shows
 
 T = TypeVar("T")
 
@@ -51,6 +52,24 @@ def parse_json(text: str | bytes, where: str, kind: type | None = None) -> Any:
     if kind is not None and type(value) is not kind:
         raise DataError(f"{where}: expected {'a list' if kind is list else 'a table'}, got {printable(value)}")
     return value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Where two tables of plain values differ, for people: ``budget: 100 -> 200, images``; empty if nowhere.
+
+    Tables in them are gone into (``training.budget``), and values too long for a line are left out.
+    """
+    return ", ".join(_differences(old, new, ""))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            told = f"{prefix}{key}: {before} -> {after}"
+            yield told if len(f"{before}{after}") < _LONGEST_VALUES else f"{prefix}{key}"
 
 
 def from_plain(cls: type[T], values: Any, where: str) -> T:

@@ -301,7 +301,7 @@ def test_a_finished_loop_of_another_preset_is_refused(tmp_path: Path) -> None:
     wider = replace(DIGITS.network, model_channels=2 * DIGITS.network.model_channels)
     slower = replace(DIGITS.training, learning_rate=1e-5)
     for other in ({"network": wider}, {"training": slower}, {"sampler": SamplerConfig(steps=3)}):
-        with pytest.raises(UsageError, match=r"another loop \(preset differ"):
+        with pytest.raises(UsageError, match=r"another loop \(differs in preset"):
             run_image_loop(setting(tmp_path, preset=replace(DIGITS, **other)))
 
 

@@ -174,7 +174,7 @@ def test_the_manifest_names_parents_and_seeds(tmp_path: Path) -> None:
 def test_a_folder_of_another_loop_is_refused(tmp_path: Path) -> None:
     make_loop(description={"weights": (1, 2)}).run(1, seed=3, out=tmp_path)
     make_loop(description={"weights": (1, 2)}).run(2, seed=3, out=tmp_path)
-    with pytest.raises(UsageError, match=r"another loop \(seed, weights differ\)"):
+    with pytest.raises(UsageError, match=r"another loop \(differs in seed: 3 -> 4, weights: \[1, 2\] -> \[1, 3\]\)"):
         make_loop(description={"weights": (1, 3)}).run(2, seed=4, out=tmp_path)
 
 

@@ -322,7 +322,7 @@ def test_a_student_that_was_trained_otherwise_is_not_passed_for_the_one_asked_fo
     distil(guided, real, tmp_path / "s", dataclasses.replace(short, save_every=32))
     for images, changes, told in (
         (real, {"learning_rate": 1e-4}, "learning_rate"),
-        (real, {"budget": 96, "seed": 5}, "budget, seed"),
+        (real, {"budget": 96, "seed": 5}, "budget: 48 -> 96, seed: 0 -> 5"),
         (source("other", 9), {}, "images"),
     ):
         with pytest.raises(UsageError, match=f"trained otherwise .differs in {told}."):

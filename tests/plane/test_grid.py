@@ -94,7 +94,7 @@ def test_a_batched_device_gives_nearly_the_same(tmp_path: Path) -> None:
 
 def test_another_grids_journal_is_refused(tmp_path: Path) -> None:
     make_grid().run(tmp_path, processes=1)
-    with pytest.raises(UsageError, match=r"other settings \(seed\)"):
+    with pytest.raises(UsageError, match=r"other settings \(seed: 4 -> 5\)"):
         make_grid(seed=5).run(tmp_path, processes=1)
     journal = tmp_path / "generations.journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)

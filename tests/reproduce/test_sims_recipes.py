@@ -206,8 +206,8 @@ def test_other_files_of_the_same_names_do_not_give_the_old_rows(tmp_path):
         (tmp_path / name / "images.zip").write_text(image)
         (tmp_path / name / "model" / "weights").write_text(weights)
     assert sizes(tmp_path / "a") == sizes(tmp_path / "same") == [{"base": "short", "seed": 10, "size": 1}]
-    for other in ("b", "c"):
-        with pytest.raises(UsageError, match=r"other settings \(files\): choose another folder$"):
+    for other, changed in (("b", "images.zip"), ("c", "model")):
+        with pytest.raises(UsageError, match=rf"other settings \(files\.{changed}\): choose another folder$"):
             sizes(tmp_path / other)
 
 

@@ -15,6 +15,7 @@ from nomadiff.data.manifest import MANIFEST_NAME
 from nomadiff.data.writing import check_images_output, refuse_existing
 from nomadiff.errors import DataError, Interrupted, UsageError, signal_of
 from nomadiff.files import one_line_errors, read_json, remove_tree, used_alone, write_json
+from nomadiff.plain import differences
 
 __all__ = [
     "JOB_NAME",
@@ -147,14 +148,14 @@ def _claim(part: Path, recipe: dict[str, Any]) -> None:
         found = read_json(path)
         if not isinstance(found, dict):
             raise DataError(f"{path}: expected a JSON object; remove {part} to start anew")
-        different = sorted(key for key in found.keys() | recipe.keys() if found.get(key) != recipe.get(key))
-        if different and _holds_work(part):
+        changed = differences(found, recipe)
+        if not changed:
+            return
+        if _holds_work(part):
             raise UsageError(
-                f"{part} holds another job half done (differs in {', '.join(different)}); "
+                f"{part} holds another job half done (differs in {changed}); "
                 "finish it, remove it, or choose another --out"
             )
-        if not different:
-            return
     elif any(not entry.name.startswith(".") for entry in part.iterdir()):
         raise UsageError(f"{part} is not empty and not a job of nomadiff; choose another --out")
     write_json(path, recipe)

@@ -18,6 +18,7 @@ from nomadiff.errors import UsageError
 from nomadiff.files import write_json
 from nomadiff.models.model import Model
 from nomadiff.models.provenance import SOURCES_NAME, origins
+from nomadiff.plain import differences
 from nomadiff.processes import Processes
 from nomadiff.training.fitting import Fitting, fit
 from nomadiff.training.loss import training_levels
@@ -74,8 +75,8 @@ def distil(
         if found != teacher_sha256:
             raise UsageError(f"{folder.path} holds the student of another model; choose another folder")
         trained_with = load_metadata(folder.model_path).get("settings", settings)  # none before it was written
-        if changed := sorted(name for name, value in settings.items() if trained_with.get(name) != value):
-            told = f"{folder.path} holds a student that was trained otherwise (differs in {', '.join(changed)})"
+        if changed := differences(trained_with, settings):
+            told = f"{folder.path} holds a student that was trained otherwise (differs in {changed})"
             raise UsageError(f"{told}; choose another folder")
         _forget_states(folder.path, group)  # of a process that was killed once the model was written
         return Model.load(folder.path, device=model.device)

@@ -18,6 +18,7 @@ from nomadiff.improve.settings import Improvement
 from nomadiff.models.model import Model
 from nomadiff.models.own_denoiser import DenoiserFacts
 from nomadiff.models.provenance import SOURCES_NAME, origins
+from nomadiff.plain import differences
 from nomadiff.processes import Processes
 from nomadiff.tables import Table, read_table
 from nomadiff.training.loop import train
@@ -123,7 +124,7 @@ class FineTunedCopy:
             found = read_table(self._file)
             for name in ("base_sha256", "auxiliary"):
                 if found.meta.get(name) != _plain(meta[name]):
-                    what = _difference(found.meta.get(name), meta[name])
+                    what = _difference(found.meta.get(name), _plain(meta[name]))
                     raise UsageError(f"{self.out} holds another {self.noun} (differs in {what}); choose another --out")
             if scoring is None:
                 meta["scoring"] = found.meta.get("scoring")
@@ -192,5 +193,4 @@ def _plain(value: Any) -> Any:
 def _difference(old: Any, new: Any) -> str:
     if not isinstance(old, dict) or not isinstance(new, dict):  # hashes, which tell a reader nothing
         return "the base model"
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return ", ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in names)
+    return differences(old, new)

@@ -14,6 +14,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import atomic_path, read_json, sha256_of_file, write_json
 from nomadiff.loops.algorithm import Algorithm, LoopData, LoopModel
 from nomadiff.loops.seeds import derived
+from nomadiff.plain import differences
 from nomadiff.processes import Processes
 from nomadiff.progress import progress_bar
 from nomadiff.safe_pickle import printable
@@ -255,9 +256,8 @@ class AutophagousLoop:
         """
         path = folder / "loop.json"
         about = self._about(seed)
-        if path.exists() and (before := read_json(path)) != about:
-            changed = sorted(name for name in before.keys() | about.keys() if before.get(name) != about.get(name))
-            raise UsageError(f"{folder} holds another loop ({', '.join(changed)} differ): choose another folder")
+        if path.exists() and (changed := differences(read_json(path, dict), about)):
+            raise UsageError(f"{folder} holds another loop (differs in {changed}): choose another folder")
 
     def _about(self, seed: Any) -> dict[str, Any]:
         about: dict[str, Any] = {

@@ -20,6 +20,7 @@ from nomadiff.models.discriminator import Discriminator
 from nomadiff.models.guided_model import GUIDANCE_NAME, GuidanceConfig
 from nomadiff.models.model import Model
 from nomadiff.monitoring.settings import Monitoring
+from nomadiff.plain import differences
 from nomadiff.processes import Processes, join_processes
 from nomadiff.seeding import mixed_seed
 from nomadiff.training.config import RunConfig
@@ -83,11 +84,8 @@ class DiscriminatorGuided(GuidedMethod):
         super().check_folder(out, recipe, mix)
         if (out / _SETTINGS).exists():
             found, wanted = read_json(out / _SETTINGS, dict), self._settings_on(mix)
-            changed = [
-                f"{name}: {found.get(name)} -> {value}" for name, value in wanted.items() if found.get(name) != value
-            ]
-            if changed:
-                told = f"{out} holds another discriminator (differs in {', '.join(changed)})"
+            if changed := differences({name: found.get(name) for name in wanted}, wanted):
+                told = f"{out} holds another discriminator (differs in {changed})"
                 raise UsageError(f"{told}; choose another --out")
 
     def _settings_on(self, mix: SourceMix) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nomadiff.methods.method import Method
 from nomadiff.models.model import Model
 from nomadiff.monitoring.monitor import Monitor
 from nomadiff.monitoring.settings import Monitoring
+from nomadiff.plain import differences
 from nomadiff.processes import Processes, join_processes
 from nomadiff.tables import Table, read_table
 from nomadiff.training.config import RunConfig
@@ -131,15 +132,8 @@ class PreparedMethod(Method):
             RunFolder(out).check(recipe, mix.provenance)
             return
         found, wanted = read_json(path, dict), self._settings_of(recipe, mix)
-        different = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        if different:
-            told = [
-                f"{name}: {found[name]} -> {wanted[name]}"
-                if isinstance(found.get(name), (int, float, str)) and isinstance(wanted.get(name), (int, float, str))
-                else name
-                for name in different
-            ]
-            raise UsageError(f"{out} holds another run (differs in {', '.join(told)}); choose another --out")
+        if changed := differences(found, wanted):
+            raise UsageError(f"{out} holds another run (differs in {changed}); choose another --out")
 
     def fit(
         self,

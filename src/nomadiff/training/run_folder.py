@@ -31,7 +31,7 @@ from nomadiff.files import (
     used_alone,
     write_json,
 )
-from nomadiff.plain import parse_json
+from nomadiff.plain import differences, parse_json
 from nomadiff.safe_pickle import printable
 from nomadiff.version import __version__
 
@@ -206,11 +206,8 @@ class RunFolder:
             found = {**self.config().to_dict(), **{name: stored[name] for name in _OF_DATA if name in stored}}
             if "labels" not in stored and _numbered_as_before(config, provenance):  # of before labels had names
                 found |= {name: recipe[name] for name in ("labels", "class_names", "class_counts") if name in recipe}
-            different = _differences(_comparable(found), _comparable(recipe))
-            if different:
-                raise UsageError(
-                    f"{self.path} holds another run (differs in {', '.join(different)}); choose another --out"
-                )
+            if changed := differences(_comparable(found), _comparable(recipe)):
+                raise UsageError(f"{self.path} holds another run (differs in {changed}); choose another --out")
             end = config.training.steps * config.training.batch
             if (reached := self._reached()) > end:
                 early = [images for images in self.snapshots() if images <= end]
@@ -373,14 +370,3 @@ def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
 def _plain(recipe: dict[str, Any]) -> dict[str, Any]:
     """As JSON gives it back: tuples are lists."""
     return json.loads(json.dumps(recipe))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            names += _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            names.append(f"{prefix}{key}: {before} -> {after}" if len(f"{before}{after}") < 60 else f"{prefix}{key}")
-    return names
