@@ -27,6 +27,7 @@ from nomadiff.reports.page import Report
 from nomadiff.tables import Table
 from nomadiff.workflows.arms import job_of
 from nomadiff.workflows.comparison import Comparison
+from nomadiff.workflows.evaluation_settings import EvaluationSettings
 from nomadiff.workflows.held_out import refuse_shared
 from nomadiff.workflows.judging import judge
 from nomadiff.workflows.workers import check_group, work_on
@@ -42,9 +43,6 @@ __all__ = [
     "jobs_from",
     "plan_comparison",
 ]
-
-
-_K = 5  # of precision and recall: a reference's own
 
 
 def compare(comparison: Comparison) -> Table:
@@ -123,7 +121,7 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
         UsageError, DataError: something does not.
     """
     mix_spec = comparison.mix_spec
-    check_count(comparison.count, _K, "--count")
+    check_count(comparison.count, EvaluationSettings.k, "--count")
     reference = mix_spec.read(comparison.reference, "reference", classes=mix_spec.real_classes)
     arms = comparison.arms()
     checked = set()
