@@ -332,7 +332,9 @@ def test_evaluate_ends_with_its_verdict_and_asks_for_what_is_missing(tmp_path, c
     printed = capsys.readouterr().out
     assert "The samples copy: 100% repeat a training image" in printed
     assert next_of(printed)[:3] == ["compare", "--real", "digits:pool"]
-    several = ["evaluate", "digits:style", str(copies), *command[2:], "--train", "digits:pool", "--out", "two.json"]
+    style = tmp_path / "style"
+    write_images(style, [read_digits("style").images[:300]], 300, manifest={"generator": "another"})
+    several = ["evaluate", str(style), str(copies), *command[2:], "--train", "digits:pool", "--out", "two.json"]
     assert main(several) == 0
     printed = capsys.readouterr().out
     assert "copies is the nearest to the reference" in printed and "the difference is sure" in printed
@@ -357,6 +359,18 @@ def test_noise_is_called_nothing_like_the_reference(tmp_path) -> None:
     both = ["digits:close", str(tmp_path / "noise")]
     told = verdict_on(evaluate_sets(both, "digits:reference", settings))
     assert told[0].startswith("close is the nearest") and told[1].startswith("noise are nothing like the reference (")
+
+
+def test_of_sets_of_unequal_size_the_ratio_to_fresh_images_decides(tmp_path) -> None:
+    """The larger of two sets of one distribution was surely nearer: fewer images give larger distances."""
+    pool = read_digits("pool").images
+    for name, images in {"few": pool[:60], "many": pool[100:700]}.items():
+        write_images(tmp_path / name, [images], len(images), manifest={})
+    settings = EvaluationSettings(detector="digits", device="cpu")
+    both = [str(tmp_path / "few"), str(tmp_path / "many")]
+    told = verdict_on(evaluate_sets(both, "digits:reference", settings))[0]
+    assert "is the nearest to the reference for its size: FDr " in told and "sure." in told and "surely" not in told
+    assert "difference is sure" not in told and "fd_digits" not in told
 
 
 def test_shares_are_told_in_words_that_are_true_of_none_and_of_some() -> None:

@@ -1,10 +1,12 @@
 """``--config FILE`` and the file that repeats a run."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from nomadiff.cli import main
+from nomadiff.cli.config_file import write_command
 
 TRAIN = ["train", "--real", "digits:pool", "--real-subset", "first:40", "--preset", "digits", "--device", "cpu"]
 
@@ -35,6 +37,13 @@ def test_yaml_and_a_study(tmp_path, capsys):
     assert main(["compare", "--config", str(file), "--out", str(tmp_path / "study"), "--dry-run"]) == 0
     assert "6 like this one" in capsys.readouterr().out
     assert not (tmp_path / "study").exists()
+
+
+def test_names_beyond_the_basic_plane_are_read_back(tmp_path):
+    """JSON writes them as two surrogates, which TOML refuses."""
+    (tmp_path / "photos 😀").symlink_to(tmp_path)
+    write_command("train", {"out": str(tmp_path), "real": f"{tmp_path}/photos 😀"})
+    assert tomllib.loads((tmp_path / "command.toml").read_text(encoding="utf-8")) == {"real": f"{tmp_path}/photos 😀"}
 
 
 def test_a_folder_that_is_refused_stays_as_it_is(tmp_path, capsys):

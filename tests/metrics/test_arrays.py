@@ -62,6 +62,16 @@ def test_double_numbers_far_from_zero_keep_their_digits() -> None:
             assert far[name]["value"] == pytest.approx(row["value"], rel=1e-4), name
 
 
+def test_arrays_of_two_precisions_lie_in_one_space() -> None:
+    """Those of double precision alone were moved next to zero: nothing was near anything."""
+    arrays = {"real": draw(120, 0) + 5, "fake": draw(100, 1) + 5, "train": draw(50, 2) + 5}
+    same = by_name(metrics_of_arrays(*arrays.values()))
+    for other in arrays:
+        mixed = [array.astype(np.float32) if name == other else array for name, array in arrays.items()]
+        for name, row in by_name(metrics_of_arrays(*mixed)).items():
+            assert row["value"] == pytest.approx(same[name]["value"], rel=1e-3, abs=1e-6), (other, name)
+
+
 def test_files_are_checked(tmp_path) -> None:
     np.save(tmp_path / "a.npy", draw(50, 0).astype(np.float16))
     assert read_vectors(tmp_path / "a.npy").shape == (50, 4)

@@ -77,6 +77,8 @@ def test_a_floor_does_not_compare_a_person_with_herself() -> None:
     assert by_person.meta["subjects"] == 30
     assert by_person.floor(count=300)["fd_pixels"] > 5 * by_image.floor(count=300)["fd_pixels"]
     assert by_image.floor(count=300)["coverage"] > 0.9 > 0.5 > by_person.floor(count=300)["coverage"]
+    assert by_person.subset(torch.arange(150)).images is None  # twenty parts of a reference were twenty copies of it
+    assert len(by_person.subset(torch.arange(150), images=True).images) == 150
     assert by_person.subset(torch.arange(150)).subjects.tolist() == by_person.subjects[:150].tolist()
     samples = pictures(300, 5)
     assert by_person.evaluate(samples)[FDR] < by_image.evaluate(samples)[FDR] / 3

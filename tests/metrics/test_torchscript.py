@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from nomadiff.cli import main
+from nomadiff.data.writing import write_images
 from nomadiff.errors import DataError, UsageError
+from nomadiff.files import read_json
 from nomadiff.metrics.detectors import load_classifier, load_detector
 from nomadiff.metrics.distance_names import distance_name
 from nomadiff.metrics.evaluate import evaluate
@@ -63,6 +65,19 @@ def test_a_file_that_can_be_asked_for_features_is_asked(tmp_path, images) -> Non
     x = images(4, 3, 16)
     assert load_detector(path)(x).shape == (4, 3)
     assert load_classifier(path)(x).shape == (4, 2)  # of a classifier the scores
+
+
+def test_a_saved_reference_is_read_with_the_classifier_that_made_it(tmp_path, images) -> None:
+    """It knew its classes once it had classified an image, and a saved reference is classified already."""
+    path = saved(Means(), tmp_path / "scores.pt")
+    for name in ("real", "made"):
+        write_images(tmp_path / name, [images(60, 3, 16)], 60, manifest={})
+    words = ["evaluate", str(tmp_path / "made"), "--detector", "pixels", "--classifier", path, "--device", "cpu"]
+    saving = ["--reference", str(tmp_path / "real"), "--allow-synthetic-as-real", "--save-reference"]
+    assert main([*words, *saving, str(tmp_path / "r.npz"), "--out", str(tmp_path / "a.json")]) == 0
+    assert main([*words, "--reference", str(tmp_path / "r.npz"), "--out", str(tmp_path / "b.json")]) == 0
+    one, other = (read_json(tmp_path / f"{name}.json")["rows"] for name in "ab")
+    assert one == other and any(row["metric"] == "composition_tv" for row in one)
 
 
 def test_as_a_classifier_its_output_are_scores(tmp_path, images) -> None:

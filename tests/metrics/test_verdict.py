@@ -141,6 +141,21 @@ def test_style_is_harm_and_counts_from_zero() -> None:
     assert verdict.find("no harm", "casd", "x").answer == "yes"
 
 
+def test_of_two_sources_each_is_set_against_its_own_style_in_real_only_training() -> None:
+    """It was set against the mean over both: a source that real images look like by themselves was called harm."""
+    table = rows({("casd", "a"): {}, ("casd", "b"): {}}, noise=0.001)
+    for row in table:
+        jitter = 0.001 * row["seed"]
+        if row["method"] == "dm":
+            row |= {"style": 0.25 + jitter, "style of a": 0.40 + jitter, "style of b": 0.10 + jitter}
+        else:
+            row["style"] = {"a": 0.42, "b": 0.20}[row["source"]] + 2 * jitter
+    verdict = judge(table)
+    assert verdict.find("no harm", "casd", "a").answer == "yes"
+    assert verdict.find("no harm", "casd", "b").answer == "no"
+    assert "more like the synthetic source by 0.1 " in verdict.find("no harm", "casd", "b").text
+
+
 def test_a_sure_difference_within_the_margin_is_no_harm() -> None:
     verdict = judge(rows({("casd", "x"): {"fd_digits": 0.02, "coverage": 0.1}}, noise=0.002))
     harm = verdict.find("no harm", "casd", "x")
@@ -357,6 +372,23 @@ def test_arms_that_are_not_yet_models_get_no_verdict() -> None:
     assert one.recommendation.endswith("Use sda with source 'close': it helps and does no harm.")
 
 
+def test_nothing_is_recommended_where_nothing_was_judged() -> None:
+    """Real-only training was a model and every other arm none: "no synthetic source helps without harm", it said."""
+    table = rows({("casd", "close"): {"fd_digits": -0.4}, ("sda", "close"): {"fd_digits": 3}})
+    nothing = judge(raw(table, "casd", "sda"))
+    assert "train longer" in nothing.recommendation and "helps without harm" not in nothing.recommendation
+    assert nothing.step == Step("longer")
+    one = judge(raw(table, "casd"))  # that casd does harm with it is not known
+    assert "Drop source" not in one.recommendation and "Do not use sda with source 'close'" in one.recommendation
+
+
+def test_arms_that_are_no_models_do_not_tell_how_models_differ() -> None:
+    table = rows({("casd", "close"): {"fd_digits": -0.2}}, seeds=2)
+    wild = [{"method": "sda", "source": "close", "seed": seed, "fd_digits": 60 * 5**seed} for seed in range(2)]
+    alone = judge(table).find("utility", "casd", "close")
+    assert judge(raw([*table, *wild], "sda")).find("utility", "casd", "close") == alone
+
+
 def test_noise_is_no_model_and_a_bad_model_is_one() -> None:
     against = ReferenceSet(read_digits("digits:reference").images)
     floor = against.floor(count=400)
@@ -404,3 +436,9 @@ def test_studies_that_were_judged_otherwise_are_not_judged_together() -> None:
     ):
         with pytest.raises(UsageError, match=told):
             verdict_of(study(), study(**change))
+    with pytest.raises(UsageError, match=r"numbers of real images \(table 1: 100, table 2: 1,000\)"):
+        verdict_of(study(train_count=100), study(train_count=1000))
+    other = [{**row, "fd_digits": row["fd_digits"] / 2} for row in found]
+    with pytest.raises(UsageError, match="table 1 and table 2 both have dm of seed 0, with other figures"):
+        verdict_of(study(), Table(other, {"evaluation": known}))
+    assert verdict_of(study(), study()).statements == verdict_of(study()).statements

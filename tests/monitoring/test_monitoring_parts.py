@@ -119,6 +119,17 @@ def test_words(tmp_path, rows, verdicts, said):
     assert any(said in each.text for each in found), found
 
 
+def test_scores_of_two_scales_are_not_set_against_each_other(tmp_path):
+    """A run that went on with another detector, or more samples, had its first score for the best one."""
+    found, others = History(tmp_path), {"held_out_loss": 0.5, "gap": 0.0, "gap_error": 0.1}
+    for images_seen, score in ((10, {"fd_wavelets": 1.0}), (20, {"fd_pixels": 30.0}), (30, {"fd_pixels": 20.0})):
+        found.add({"images_seen": images_seen, **score, "samples": 256, **others})
+    assert found.measured("score") == [(20, 30.0), (30, 20.0)] and found.best("score") == 30
+    found.add({"images_seen": 40, "fd_pixels": 10.0, "samples": 2000, **others})
+    assert found.best("score") == 40 and found.stopped_at("score", 1) is None
+    assert len(found.measured("loss")) == 4
+
+
 def test_history_survives_a_torn_line_and_strangers(tmp_path):
     found = History(tmp_path)
     others = {"gap": 0.0, "gap_error": 0.1}

@@ -283,6 +283,17 @@ def test_failing_arm_is_reported_and_the_others_stop(tmp_path):
         compare(bad)
 
 
+def test_subjects_that_leave_no_reference_are_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(Arm, "run", lambda self: pytest.fail("trained"))
+    for count, told in ((1, "all images are of one subject"), (2, "left")):
+        monkeypatch.setattr(
+            "nomadiff.workflows.compare.subjects_of",
+            lambda source, column, count=count: [str(number % count) for number in range(len(source))],
+        )
+        with pytest.raises(UsageError, match=told):
+            compare(comparison(tmp_path, group_by="patient"))
+
+
 def test_wrong_sizes_are_found_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(Arm, "run", lambda self: pytest.fail("trained"))
     with pytest.raises(UsageError, match="digits:reference.*8, 8.*16, 16"):

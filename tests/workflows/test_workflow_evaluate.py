@@ -104,6 +104,19 @@ def test_classes_by_statistics_are_refused_before_the_work(samples: str, tmp_pat
         assert "need the reference's images" in capsys.readouterr().err
 
 
+def test_what_would_not_be_scored_is_refused(samples: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    """kid was left out without a word, the level refused at the end, and the page replaced a table of its name."""
+    write_statistics(tmp_path / "edm.npz", Statistics.from_features(torch.randn(300, DigitsDetector().dimension)))
+    monkeypatch.setattr("nomadiff.metrics.reference.ReferenceSet.read", lambda *_: pytest.fail("scored"))
+    for words, told in (
+        (["--reference", str(tmp_path / "edm.npz"), "--extra", "kid"], "--extra kid needs real images"),
+        (["--interval", "95"], "interval must lie between 0 and 1"),
+        (["--out", str(tmp_path / "result.html")], "give the name of the JSON file, such as result.json"),
+    ):
+        assert main(command(samples, *words)) == 2
+        assert told in capsys.readouterr().err
+
+
 def test_features_are_computed_once(samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "cache"))
     rows = evaluate(samples, out=tmp_path / "a.json")

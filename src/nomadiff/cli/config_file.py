@@ -80,7 +80,9 @@ def write_command(verb: str, arguments: Mapping[str, Any], plugins: Sequence[str
         return
     imported = "".join(f" --plugin {module}" for module in plugins)
     lines = [f"# nomadiff {verb}{imported} --config {COMMAND_NAME} --out FOLDER"]
-    lines += [f"{name.replace('_', '-')} = {json.dumps(value)}" for name, value in sorted(given.items())]
+    lines += [
+        f"{name.replace('_', '-')} = {json.dumps(value, ensure_ascii=False)}" for name, value in sorted(given.items())
+    ]
     write_text(Path(out) / COMMAND_NAME, "\n".join(lines) + "\n")
 
 

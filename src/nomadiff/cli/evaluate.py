@@ -72,11 +72,12 @@ def evaluate(
     from nomadiff.workflows.evaluate import evaluate_sets
     from nomadiff.workflows.evaluation_report import notes_on, write_evaluation
     from nomadiff.workflows.evaluation_verdict import verdict_on
+    from nomadiff.workflows.score_table import check_page_beside
 
     if not dry_run:
         out = out or default_table()
         check_table(out)
-        check_output(out.with_suffix(".html"), "file")
+        check_page_beside(out)
         if settings.save_reference is not None:
             check_output(settings.save_reference, "file")
     evaluation = evaluate_sets(samples, reference, settings, only_check=dry_run)

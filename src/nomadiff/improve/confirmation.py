@@ -187,9 +187,10 @@ def halves(reference: ReferenceSet) -> tuple[ReferenceSet, ReferenceSet]:
     count = check_halves(reference)
     if reference.subjects is not None:  # nobody is in both
         first, second = next(draws(count, subjects=reference.subjects))
-        return reference.subset(first), reference.subset(second)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(count))
-    return reference.subset(order[: count // 2]), reference.subset(order[count // 2 :])
+    else:
+        order = torch.from_numpy(np.random.default_rng(0).permutation(count))
+        first, second = order[: count // 2], order[count // 2 :]
+    return reference.subset(first, images=True), reference.subset(second, images=True)
 
 
 def check_halves(reference: ReferenceSet) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from nomadiff.metrics.frechet import (
     frechet_distance_from_features,
     frechet_left_out,
 )
-from nomadiff.metrics.intervals import GROUPS, means_left_out, metric_interval, random_groups
+from nomadiff.metrics.intervals import GROUPS, means_left_out, metric_interval, random_groups, validate_level
 from nomadiff.metrics.kid import kid, kid_left_out
 from nomadiff.metrics.manifold import prdc, prdc_left_out
 from nomadiff.metrics.neighbours import check_finite, nearest_neighbours
@@ -71,6 +72,7 @@ def metrics_of_arrays(
         UsageError: too few vectors, different dimensions, a value that is not finite, or more than half of ``real`` are
             training vectors.
     """
+    validate_level(interval)
     if isinstance(real, Statistics):
         return _by_statistics(real, fake, train, interval)
     arrays = {"real": real, "fake": fake, "train": train}
@@ -80,7 +82,7 @@ def metrics_of_arrays(
         if array.shape[1] != x.shape[1]:
             raise UsageError(f"{name}: vectors of dimension {array.shape[1]}, real has {x.shape[1]}")
     member = random_groups(len(y))
-    near = {name: _near_zero(array, x) for name, array in given.items()}  # for metrics of differences only
+    near = _near_zero(given)  # for metrics of differences only
     splits = list(draws(len(x), len(y))) if fresh_count(len(x), len(y)) > k else []
     values, left_out = prdc_left_out(near["real"], near["fake"], member, k, convention)
     statistics = Statistics.from_features(x)
@@ -189,6 +191,9 @@ def _vectors(array: np.ndarray, name: str) -> torch.Tensor:
     return check_finite(torch.from_numpy(np.array(values, dtype=kind)), name)
 
 
-def _near_zero(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """float32 for the neighbour search; float64 numbers are moved next to zero first, where it has the digits."""
-    return x if x.dtype == torch.float32 else (x - real.mean(0)).float()
+def _near_zero(given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """float32 for the neighbour search; where some are float64, all move to zero first, where it has the digits."""
+    if all(array.dtype == torch.float32 for array in given.values()):
+        return dict(given)
+    middle = given["real"].double().mean(0)
+    return {name: (array - middle).float() for name, array in given.items()}

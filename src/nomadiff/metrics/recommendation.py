@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,13 +49,16 @@ def copying(baseline: str, copied: float, others: Mapping[tuple[str, str], float
     )
 
 
-def recommendation(statements: Sequence[Statement], baseline: str, *, copies: bool) -> tuple[str, Step]:
+def recommendation(
+    statements: Sequence[Statement], baseline: str, *, copies: bool, unjudged: Collection[str] = ()
+) -> tuple[str, Step]:
     """What to do, in sentences and as a step.
 
     Args:
         statements: the answers on every arm that is a model.
         baseline: the method that was trained on real images only.
         copies: whether its samples are copies of the training images.
+        unjudged: sources of arms that are no models yet: nobody knows what those would say of them.
     """
     arms = list(dict.fromkeys((item.method, item.source) for item in statements if item.principle == "no harm"))
     answers = {arm: {item.principle: item for item in statements if (item.method, item.source) == arm} for arm in arms}
@@ -72,9 +75,8 @@ def recommendation(statements: Sequence[Statement], baseline: str, *, copies: bo
         return sorted(chosen, key=gain)
 
     best, hopeful = are(["yes"], "yes"), are(["unclear"], "yes") + are(["yes", "unclear"], "unclear")
-    harmful = {source for _, source in arms if source} - {
-        source for method, source in arms if answers[method, source]["no harm"].answer != "no"
-    }
+    harmless = {source for method, source in arms if answers[method, source]["no harm"].answer != "no"}
+    harmful = {source for _, source in arms if source}.difference(harmless, unjudged)
     sentences = []
     step = Step("use", best[0] if best else (baseline, ""))
     if best:

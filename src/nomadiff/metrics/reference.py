@@ -26,7 +26,7 @@ from nomadiff.metrics.scoring import EXTRAS, ScoringReference
 from nomadiff.metrics.statistics_files import read_statistics, write_statistics
 from nomadiff.processes import Processes
 
-__all__ = ["EXTRAS", "ReferenceSet"]
+__all__ = ["EXTRAS", "ReferenceSet", "check_subjects"]
 
 
 class ReferenceSet(ScoringReference):
@@ -188,17 +188,18 @@ class ReferenceSet(ScoringReference):
         assert self.images is not None
         if len(subjects) != len(self.images):
             raise UsageError(f"reference: {len(self.images)} images and {len(subjects)} subjects")
+        check_subjects(subjects)
         self._subject_numbers = {name: number for number, name in enumerate(dict.fromkeys(subjects))}
-        if len(self._subject_numbers) < 2:
-            raise UsageError("reference: all images are of one subject: a floor needs others beside it")
         self.subjects = torch.tensor([self._subject_numbers[name] for name in subjects])
         self.meta["subjects"] = len(self._subject_numbers)
 
-    def subset(self, index: Tensor) -> ReferenceSet:
+    def subset(self, index: Tensor, *, images: bool = False) -> ReferenceSet:
         """The same reference with some of its images only; no image passes through a detector again.
 
         Args:
             index: which images, int64 indices or one bool an image.
+            images: whether the images themselves are kept, too, a copy of them: only training images are looked for
+                among them.
 
         Raises:
             UsageError: not more than k images, or a reference without features.
@@ -206,7 +207,7 @@ class ReferenceSet(ScoringReference):
         if self.features is None:
             raise UsageError("this reference holds statistics only: it cannot be taken apart")
         other = self.with_features(self.features[index], None if self.classes is None else self.classes[index])
-        other.images = None if self.images is None else self.images[index]
+        other.images = self.images[index] if images and self.images is not None else None
         other.subjects = None if self.subjects is None else self.subjects[index]
         return other
 
@@ -285,3 +286,13 @@ class ReferenceSet(ScoringReference):
             self.composition = self._composition(stored.classes)
         self.meta |= stored.counted
         return self
+
+
+def check_subjects(subjects: Sequence[str]) -> None:
+    """Refuse a reference that shows one subject only.
+
+    Raises:
+        UsageError: it does.
+    """
+    if len(set(subjects)) < 2:
+        raise UsageError("reference: all images are of one subject: a floor needs others beside it")

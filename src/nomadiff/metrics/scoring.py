@@ -187,10 +187,12 @@ class ScoringReference(FeatureReference):
         for some, others in draws(len(self.features), count, self.subjects):
             rest = self.subset(others)
             rest.threshold = None
-            if "ssim" not in extra and lpips is None:  # nothing then depends on the training images
-                rest.train = None
             classes = None if self.classes is None else self.classes[some]
-            images = None if self.images is None else self.images[some]
+            images = None
+            if "ssim" in extra or lpips is not None:
+                images = None if self.images is None else self.images[some]
+            else:  # nothing then depends on the images, or on the training images
+                rest.train = None
             rows.append(rest._scores(images, self.features[some], classes, None, extra, lpips)[0])
         return mean_scores(rows) | {"replication": self.quantile, FDR: 1.0}
 

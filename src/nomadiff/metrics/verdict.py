@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nomadiff.errors import UsageError
-from nomadiff.metrics.evidence import WORDS, Evidence, against, seeds_text
+from nomadiff.metrics.evidence import WORDS, Evidence, Runs, against, seeds_text
 from nomadiff.metrics.recommendation import COPIER, LONGER, Step, copying, listed, named, recommendation, untold
 from nomadiff.metrics.statement import Statement
 from nomadiff.tables import Table
@@ -100,7 +100,8 @@ def judge(
             that use no synthetic source), ``seed``, ``images_seen``, ``control`` (of a method that guides a base) and
             metrics, and ``untrained`` where
             a model is none yet. Of several rows of an arm and seed the one with the most images seen counts.
-            ``style`` is :meth:`~nomadiff.metrics.reference.ReferenceSet.style` of the arm's own source.
+            ``style`` is :meth:`~nomadiff.metrics.reference.ReferenceSet.style` of the arm's own source; of an arm
+            without one the mean over all sources, and ``style of NAME`` that of each.
         baseline: the method that was trained on real images only.
         distance: the metric that decides; by default the first of the table whose name begins with ``fid`` or ``fd_``.
         level: level of the intervals.
@@ -121,8 +122,9 @@ def judge(
     if distance is None or distance not in names:
         raise UsageError(f"the table has no distance {distance or 'fid or fd_...'!r} for {baseline!r}")
     roles = {"distance": distance, **{name: name for name in WORDS if name != "distance"}}
-    statements, everything = [], [alone, *arms.values()]
+    statements = []
     raw = {arm: why for arm, of_seed in {(baseline, ""): alone, **arms}.items() if (why := _untrained(of_seed))}
+    models = [of_seed for arm, of_seed in arms.items() if arm not in raw]
     for (method, source), of_seed in arms.items():
         if why := raw.get((method, source), "") or raw.get((baseline, ""), ""):
             told = (
@@ -130,7 +132,8 @@ def judge(
             )
             statements += [Statement(each, method, source, "unclear", told) for each in ("no harm", "utility")]
             continue
-        found = against(alone, of_seed, roles, level, everything)
+        before = _in_style_of(source, alone)
+        found = against(before, of_seed, roles, level, [before, *models])
         statements.append(_no_harm(method, source, found))
         statements.append(_utility("utility", method, source, found))
         control = next((row["control"] for row in of_seed.values() if row.get("control")), "")
@@ -138,7 +141,7 @@ def judge(
             control,
             source,
         ) not in raw:  # where the control is the baseline, the gain is the utility
-            gained = against(arms[control, source], of_seed, roles, level, everything)
+            gained = against(arms[control, source], of_seed, roles, level, [before, *models])
             statements.append(_utility("gain", method, source, gained))
     for method in dict.fromkeys(method for method, source in arms if source and (method, source) not in raw):
         statements.append(_adaptability(method, statements))
@@ -148,9 +151,10 @@ def judge(
     if copied is not None and copied > COPIER and (baseline, "") not in raw:
         first.append(copying(baseline, copied, {arm: _mean(of_seed, "replication") for arm, of_seed in arms.items()}))
     step = LONGER
-    if len(raw) <= len(arms) and (baseline, "") not in raw:
+    if models and (baseline, "") not in raw:
         judged = [item for item in statements if (item.method, item.source) not in raw]
-        told, advised = recommendation(judged, baseline, copies=copied is not None and copied > COPIER)
+        copies = copied is not None and copied > COPIER
+        told, advised = recommendation(judged, baseline, copies=copies, unjudged={source for _, source in raw})
         first.append(told)
         step = advised if not raw or (advised.kind == "use" and advised.arm[0] != baseline) else step
     return Verdict(statements, " ".join(first), notes, level, step)
@@ -159,6 +163,14 @@ def judge(
 def _untrained(of_seed: Mapping[Any, Mapping[str, Any]]) -> str:
     """Why an arm is not yet a model: what its first untrained run says."""
     return next((str(row["untrained"]) for row in of_seed.values() if row.get("untrained")), "")
+
+
+def _in_style_of(source: str, alone: Runs) -> Runs:
+    """Real-only training with the style of one source, where it was asked of each by itself."""
+    return {
+        seed: {**row, "style": row[f"style of {source}"]} if f"style of {source}" in row else row
+        for seed, row in alone.items()
+    }
 
 
 def _mean(of_seed: Mapping[Any, Mapping[str, Any]], metric: str) -> float | None:

@@ -57,13 +57,15 @@ class History:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
 
     def measured(self, best_by: str) -> list[tuple[int, float]]:
-        """Images seen and the figure that decides, lower is better, where it was measured."""
-        found = []
-        for row in self.rows:
-            name = "held_out_loss" if best_by == "loss" else distance_in(row)
-            if name and isinstance(row.get(name), float):
-                found.append((row["images_seen"], row[name]))
-        return found
+        """Images seen and the figure that decides, lower is better, where it was measured.
+
+        Scores by another detector, or of another number of samples, than the last ones have another scale.
+        """
+        if best_by == "loss":
+            return [(row["images_seen"], row["held_out_loss"]) for row in self.rows]
+        scored = [(row, name) for row in self.rows if (name := distance_in(row)) and isinstance(row.get(name), float)]
+        scales = [(name, row.get("samples")) for row, name in scored]
+        return [(row["images_seen"], row[name]) for (row, name), scale in zip(scored, scales) if scale == scales[-1]]
 
     def best(self, best_by: str) -> int | None:
         """Images seen by the best snapshot, the first of equal ones; None if none was measured."""

@@ -205,8 +205,9 @@ class Monitor:
 
     def _scores(self, samples: Tensor) -> dict[str, Any]:
         assert self._reference is not None
-        found = self._reference.evaluate(samples[: self.monitoring.evaluate_count])
-        return {name: value for name, value in found.items() if isinstance(value, float)}
+        samples = samples[: self.monitoring.evaluate_count]
+        found = self._reference.evaluate(samples)
+        return {name: value for name, value in found.items() if isinstance(value, float)} | {"samples": len(samples)}
 
     def _why(self, images_seen: int) -> str:
         patience, best = self.monitoring.early_stop, self._history.best(self.monitoring.best_by)

@@ -12,8 +12,6 @@ import torch
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.manifest import is_synthetic
 from nomadiff.data.mix_spec import MixSpec
-from nomadiff.errors import UsageError
-from nomadiff.files import check_output
 from nomadiff.metrics.audit import FOLDER, Audit, audit
 from nomadiff.metrics.detectors.features import feature_cache
 from nomadiff.metrics.detectors.loading import load_detector
@@ -24,6 +22,7 @@ from nomadiff.processes import join_processes
 from nomadiff.reports.page import Finding, Gallery, Report
 from nomadiff.tables import Table, check_table
 from nomadiff.training.run_folder import versions
+from nomadiff.workflows.score_table import check_page_beside
 
 __all__ = ["audit_files", "audit_report", "check_audit_files"]
 
@@ -107,12 +106,10 @@ def check_audit_files(out: str | Path) -> None:
     Raises:
         UsageError, NomadiffError: they cannot.
     """
-    *tables, page = _files(out)
-    if page == Path(out):
-        raise UsageError(f"{out}: give the name of the JSON file, such as {page.stem}.json; the page goes beside it")
+    *tables, _ = _files(out)
     for table in tables:
         check_table(table)
-    check_output(page, "file")
+    check_page_beside(Path(out))
 
 
 def _files(out: str | Path) -> tuple[Path, Path, Path, Path]:

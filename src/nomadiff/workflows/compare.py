@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nomadiff.data.image_source import ImageSource, spec_text
 from nomadiff.data.metadata import subjects_of
 from nomadiff.data.source_mix import SourceMix
@@ -20,6 +22,7 @@ from nomadiff.errors import UsageError
 from nomadiff.job_folder import Job, JobFolder
 from nomadiff.metrics.detectors.loading import load_classifier, load_detector
 from nomadiff.metrics.manifold import check_count
+from nomadiff.metrics.reference import check_subjects
 from nomadiff.metrics.replication import calibrate
 from nomadiff.models.dry_run import plan_training
 from nomadiff.monitoring.settings import Monitoring
@@ -138,10 +141,13 @@ def check_comparison(comparison: Comparison) -> tuple[ImageSource, SourceMix]:
                 f"the real source of {tuple(real.images.shape[1:])} (channels, height, width); pass --resolution"
             )
         if real.content_hash not in checked:
+            trained, held_out = (subjects_of(source, comparison.group_by) for source in (real, reference))
+            related = None
+            if trained is not None and held_out is not None:
+                check_subjects(held_out)
+                related = torch.tensor([name in set(trained) for name in held_out])
             allowed = comparison.allow_train_as_reference
-            calibrate(real.images, reference.images, allow_train_as_reference=allowed)
-            for source in (real, reference):  # metadata that do not say are an error before the work
-                subjects_of(source, comparison.group_by)
+            calibrate(real.images, reference.images, allow_train_as_reference=allowed, related=related)
             checked.add(real.content_hash)
         for source in mix.sources[1:]:
             if source.content_hash not in checked:

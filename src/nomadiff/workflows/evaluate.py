@@ -58,7 +58,8 @@ def evaluate_files(
     """Score a set of generated images against real ones, or compare several.
 
     The features of every set are kept in the cache under the hashes of its images and of the detector. Under a launcher
-    of several processes each takes its share of the detectors' work, and the first one goes on.
+    of several processes each takes its share of that work (wavelets and pixels, which cost little, are not kept), and
+    the first one goes on.
 
     Args:
         samples: generated images, anything :meth:`~nomadiff.data.image_source.ImageSource.open` opens; or several such
@@ -100,7 +101,7 @@ def evaluate_sets(
     if inputs.processes.count > 1:
         for one in (inputs.judge, inputs.classifier):
             for source in (*inputs.samples.values(), inputs.reference):
-                if one is not None and source is not None:
+                if one is not None and one.sha256 and source is not None:  # others are not cached
                     extract_features(one, source.pixels, cache=cache, processes=inputs.processes)
         if not inputs.processes.is_main:
             return _evaluation(inputs, Table())

@@ -12,7 +12,7 @@ from nomadiff.data.metadata import subjects_of
 from nomadiff.errors import UsageError
 from nomadiff.metrics.detectors.loading import load_classifier, load_detector
 from nomadiff.metrics.detectors.protocol import Classifier, Detector
-from nomadiff.metrics.intervals import validate_count
+from nomadiff.metrics.intervals import validate_count, validate_level
 from nomadiff.metrics.lpips import LPIPS
 from nomadiff.metrics.reference import EXTRAS, ReferenceSet
 from nomadiff.metrics.replication import calibrate
@@ -107,6 +107,7 @@ class EvaluationInputs:
                 k = self.settings.k
                 raise UsageError(f"{name}: {len(source)} images; precision and recall with k = {k} need more than {k}")
         if self.settings.interval is not None:
+            validate_level(self.settings.interval)
             validate_count(min(map(len, self.samples.values())))
         for detector in (self.judge, self.classifier, self.copies):
             if detector is not None:
@@ -128,7 +129,10 @@ class EvaluationInputs:
             "convention": settings.convention,
         }
         if self.reference is None:
-            return ReferenceSet.load(str(self.reference_spec), **measured)
+            loaded = ReferenceSet.load(str(self.reference_spec), **measured)
+            if loaded.features is None and (asked := sorted({"kid", "cmmd"}.intersection(self.extra))):
+                raise UsageError(f"--extra {asked[0]} needs real images or features of them, not statistics alone")
+            return loaded
         return ReferenceSet(
             self.reference.pixels,
             **measured,

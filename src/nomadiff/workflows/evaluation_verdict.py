@@ -44,7 +44,9 @@ def _verdict(evaluation: Evaluation, sets: Mapping[str, Rows]) -> list[str]:
             *([] if unlike else _lacks(rows)),
             *_copies(evaluation, {"The samples": rows}),
         ]
-    return [_nearest(sets), *_unlike(sets), *_copies(evaluation, sets)]
+    sizes = {len(source) for source in evaluation.samples.values()}
+    nearest = _nearest(sets) if len(sizes) == 1 else _nearest_by_ratio(sets)
+    return [nearest, *_unlike(sets), *_copies(evaluation, sets)]
 
 
 def _known(evaluation: Evaluation) -> list[str]:
@@ -81,14 +83,14 @@ def _value(rows: Rows, metric: str, field: str = "value") -> float | None:
 
 
 def _nearness(rows: Rows) -> str:
-    ratio, low, high = (_value(rows, FDR, field) for field in ("value", "low", "high"))
+    ratio = _value(rows, FDR)
     distance = distance_in(rows)
     if ratio is None:
         return (
             f"{distance} {_value(rows, distance):.3g}; the reference does not tell what fresh real images would score."
         )
-    told = f"FDr {ratio:.2f}" + ("" if low is None else f", interval {low:.2f} to {high:.2f}")
-    if (low or ratio) <= _EQUAL[1] and (high or ratio) >= _EQUAL[0]:
+    told = f"FDr {ratio:.2f}"
+    if _EQUAL[0] <= ratio <= _EQUAL[1]:
         return f"By {distance} the samples are as near to the reference as fresh real images are ({told})."
     if ratio < 1:
         return f"By {distance} the samples are nearer to the reference than fresh real images, as copies are ({told})."
@@ -126,6 +128,16 @@ def _copies(evaluation: Evaluation, sets: Mapping[str, Rows]) -> list[str]:
             copies = "copy" if share > COPIER else "do not copy"
             told.append(f"{name} {copies}: {share:.0%} repeat a training image{fresh}.")
     return told
+
+
+def _nearest_by_ratio(sets: Mapping[str, Rows]) -> str:
+    """The same of sets of unequal size, whose distances cannot be compared: fewer images give larger ones."""
+    ratios = {name: value for name, rows in sets.items() if (value := _value(rows, FDR)) is not None}
+    if not ratios:
+        return "Which set is the nearest cannot be told: they differ in size, and fewer images give larger distances."
+    told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in sorted(ratios.items(), key=lambda each: each[1]))
+    best = min(ratios, key=lambda name: ratios[name])
+    return f"{best} is the nearest to the reference for its size: FDr {told}; with sets of equal size it could be sure."
 
 
 def _nearest(sets: Mapping[str, Rows]) -> str:

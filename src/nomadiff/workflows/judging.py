@@ -35,16 +35,16 @@ from nomadiff.workflows.metric_infos import metric_infos
 
 __all__ = ["judge"]
 
+_SHOWN = 64  # samples of an arm in the report
 _TOLD = ("distance", "replication")  # what the first lines of a report name; verdict.json has the rest
 
 
 @dataclass
 class _Scored:
-    """One arm's samples and what they scored."""
+    """What one arm scored, and the first of its samples."""
 
     arm: Arm
     samples: torch.Tensor
-    train: torch.Tensor
     metrics: dict[str, Any]
     shares: dict[str, float] | None
 
@@ -77,6 +77,7 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
     if comparison.classifier is not None:
         classifier = load_classifier(comparison.classifier, weights=comparison.classifier_weights, device=torch_device)
     scored: list[_Scored] = []
+    neighbours: list[Neighbours] = []
     legend: dict[str, str] = {}
     held_out = ReferenceSet(
         reference.images,
@@ -101,7 +102,9 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
             synthetic = mixes[arm.mix].sources[1:] or [source for mix in mixes.values() for source in mix.sources[1:]]
             legend.setdefault(arm.method, _legend(arm.algorithm(), mixes[arm.mix]))
             extra = ("ssim",) if comparison.similarity else ()
-            scored.append(_score(arm, against, train, [source.images for source in synthetic], extra, floor))
+            scored.append(_score(arm, against, train, {each.name: each.images for each in synthetic}, extra, floor))
+            if seed == comparison.seeds[0]:
+                neighbours.append(_neighbours(scored[-1], train))
     conditions = {key: value for key, value in against.meta.items() if not key.startswith("train_sha")}
     evaluation = {"count": comparison.count, **conditions}
     meta = {"command": comparison.command, "versions": versions(), "evaluation": evaluation}
@@ -122,10 +125,10 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         table=table,
         metrics=metric_infos(distance_name(detector), floor),
         grids=[
-            GridPanel("real", "held out", reference.images[:64], 8, method="real"),
-            *(GridPanel(e.arm.method, "", e.samples[:64], 8, e.arm.source, e.arm.method) for e in shown),
+            GridPanel("real", "held out", reference.images[:_SHOWN], 8, method="real"),
+            *(GridPanel(e.arm.method, "", e.samples, 8, e.arm.source, e.arm.method) for e in shown),
         ],
-        neighbours=[_neighbours(each) for each in shown],
+        neighbours=neighbours,
         compositions=[] if real is None else [Composition("real", real), *_compositions(shown)],
         curves=[
             Curve(each.arm.method, run.read_log(), each.arm.source, each.arm.seed) for each, run in zip(scored, runs)
@@ -144,29 +147,36 @@ def _score(
     arm: Arm,
     against: ReferenceSet,
     train: torch.Tensor,
-    synthetic: Sequence[torch.Tensor],
+    synthetic: Mapping[str, torch.Tensor],
     extra: Sequence[str],
     floor: Mapping[str, float],
 ) -> _Scored:
-    """Score one arm; ``style`` is the mean over ``synthetic``, its own sources or, for real-only training, all."""
+    """Score one arm; ``style`` is the mean over ``synthetic``, its own sources or, for real-only training, all.
+
+    Of an arm without a source, ``style of NAME`` is that of each by itself, where there are several.
+    """
     samples = read_images(arm.samples_path).images
     interval = 0.95 if len(samples) >= 2 * GROUPS else None
     metrics = against.evaluate(samples, extra=extra, interval=interval)
     shares = metrics.pop("composition")
     metrics.pop("meta")
-    styles = [style for images in synthetic if (style := _style(against, samples, images)) is not None]
+    styles = {
+        name: style for name, images in synthetic.items() if (style := _style(against, samples, images)) is not None
+    }
     if styles:
-        metrics["style"] = sum(styles) / len(styles)
+        metrics["style"] = sum(styles.values()) / len(styles)
+    if not arm.source and len(synthetic) > 1:
+        metrics |= {f"style of {name}": style for name, style in styles.items()}
     warmup = "its warm-up is not over" if arm.algorithm().training.inside_warmup else ""
     why = why_untrained(metrics, floor)
-    if why and any(are_like(samples, images, against) for images in (train, *synthetic)):
+    if why and any(are_like(samples, images, against) for images in (train, *synthetic.values())):
         why = ""  # far from real images, as what it learnt from is
     history = History(arm.run_folder().path)
     if history.falls_fast and not why:
         why = f"its held-out loss still fell by {history.still_falling:.0%} over the last quarter of the training"
     if warmup or why:
         metrics["untrained"] = warmup or why
-    return _Scored(arm, samples, train, metrics, None if shares is None else _named(against, shares))
+    return _Scored(arm, samples[:_SHOWN].clone(), metrics, None if shares is None else _named(against, shares))
 
 
 def _legend(method: Method, mix: SourceMix) -> str:
@@ -234,14 +244,14 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], Table |
     return result, verdict.table()
 
 
-def _neighbours(scored: _Scored) -> Neighbours:
+def _neighbours(scored: _Scored, train: torch.Tensor) -> Neighbours:
     shown = scored.samples[:12]
-    index, distance = nearest_neighbours(shown, scored.train)
+    index, distance = nearest_neighbours(shown, train)
     method, source = scored.arm.method, scored.arm.source
     rate = scored.metrics.get("replication")
     sentence = "" if rate is None else f"{rate:.0%} of its samples replicate a training image."
     title = f"{method}, {source}" if source else method
-    return Neighbours(title, shown, scored.train[index[:, 0]], distance[:, 0].tolist(), sentence, method)
+    return Neighbours(title, shown, train[index[:, 0]], distance[:, 0].tolist(), sentence, method)
 
 
 def _named(against: ReferenceSet, shares: Sequence[float]) -> dict[str, float]:

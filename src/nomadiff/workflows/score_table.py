@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from nomadiff.errors import DataError, UsageError
-from nomadiff.files import printable
+from nomadiff.files import check_output, printable
 from nomadiff.metrics.distance_names import PREFIXES, distance_in, kernel_name
 from nomadiff.reports.numbers import as_number
 from nomadiff.tables import Table, read_table, summarise
 from nomadiff.workflows.metric_infos import metric_infos
 
-__all__ = ["TABLES", "conditions_of", "differences", "score_table"]
+__all__ = ["TABLES", "check_page_beside", "conditions_of", "differences", "score_table"]
 
 TABLES = ("metrics.json", "table.json", "improve.json", "shift.json")
 """Where the scores of a folder are: of compare, loop and evaluate; of a recipe; of improve; of shift."""
@@ -132,6 +132,18 @@ def conditions_of(table: Table) -> dict[str, Any]:
     meta = table.meta.get("evaluation")
     meta = meta if isinstance(meta, dict) else table.meta
     return {name: meta[name] for name in _CONDITIONS if name in meta}
+
+
+def check_page_beside(table: Path) -> None:
+    """Find out before any work whether the page of a table, ``<name>.html``, can be written beside it.
+
+    Raises:
+        UsageError, NomadiffError: it cannot, or the table was given the page's name.
+    """
+    page = table.with_suffix(".html")
+    if page == table:
+        raise UsageError(f"{table}: give the name of the JSON file, such as {page.stem}.json; the page goes beside it")
+    check_output(page, "file")
 
 
 def differences(conditions: Mapping[str, Mapping[str, Any]]) -> list[str]:

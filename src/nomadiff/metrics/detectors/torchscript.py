@@ -158,10 +158,16 @@ class TorchScriptClassifier(TorchScriptDetector):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Known once an image was classified."""
+        """Known once the network saw an image."""
         return tuple(str(index) for index in range(self._count))
 
     _count = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 ``(N, C, H, W)`` to the scores, float32 ``(N, D)``."""
+        scores = super().__call__(images)
+        self._count = scores.shape[1]
+        return scores
 
     def classes(self, images: Tensor) -> Tensor:
         """uint8 ``(N, C, H, W)`` to the class, int64 ``(N,)``."""
