@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from nomadiff.memory import gathered
 
 FAULTS = """
 import resource, torch
@@ -23,6 +26,11 @@ for _ in range(10):
     network(images)
 print(faults() - before)
 """
+
+
+def test_batches_become_one_tensor():
+    whole = torch.arange(24, dtype=torch.uint8).reshape(8, 3)
+    assert torch.equal(gathered(iter(whole.split(3)), 8), whole) and gathered([whole], 8).dtype == torch.uint8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc")

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from nomadiff.errors import NomadiffError
 
-__all__ = ["explained", "is_lack", "keep_freed_memory"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["explained", "gathered", "is_lack", "keep_freed_memory"]
 
 
 def keep_freed_memory() -> None:
@@ -21,6 +26,18 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         mallopt(mmap_threshold, 32 << 20)
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def gathered(batches: Iterable[Tensor], count: int) -> Tensor:
+    """Batches as one tensor of ``count`` rows, which ``torch.cat`` would hold twice for a moment."""
+    whole, done = None, 0
+    for batch in batches:
+        if whole is None:
+            whole = batch.new_empty((count, *batch.shape[1:]))
+        whole[done : done + len(batch)] = batch
+        done += len(batch)
+    assert whole is not None and done == count
+    return whole
 
 
 def is_lack(error: RuntimeError) -> bool:

@@ -431,6 +431,28 @@ def test_snapshots_lie_on_steps_and_states_are_saved_as_often_as_before(base):
         assert all(budget % every == 0 for budget in budgets(config, snapshots))
 
 
+def test_what_is_chosen_from_are_the_snapshots_asked_for_not_all_that_are_saved(tmp_path):
+    """A base whose states were saved often gave candidates many times as many, each with its samples to draw."""
+    often = DM(dataclasses.replace(PRESET, training=dataclasses.replace(PRESET.training, snapshot_every=32)))
+    base = often.fit(SourceMix(noise_source("real", 40)), tmp_path / "base", device="cpu")
+    settings = dataclasses.replace(QUICK, budget=128, snapshots=2)
+    candidates = improve(base, tmp_path / "out", settings, device="cpu").candidates
+    assert candidates.budgets == [64, 128] and RunFolder(tmp_path / "out" / "auxiliary").snapshots() == [
+        32,
+        64,
+        96,
+        128,
+    ]
+
+
+def test_a_half_life_that_no_average_has_is_refused(base):
+    widths = dataclasses.replace(base.config, training=dataclasses.replace(base.config.training, ema_stds=(0.05, 0.1)))
+    with pytest.raises(UsageError, match="--ema-half-life needs --keep-ema"):
+        auxiliary_config(widths, Improvement(ema_half_life=5))
+    kept = auxiliary_config(widths, Improvement(ema_half_life=5, keep_ema=True)).training
+    assert (kept.ema_half_life, kept.ema_stds) == (5, ())
+
+
 def test_a_budget_that_becomes_many_times_larger_is_told(base, recwarn):
     """Four snapshots of whole batches of 512 were 2,048 images, whatever smaller budget was asked for."""
     large = dataclasses.replace(base.config.training, batch=512, snapshot_every=100_000)

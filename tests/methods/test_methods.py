@@ -182,6 +182,9 @@ def test_wrong_use_is_named():
         METHODS["sims"](PRESET, base="gan")
     with pytest.raises(UsageError, match="unknown preset"):
         METHODS["dm"]("imagenet")
+    with pytest.raises(UsageError, match="ema_half_life is of the average that ema_stds replaces"):
+        METHODS["dm"]("edm2-tiny", ema_half_life=5000)
+    assert METHODS["dm"]("edm2-tiny", ema_half_life=5000, ema_stds=()).training.ema_half_life == 5000
     with pytest.raises(UsageError, match="unknown training option bugdet"):
         METHODS["dm"](PRESET, bugdet=3)
     with pytest.raises(UsageError, match="augment"):

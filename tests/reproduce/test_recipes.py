@@ -144,6 +144,9 @@ def test_a_scale_or_option_that_a_recipe_lacks_is_refused_in_one_line(name, tmp_
     for option in given.keys() - set(recipe.options):
         with pytest.raises(UsageError, match=f"^{name} does not take {option}; it takes "):
             reproduce(name, tmp_path / "out", dry_run=True, **{option: given[option]})
+    if "processes" in recipe.options:
+        with pytest.raises(UsageError, match="processes must be at least 1, got -1"):
+            reproduce(name, tmp_path / "out", dry_run=True, processes=-1)
     assert not (tmp_path / "out").exists()
 
 

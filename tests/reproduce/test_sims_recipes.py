@@ -159,6 +159,16 @@ def test_figure_9_draws_the_sets_that_its_plan_counts():
     assert base == dict.fromkeys(settings["sizes"], 1)
 
 
+def test_figure_4_ends_without_a_conclusion_where_the_reference_are_statistics():
+    """A half of them cannot be chosen by: the paper's scale ended in an error once all its samples were scored."""
+    model = SimpleNamespace()
+    made = SimpleNamespace(base=model, budgets=[256], make=lambda *args, **options: model)
+    trial = SimpleNamespace(seed=10, scorer=lambda: lambda make, **key: key)
+    trial.reference = SimpleNamespace(features=None)
+    trial.improved = lambda **changes: SimpleNamespace(candidates=made) if not changes else pytest.fail("concluded")
+    assert [row["weight"] for row in sims_figure_4._sweep(trial, (1.0,))] == [0.0, 1.0, 1.0]
+
+
 def test_scoring_noise_is_apart_from_tuning_noise():
     from nomadiff.seeding import mixed_seed
 

@@ -86,6 +86,8 @@ def rows_of(condition: Mapping[str, Any], rows: Tensor, batch: int) -> dict[str,
     """The condition of some rows of a batch: tensors with an entry a sample are cut, everything else is shared."""
 
     def cut(value: Any) -> Any:
-        return value[rows] if isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch else value
+        if isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch:
+            return value[rows.to(value.device)]  # labels stay on the host
+        return value
 
     return {name: cut(value) for name, value in condition.items()}

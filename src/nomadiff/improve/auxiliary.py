@@ -59,11 +59,15 @@ def auxiliary_config(base: Facts, improvement: Improvement) -> AuxiliaryConfig:
     The budget is rounded up so that all snapshots lie on optimizer steps; a warning says so where that is much.
 
     Raises:
-        UsageError: budget or learning rate is missing.
+        UsageError: budget or learning rate is missing, or a half-life is given that no average would have.
     """
     if not isinstance(base, RunConfig):
         base = _recipe_of(base, improvement)
     options = base.training
+    if improvement.ema_half_life is not None and options.ema_stds and not improvement.keep_ema:
+        raise UsageError(
+            "this base keeps averages of relative widths, which have no half-life: --ema-half-life needs --keep-ema"
+        )
     rate = improvement.learning_rate or options.learning_rate_after(options.budget)
     budget = improvement.budget or max(round(options.budget * default_share(base)), options.batch)
     apart = -(-budget // improvement.snapshots)

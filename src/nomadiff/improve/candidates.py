@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nomadiff.guidance.strength import Interval
@@ -20,23 +21,19 @@ class Candidates:
         folder: the improvement.
         base: its base.
         base_path: where the base lies, relative to ``folder``.
+        budgets: images of fine-tuning of the copies to choose from, ascending; there may be further snapshots.
     """
 
-    def __init__(self, folder: Path, base: Model, base_path: str) -> None:
-        self.folder, self.base, self.base_path = folder, base, base_path
+    def __init__(self, folder: Path, base: Model, base_path: str, budgets: Sequence[int]) -> None:
+        self.folder, self.base, self.base_path, self.budgets = folder, base, base_path, budgets
         self._run = RunFolder(folder / "auxiliary")
         self._loaded: tuple[int, Model] | None = None
-
-    @property
-    def budgets(self) -> list[int]:
-        """Images of fine-tuning at every snapshot, ascending."""
-        return self._run.snapshots()
 
     def make(self, budget: int, weight: float, space: str = "function", interval: Interval | None = None) -> Model:
         """The guided model of a budget and a weight.
 
         Args:
-            budget: one of :attr:`budgets`.
+            budget: one of ``budgets``.
             weight: guidance weight.
             space: "function" or "parameters".
             interval: noise levels at which the auxiliary is called; None for all.

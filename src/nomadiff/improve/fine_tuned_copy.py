@@ -12,7 +12,7 @@ from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
 from nomadiff.errors import Interrupted, UsageError, signal_of
 from nomadiff.files import COMMAND_NAME, write_json
-from nomadiff.improve.auxiliary import AuxiliaryConfig, auxiliary_config
+from nomadiff.improve.auxiliary import AuxiliaryConfig, auxiliary_config, budgets
 from nomadiff.improve.candidates import Candidates
 from nomadiff.improve.settings import Improvement
 from nomadiff.models.model import Model
@@ -66,7 +66,7 @@ class FineTunedCopy:
         command: str = "",
     ) -> None:
         self.out, self.processes, self.noun = out, processes, noun
-        self._base, self._file = model, out / table
+        self._base, self._file, self._snapshots = model, out / table, improvement.snapshots
         inside = model.is_stored and out.resolve() in model.path.resolve().parents
         if model.is_stored and model.path.resolve().parent == out.resolve():
             raise UsageError(f"{out} holds the base model itself; choose another --out")
@@ -168,7 +168,7 @@ class FineTunedCopy:
     def candidates(self) -> Candidates:
         """The models that base and copy can become."""
         base = Model.load(self.out / self.base_path, device=self.processes.device)
-        return Candidates(self.out, base, self.base_path.as_posix())
+        return Candidates(self.out, base, self.base_path.as_posix(), budgets(self.config, self._snapshots))
 
     def save(self) -> None:
         """Write the table (the main process does)."""

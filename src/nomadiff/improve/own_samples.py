@@ -17,6 +17,7 @@ from nomadiff.data.manifest import read_manifest
 from nomadiff.data.writing import write_images
 from nomadiff.errors import UsageError
 from nomadiff.files import remove_leftovers, remove_tree
+from nomadiff.memory import gathered
 from nomadiff.models.model import Model
 from nomadiff.models.provenance import origins
 from nomadiff.processes import Processes
@@ -100,10 +101,15 @@ class OwnSamples:
         Raises:
             DataError: a shard is damaged.
         """
-        parts = list(self.shards())
-        labels = [part.labels for part in parts if part.labels is not None]
+        labels: list[Tensor] = []
+
+        def batches() -> Iterator[Tensor]:
+            for shard in self.shards():
+                labels.extend([] if shard.labels is None else [shard.labels])
+                yield shard.images
+
         provenance = {"kind": "synthetic", "spec": "own samples", "manifest": self.manifest()}
-        images = torch.cat([part.images for part in parts])
+        images = gathered(batches(), self.count)
         names = self.model.class_names
         return ImageSource("own", images, torch.cat(labels) if labels else None, provenance, self._space, names)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nomadiff.errors import UsageError
 from nomadiff.improve.confirmation import Confirmation, Gain, Pair, Read, check_halves, confirmed_gain, halves
 from nomadiff.improve.settings import Improvement
+from nomadiff.memory import gathered
 from nomadiff.metrics.distance_names import FDR, distance_name
 from nomadiff.metrics.manifold import check_count
 from nomadiff.metrics.reference import ReferenceSet
@@ -271,12 +271,14 @@ def _drawn(
     model: Model, count: int, seed: int, sampler: SamplerConfig | None = None, processes: Processes | None = None
 ) -> tuple[Tensor, dict[str, Any]]:
     started = time.perf_counter()
-    batches = []
-    with progress_bar("samples to score", count, show=processes is None or processes.is_main) as advance:
-        for batch in model.sample_batches(count, seed, sampler=sampler, processes=processes):
-            batches.append(batch)
-            advance(len(batch))
-    images = torch.cat(batches)
+
+    def batches() -> Iterator[Tensor]:
+        with progress_bar("samples to score", count, show=processes is None or processes.is_main) as advance:
+            for batch in model.sample_batches(count, seed, sampler=sampler, processes=processes):
+                yield batch
+                advance(len(batch))
+
+    images = gathered(batches(), count)
     seconds = (time.perf_counter() - started) / count
     cost = sampling_cost(model, sampler)
     return images, {

@@ -107,13 +107,15 @@ class Recipe:
         """What to plan or run. Options that are None are left to the recipe.
 
         Raises:
-            UsageError: it has no such scale, or does not take an option.
+            UsageError: it has no such scale, does not take an option, or there are no processes.
         """
         if scale not in self.scales:
             raise UsageError(f"{self.name} has no scale '{scale}': choose one of {', '.join(self.scales)}")
         given = {name: value for name, value in options.items() if value is not None}
         if unknown := sorted(given.keys() - set(self.options)):
             raise UsageError(f"{self.name} does not take {', '.join(unknown)}; it takes {', '.join(self.options)}")
+        if given.get("processes", 1) < 1:
+            raise UsageError(f"processes must be at least 1, got {given['processes']}")
         return Request(out=out, scale=scale, command=command, **given)
 
 

@@ -27,7 +27,12 @@ _SUBJECTS = {
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
     "smoke": {"sizes": (32, 64), "steps": (3, 6), "skipped": (0, 6)},
-    "small": {"sizes": (250, 500, 1000, 2000, 4000), "steps": (4, 6, 9, 18, 32), "skipped": (0, 3, 6, 9, 12)},
+    "small": {
+        "sizes": (250, 500, 1000, 2000, 4000),
+        "steps": (4, 6, 9, 18, 32),
+        "skipped": (0, 3, 6, 9, 12),
+        "fixed": 1,
+    },
     "medium": {"sizes": (1000, 4000, 10_000), "steps": (6, 9, 18), "skipped": (0, 3, 6, 9)},
     "paper": {"sizes": (100_000, 400_000, 1_500_000), "steps": (8, 16, 20, 32), "skipped": (0, 5, 10, 15, 20, 25)},
 }
@@ -46,15 +51,17 @@ _PANELS = {
 }
 
 
-def _points(trial: Trial, sizes: Sequence[int], steps: Sequence[int], skipped: Sequence[int]) -> list[dict[str, Any]]:
-    """One thing varied at a time around the fixed setting.
+def _points(
+    trial: Trial, sizes: Sequence[int], steps: Sequence[int], skipped: Sequence[int], fixed: int = -1
+) -> list[dict[str, Any]]:
+    """One thing varied at a time around the fixed setting, in which the copy has learned for the budget ``fixed``.
 
     A row has ``panel``, ``x`` (its value along the axis), ``arm`` (which line), ``budget``, ``seed``, the metrics and
     the cost of a sample.
     """
     made, ends = trial.improved().candidates, trial.improved("decoder", train_part="decoder").candidates
     budgets, weight, sampler = made.budgets, trial.subject.weight, trial.base.config.sampler
-    middle = budgets[(len(budgets) - 1) // 2]
+    usual = budgets[fixed]
     levels = sampler.levels().tolist()
     rows, score = [], trial.scorer()
 
@@ -67,13 +74,15 @@ def _points(trial: Trial, sizes: Sequence[int], steps: Sequence[int], skipped: S
     point("synthetic-count", sizes[0], "base", 0, base)
     rows += [{**rows[0], "x": count} for count in sizes[1:]]  # it learns from none of them
     for count in sizes:
-        own = trial.improved(f"own-{count}", synthetic_count=count).candidates
-        point("synthetic-count", count, "sims", middle, partial(own.make, middle, weight))
+        own = made
+        if count != trial.subject.improvement.synthetic_count:
+            own = trial.improved(f"own-{count}", synthetic_count=count).candidates
+        point("synthetic-count", count, "sims", usual, partial(own.make, usual, weight))
     for number in steps:
         fewer = replace(sampler, steps=number)
         point("nfe", trial.base.nfe(fewer), "base", 0, base, sampler=fewer)
-        guided = partial(made.make, middle, weight)
-        point("nfe", guided().nfe(fewer), "sims", middle, guided, sampler=fewer)
+        guided = partial(made.make, usual, weight)
+        point("nfe", guided().nfe(fewer), "sims", usual, guided, sampler=fewer)
     for budget in budgets:
         for arm, candidates in (("all", made), ("decoder", ends)):
             point("train-part", budget, arm, budget, partial(candidates.make, budget, weight))
@@ -82,17 +91,20 @@ def _points(trial: Trial, sizes: Sequence[int], steps: Sequence[int], skipped: S
         high = (levels[number - 1] * levels[number]) ** 0.5 if number else 2 * levels[0]
         low = (levels[-2 - number] * levels[-1 - number]) ** 0.5 if number else 0.0
         for panel, interval in (("skip-first", (0.0, high)), ("skip-last", (low, 2 * levels[0]))):
-            point(panel, number, "sims", middle, partial(made.make, middle, weight, interval=interval))
+            point(panel, number, "sims", usual, partial(made.make, usual, weight, interval=interval))
     return rows
 
 
-def _cost(subject: Subject, sizes: Sequence[int], steps: Sequence[int], skipped: Sequence[int]) -> Cost:
+def _cost(
+    subject: Subject, sizes: Sequence[int], steps: Sequence[int], skipped: Sequence[int], fixed: int = -1
+) -> Cost:
     what = (
         f"auxiliaries on {', '.join(map(str, sizes))} own samples and one of the decoder's end; steps "
         f"{', '.join(map(str, steps))}; no guidance in the first or last {', '.join(map(str, skipped))} steps"
     )
     guided = len(sizes) + len(steps) + 2 * subject.improvement.snapshots + 2 * len(skipped)
-    return Cost(what, plain=1 + len(steps), guided=guided, copies=len(sizes) + 2)
+    copies = len({*sizes, subject.improvement.synthetic_count}) + 1
+    return Cost(what, plain=1 + len(steps), guided=guided, copies=copies)
 
 
 def _report(table: Table, verdicts: Table, trials: Sequence[Trial]) -> Report:

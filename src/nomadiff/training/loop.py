@@ -183,9 +183,10 @@ class _Training:
         """
         self.denoiser.eval()  # in training mode a pass of EDM2's network changes its weights
         loss = self._loss(self.feed.batch(0, 1, self.options.seed), slice(0, 1), self._fresh_meter())
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        learning = [parameter for parameter in self.parameters if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, learning, allow_unused=True)
         self.denoiser.train()
-        return [parameter for parameter, gradient in zip(self.parameters, gradients) if gradient is None]
+        return [parameter for parameter, gradient in zip(learning, gradients) if gradient is None]
 
     def _part_that_fits(self) -> int:
         """How much of a process' share of the batch fits into memory: tried on a GPU, planned elsewhere."""
