@@ -183,10 +183,11 @@ class _Training:
         """
         self.denoiser.eval()  # in training mode a pass of EDM2's network changes its weights
         loss = self._loss(self.feed.batch(0, 1, self.options.seed), slice(0, 1), self._fresh_meter())
-        learning = [parameter for parameter in self.parameters if parameter.requires_grad]
-        gradients = torch.autograd.grad(loss, learning, allow_unused=True)
+        loss.backward()  # not torch.autograd.grad: of frozen layers it would leave out what group norm needs
         self.denoiser.train()
-        return [parameter for parameter, gradient in zip(learning, gradients) if gradient is None]
+        unused = [each for each in self.parameters if each.requires_grad and each.grad is None]
+        self._forget_gradients()
+        return unused
 
     def _part_that_fits(self) -> int:
         """How much of a process' share of the batch fits into memory: tried on a GPU, planned elsewhere."""
