@@ -86,6 +86,16 @@ def test_blocks_of_runs_change_nothing_on_a_cpu(tmp_path: Path) -> None:
         np.testing.assert_array_equal(together.distances[name], values)
 
 
+def test_a_table_of_millions_of_rows_is_written_as_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the paper's scale the table was text of five gigabytes, which its own reader refused."""
+    monkeypatch.setattr(grid_module, "_MOST_ROWS", 10)
+    found = make_grid().run(tmp_path, processes=1)
+    assert {path.name for path in tmp_path.glob("generations*")} == {"generations.journal.jsonl", "generations.npz"}
+    with np.load(tmp_path / "generations.npz") as arrays:
+        assert arrays.keys() == found.distances.keys() and arrays["distance"].shape == (2, 3, 3)
+        assert (arrays["distance"] == found.distances["distance"]).all()
+
+
 def test_a_batched_device_gives_nearly_the_same(tmp_path: Path) -> None:
     alone = make_grid().run(tmp_path / "1", processes=1).distances["distance"]
     batched = make_grid(device="torch", block=3).run(tmp_path / "2", processes=1).distances["distance"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nomadiff.errors import UsageError
+from nomadiff.files import atomic_path
 from nomadiff.jobs import Key, computed_with, run_jobs
 from nomadiff.loops.loop import AutophagousLoop
 from nomadiff.loops.madness import madness
@@ -28,6 +29,7 @@ from nomadiff.tables import Table
 
 __all__ = ["Cell", "Grid", "GridResult"]
 
+_MOST_ROWS = 1_000_000  # of a table
 _TRUTH = 0  # seed of the true samples of exact transport: the same for every cell and grid
 
 _Curves = dict[str, list[list[float | None]]]
@@ -150,6 +152,9 @@ class Grid:
     def run(self, folder: str | Path, *, processes: int | None = None, name: str = "generations") -> GridResult:
         """Run what is not done yet and write ``<name>.json`` and ``.csv``, one row a cell, run and generation.
 
+        Of more than a million rows, at the paper's scale, that would be gigabytes of text: there the arrays of
+        :class:`GridResult` are written, as ``<name>.npz``.
+
         Each finished unit (a cell's block of runs) is appended to ``<name>.journal.jsonl`` and flushed to disk. Killed
         and called again, the grid goes on with the units it lacks; the tables are the same bit for bit, whatever the
         number of processes (on one kind of processor, which is part of what the journal is checked for).
@@ -175,7 +180,11 @@ class Grid:
             label=lambda key: _label(self.cells[key[0]]),
         )
         result = GridResult(self, self._assembled(curves))
-        Table(rows=result.rows(), meta=about).write(folder / f"{name}.json")
+        if len(self.cells) * self.runs * self.generations <= _MOST_ROWS:
+            Table(rows=result.rows(), meta=about).write(folder / f"{name}.json")
+        else:
+            with atomic_path(folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
+                np.savez(handle, **result.distances)
         return result
 
     def _smallest(self) -> Grid:
