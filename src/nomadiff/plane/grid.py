@@ -184,7 +184,7 @@ class Grid:
             Table(rows=result.rows(), meta=about).write(folder / f"{name}.json")
         else:
             with atomic_path(folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
-                np.savez(handle, **result.distances)
+                np.savez(handle, **result.distances)  # type: ignore[arg-type]  # numpy's stub wants bool for any keyword
         return result
 
     def _smallest(self) -> Grid:
