@@ -19,7 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
-from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.errors import DataError, InUse, NomadiffError, UsageError
 from nomadiff.plain import parse_json
 
 __all__ = [
@@ -173,7 +173,7 @@ def used_alone(path: Path, lock: Path) -> Iterator[None]:
         lock: the file that is locked, in a folder that exists.
 
     Raises:
-        UsageError: another process uses it.
+        InUse: another process uses it.
         NomadiffError: it cannot be locked.
     """
     from filelock import FileLock, Timeout
@@ -183,7 +183,7 @@ def used_alone(path: Path, lock: Path) -> Iterator[None]:
         try:
             held.acquire()
         except Timeout as error:
-            raise UsageError(f"{path} is in use by another process") from error
+            raise InUse(f"{path} is in use by another process") from error
     try:
         yield
     finally:
