@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,23 @@ def test_class_labels_come_along(tmp_path: Path) -> None:
     assert not torch.equal(model.sample(1, class_label=0), model.sample(1, class_label=3))
     sources = import_model(tmp_path / "pipe", tmp_path / "casd", sources=("real", "a", "b", "c"))
     assert sources.config.sources == 4
+
+
+@pytest.mark.parametrize("sources", [(), ("real", "a", "b", "c")])
+def test_what_takes_labels_goes_out_as_a_pipeline_that_draws(
+    sources: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DDPMPipeline gives no labels to its network, which asks for them."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    tiny_pipeline(tmp_path / "pipe", labels=4)
+    model = import_model(tmp_path / "pipe", tmp_path / "model", sources=sources)
+    out = export_model(model, tmp_path / "out", form="diffusers")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
+    choice = {"source": "b"} if sources else {"class_labels": 1}
+    found = pipeline(batch_size=2, seed=4, num_inference_steps=3, output_type="pt", **choice).images
+    chosen = {"source": "b"} if sources else {"class_label": 1}
+    expected = model.sample(2, 4, sampler=replace(model.config.sampler, steps=3), **chosen)
+    assert torch.equal((found * 255).round().to(torch.uint8), expected)
 
 
 def test_old_files_are_understood(tmp_path: Path) -> None:
