@@ -16,6 +16,7 @@ from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
 from nomadiff.interop.export import export_model
 from nomadiff.interop.importing import import_model
+from nomadiff.models import drawable
 from nomadiff.models.model import Model
 
 diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
@@ -142,7 +143,12 @@ def test_any_model_becomes_a_pipeline(
         model = Model.load(tmp_path / "guided", device="cpu")
     out = export_model(model, tmp_path / "out", form="diffusers")
     pipeline = diffusers.DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
+    asked, resolved = [], drawable.drawing_precision
+    monkeypatch.setattr(
+        drawable, "drawing_precision", lambda precision, *rest: asked.append(precision) or resolved(precision, *rest)
+    )
     found = pipeline(batch_size=3, seed=4, output_type="pt").images
+    assert set(asked) == {"fp32"}  # "auto" may be another one on another machine
     assert torch.equal((found * 255).round().to(torch.uint8), model.sample(3, 4))
     chosen = pipeline(batch_size=2, generator=torch.Generator().manual_seed(4), class_labels=1, num_inference_steps=4)
     assert chosen.images[0].size == (8, 8)
