@@ -23,7 +23,7 @@ from nomadiff.data.tar_shards import shards_of
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import normal_name, printable
 
-__all__ = ["METADATA_NAMES", "metadata_column", "subjects_of"]
+__all__ = ["METADATA_NAMES", "column_in", "metadata_column", "subjects_of"]
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 
@@ -55,7 +55,7 @@ def metadata_column(source: ImageSource, column: str) -> list[str]:
         found = HubTable(choice, parquet).column(column)
     else:
         with open_tree(Path(choice.location)) as tree:
-            found = _column_of(tree, column)
+            found = column_in(tree, column)
     missing = [name for name in source.names if not found.get(name)]
     if missing:
         told = f"{len(missing)} of {len(source)} images have no {column!r} in the metadata: {printable(missing[0])}"
@@ -63,8 +63,13 @@ def metadata_column(source: ImageSource, column: str) -> list[str]:
     return [found[name] for name in source.names]
 
 
-def _column_of(tree: FileTree, column: str) -> dict[str, str]:
-    """The cells of a column by the names of the files; of all metadata files together."""
+def column_in(tree: FileTree, column: str) -> dict[str, str]:
+    """The cells of a column by the names of the files; of all metadata files together.
+
+    Raises:
+        UsageError: there are no metadata, or no such column.
+        DataError: the metadata are damaged.
+    """
     files = [name for name in tree.names if name.rpartition("/")[2].lower() in METADATA_NAMES]
     if not files:
         raise UsageError(f"{tree.path}: holds no {' or '.join(METADATA_NAMES)} to read {column!r} from")
