@@ -64,13 +64,23 @@ def files_in(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_a_file_is_kept_and_not_fetched_again(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "net.pth").write_bytes(CONTENT)
-    address = (tmp_path / "net.pth").as_uri()
-    path = download(address, sha256=SHA256)
+def test_a_file_is_kept_and_not_fetched_again(cache: Path, shop: str) -> None:
+    path = download(shop, sha256=SHA256)
     assert path.read_bytes() == CONTENT and path.parent == cache and path.name.endswith("-net.pth")
-    (tmp_path / "net.pth").unlink()
-    assert download(address, sha256=SHA256) == download(address) == path
+    assert download(shop, sha256=SHA256) == download(shop) == path
+    assert len(Shop.asked) == 1
+
+
+def test_a_file_of_this_machine_is_taken_from_where_it_lies(cache: Path, tmp_path: Path) -> None:
+    """A copy in the cache would be the old file after it has changed."""
+    path = tmp_path / "a net.pth"
+    for content in (CONTENT, CONTENT[::-1]):
+        path.write_bytes(content)
+        assert download(path.as_uri()) == path
+    assert not cache.exists()
+    with pytest.raises(DataError, match=f"expected {SHA256}: another file"):
+        download(path.as_uri(), sha256=SHA256)
+    assert path.read_bytes() == CONTENT[::-1]
 
 
 def test_a_torn_file_in_the_cache_is_fetched_again(cache: Path, shop: str) -> None:
@@ -123,7 +133,8 @@ def test_failures_are_told_in_one_line(cache: Path, shop: str, monkeypatch: pyte
             NomadiffError,
             "download failed .*; fetch the file elsewhere and give its path",
         ),
-        ((tmp_path / "absent").as_uri(), NomadiffError, "download failed"),
+        ((tmp_path / "absent").as_uri(), DataError, "absent: No such file"),
+        ("file://another.machine/net.pth", UsageError, "of another machine"),
     ]:
         with pytest.raises(kind, match=words) as caught:
             download(address)

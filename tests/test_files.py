@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -126,6 +127,22 @@ def test_what_killed_processes_left_is_removed_and_what_a_living_one_writes_is_n
     assert (tmp_path / "slow.txt").read_text() == "slow"
     assert sorted(os.listdir(tmp_path)) == [".mine.tmp", elsewhere.name, "inner", "mine.txt", "slow.txt"]
     assert os.listdir(tmp_path / "inner") == []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="name spaces of process numbers")
+def test_what_a_process_of_another_container_writes_is_not_removed(tmp_path: Path) -> None:
+    """Containers may share a host's name and a disk, and cannot see each other's processes."""
+    number = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    with atomic_path(tmp_path / "file.txt") as temporary:
+        temporary.write_text("x")
+        mine = temporary.parent.name
+    _, _, host, rest = mine.rsplit("-", 3)
+    assert host.endswith(f".{number}")
+    dead, other = (f".nomadiff-{1 << 22}-{each}-{rest}" for each in (host, host.removesuffix(number) + "1"))
+    for name in (dead, other):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [other, "file.txt"]
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])

@@ -12,11 +12,14 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 from nomadiff import job_folder
 from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError
+from nomadiff.files import used_alone
 from nomadiff.job_folder import Job, JobFolder, work
 
 HERE = Path(__file__).parent
@@ -195,6 +198,45 @@ def test_work_stops_in_time_and_goes_on(tmp_path, jobs_of, processes):
     assert not (tmp_path / "report.txt").exists()
     work(tmp_path, jobs_of.study(tmp_path, pause=0))
     assert (tmp_path / "report.txt").read_text() == EXPECTED
+
+
+def test_what_another_process_uses_is_put_off_and_not_failed(tmp_path, jobs_of, monkeypatch):
+    """The owner of a claim that was taken over only stood still: it has its folder locked, and goes on."""
+    monkeypatch.setattr(job_folder, "_BEAT", 0.5)
+    monkeypatch.setattr(job_folder, "_PATIENCE", 0)
+    monkeypatch.setattr(job_folder, "_lives_here", lambda owner: None)
+    first, *rest = jobs_of.study(tmp_path, count=2, pause=0)
+    lock, tried = FileLock(tmp_path / ".lock"), []
+
+    def alone(device: str | None) -> None:
+        tried.append(len(list(tmp_path.glob("jobs/*/done.json"))))
+        if len(tried) == 2:  # what the first try had left
+            assert sorted(path.name for path in claim.parent.glob("claim-*")) == ["claim-1", "claim-2"]
+            lock.release()
+        with used_alone(tmp_path, tmp_path / ".lock"):
+            first.run(device)
+
+    jobs = planned(tmp_path, [Job(first.name, alone, (), first.products, first.about), *rest])
+    claim = tmp_path / "jobs" / first.name / "claim-1"
+    claim.write_text("{}")
+    with lock:
+        work(tmp_path, jobs)
+    assert tried == [0, 1]  # the other job was done meanwhile
+    assert (tmp_path / "report.txt").exists() and not list(tmp_path.glob("jobs/*/failed.json"))
+
+
+def test_time_in_which_nobody_looked_is_no_sign_of_death(tmp_path, monkeypatch):
+    """A disk that hangs stops the hearts of all, and the eyes."""
+    clock = [1000.0]
+    monkeypatch.setattr(job_folder, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    watch = job_folder._Watch()
+    (tmp_path / "claim-1").write_text("{}")
+    assert watch.claim(tmp_path) is None
+    clock[0] += 500
+    for _ in range(12):
+        assert watch.claim(tmp_path) is None
+        clock[0] += 10
+    assert watch.claim(tmp_path) is not None
 
 
 def test_names_are_unique_and_a_study_has_jobs(tmp_path, jobs_of):

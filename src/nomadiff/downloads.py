@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from nomadiff.errors import DataError, NomadiffError, UsageError
-from nomadiff.files import one_line_errors, sha256_of_file
+from nomadiff.files import one_line_errors, require_regular, sha256_of_file
 from nomadiff.progress import progress_bar
 
 __all__ = ["cache_folder", "download"]
@@ -31,7 +31,7 @@ def cache_folder() -> Path:
 
 
 def download(url: str, *, sha256: str | None = None) -> Path:
-    """Fetch ``url`` into the cache, or find it there.
+    """Fetch ``url`` into the cache, or find it there. A file of this machine is taken from where it lies.
 
     Args:
         url: an ``http``, ``https`` or ``file`` address.
@@ -44,7 +44,8 @@ def download(url: str, *, sha256: str | None = None) -> Path:
     Raises:
         UsageError: another kind of address.
         NomadiffError: the download failed or was cut short, or the cache cannot be written.
-        DataError: the content has another hash; it is thrown away.
+        DataError: the content has another hash, and what was fetched is thrown away; or a ``file`` address is of no
+            regular file.
     """
     from filelock import FileLock
 
@@ -54,6 +55,8 @@ def download(url: str, *, sha256: str | None = None) -> Path:
         raise UsageError(f"{url}: not an address ({error})") from error
     if parts.scheme not in ("http", "https", "file"):
         raise UsageError(f"{url}: files are read from a path or from http, https or file addresses")
+    if parts.scheme == "file":
+        return _local(url, sha256)
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{PurePosixPath(parts.path).name}"
     target = cache_folder() / "downloads" / name
     if _is_here(target, sha256):
@@ -64,9 +67,11 @@ def download(url: str, *, sha256: str | None = None) -> Path:
             if _is_here(target, sha256):  # another process was faster
                 return target
             part = _fetch(url, target)
-            if sha256 is not None and (found := sha256_of_file(part)) != sha256:
+            try:
+                _check(url, part, sha256)
+            except DataError:
                 part.unlink()
-                raise DataError(f"{url}: its SHA-256 is {found}, expected {sha256}: another file")
+                raise
             os.replace(part, target)
             for leftover in target.parent.glob(f".{name}.*.part"):  # of a file that has changed since
                 leftover.unlink()
@@ -77,11 +82,27 @@ def _is_here(target: Path, sha256: str | None) -> bool:
     return target.is_file() and (sha256 is None or sha256_of_file(target) == sha256)
 
 
+def _local(url: str, sha256: str | None) -> Path:
+    """The file behind a ``file`` address: a copy of it would stay as it is when the file changes."""
+    parts = urlparse(url)
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(f"{url}: a file of another machine; give an http or https address")
+    path = Path(urllib.request.url2pathname(parts.path))
+    try:
+        require_regular(path)  # a device never ends
+        _check(url, path, sha256)
+    except OSError as error:
+        raise DataError(f"{url}: {error.strerror or error}") from error
+    return path
+
+
+def _check(url: str, path: Path, sha256: str | None) -> None:
+    if sha256 is not None and (found := sha256_of_file(path)) != sha256:
+        raise DataError(f"{url}: its SHA-256 is {found}, expected {sha256}: another file")
+
+
 def _fetch(url: str, target: Path) -> Path:
     """The whole file beside ``target``, flushed to disk; what a failed attempt leaves there the next one continues."""
-    local = Path(urllib.request.url2pathname(urlparse(url).path)) if url.startswith("file:") else target
-    if local.exists() and not local.is_file():
-        raise NomadiffError(f"{url}: not a regular file")  # a device never ends
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             size = int(answer.headers.get("Content-Length") or 0)

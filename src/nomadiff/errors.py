@@ -9,6 +9,7 @@ import signal
 
 __all__ = [
     "DataError",
+    "InUse",
     "Interrupted",
     "NomadiffError",
     "NomadiffWarning",
@@ -28,6 +29,10 @@ class UsageError(NomadiffError, ValueError):
     """The call itself is wrong (an option, an argument, a combination): nothing was started. Exit code 2."""
 
     exit_code = 2
+
+
+class InUse(UsageError):
+    """Another process uses a folder or file that one at a time may use: later it is free."""
 
 
 class DataError(NomadiffError):

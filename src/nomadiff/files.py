@@ -19,7 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
-from nomadiff.errors import DataError, NomadiffError, UsageError
+from nomadiff.errors import DataError, InUse, NomadiffError, UsageError
 from nomadiff.plain import parse_json
 
 __all__ = [
@@ -133,7 +133,8 @@ def paths_below(folder: str | Path, pattern: str) -> Iterator[Path]:
 def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
     """Delete what killed processes left half written in ``folder``.
 
-    What a living process writes there stays, and so does what a process of another machine may be writing.
+    What a living process writes there stays, and so does what a process of another machine or container
+    may be writing.
 
     Args:
         folder: where to look; it need not exist.
@@ -159,7 +160,16 @@ def remove_tree(path: str | Path, *, ignore_errors: bool = False) -> None:
         raise
 
 
-_HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())[:64]
+def _host() -> str:
+    """Where a process number means a process: the machine, and on Linux the name space of such numbers, which each
+    container has of its own, maybe under the machine's name."""
+    name = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())[:64]
+    with suppress(OSError):
+        name += "." + re.sub("[^0-9]", "", os.readlink("/proc/self/ns/pid"))
+    return name
+
+
+_HOST = _host()
 _TEMPORARY_NAME = re.compile(r"\.nomadiff-(?P<pid>[0-9]+)-(?P<host>[^-]*)-[a-z0-9_]+\.tmp")
 _IN_USE: set[str] = set()  # of this process: a leftover may carry our number, which another process had
 
@@ -173,7 +183,7 @@ def used_alone(path: Path, lock: Path) -> Iterator[None]:
         lock: the file that is locked, in a folder that exists.
 
     Raises:
-        UsageError: another process uses it.
+        InUse: another process uses it.
         NomadiffError: it cannot be locked.
     """
     from filelock import FileLock, Timeout
@@ -183,7 +193,7 @@ def used_alone(path: Path, lock: Path) -> Iterator[None]:
         try:
             held.acquire()
         except Timeout as error:
-            raise UsageError(f"{path} is in use by another process") from error
+            raise InUse(f"{path} is in use by another process") from error
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nomadiff.errors import DataError, Interrupted, NomadiffError, UsageError, signal_of
+from nomadiff.errors import DataError, Interrupted, InUse, NomadiffError, UsageError, signal_of
 from nomadiff.files import one_line_errors, open_regular, printable, read_json, read_regular, remove_tree, write_json
 from nomadiff.jobs import in_processes
 from nomadiff.plain import parse_json
@@ -39,6 +39,7 @@ __all__ = ["Job", "JobFolder", "JobState", "work"]
 
 _BEAT = 15.0  # seconds between signs of life
 _PATIENCE = 120.0  # seconds without one until a claim may be taken over; a cache of NFS holds an old time for up to 60
+_LOOK = 30.0  # seconds between two looks after which we know nothing of the time between: our own disk may have hung
 
 
 @dataclass(frozen=True)
@@ -285,20 +286,28 @@ def _work(study: Path, jobs: Sequence[Job], device: str | None, stop_after: floa
                     time.sleep(1)  # others work on what is left
                     continue
                 job, claim = found
-                _do(folder, job, claim, device)
+                if not _do(folder, job, claim, device):
+                    watch.put_off(claim.folder)
             except (Interrupted, KeyboardInterrupt):
                 if not time_is_over():
                     raise
 
 
-def _do(folder: JobFolder, job: Job, claim: _Claim, device: str | None) -> None:
-    """Run a claimed job and write what came of it; the claim is given back, whatever comes and whenever."""
+def _do(folder: JobFolder, job: Job, claim: _Claim, device: str | None) -> bool:
+    """Run a claimed job and write what came of it; the claim is given back, whatever comes and whenever.
+
+    Returns:
+        Whether it could be begun: False where another process still uses what it needs.
+    """
     try:
         try:
             with claim.kept_up():
                 job.run(device)
         except Interrupted:
             raise
+        except InUse:  # the owner of the claim that we took over only stood still, and may go on
+            claim.path.unlink(missing_ok=True)
+            return False
         except Exception as error:
             told = str(error) if isinstance(error, NomadiffError) else f"{type(error).__name__}: {error}"
             trace = traceback.format_exc()
@@ -311,6 +320,7 @@ def _do(folder: JobFolder, job: Job, claim: _Claim, device: str | None) -> None:
             raise
     finally:
         claim.release()
+    return True
 
 
 def _next(folder: JobFolder, jobs: Sequence[Job], watch: _Watch) -> tuple[Job, _Claim] | str:
@@ -380,10 +390,18 @@ class _Watch:
     """What this process has seen of other processes' claims."""
 
     def __init__(self) -> None:
-        self._seen: dict[Path, tuple[int, float]] = {}  # a claim's time of change, and our clock when we first saw it
+        # a claim's time of change, and our clock when we first saw it and when we last looked
+        self._seen: dict[Path, tuple[int, float, float]] = {}
+        self._put_off: dict[Path, float] = {}
+
+    def put_off(self, folder: Path) -> None:
+        """Leave a job alone for a while: others come first."""
+        self._put_off[folder] = time.monotonic()
 
     def claim(self, folder: Path) -> _Claim | None:
         """Claim a job that nobody works on; None where somebody does."""
+        if folder in self._put_off and time.monotonic() - self._put_off[folder] < _BEAT:
+            return None
         last = _last_claim(folder)
         if last is not None and self._lives(last):
             return None
@@ -408,11 +426,12 @@ class _Watch:
             return True  # given back at this moment: look again later
         if (lives := _lives_here(_owner(path))) is not None:
             return lives
-        before, since = self._seen.get(path, (0, 0.0))
-        if changed != before:
-            self._seen[path] = changed, time.monotonic()
-            return True
-        return time.monotonic() - since < _PATIENCE
+        now = time.monotonic()
+        before, since, looked = self._seen.get(path, (0, now, now))
+        if changed != before or now - looked > _LOOK:
+            since = now
+        self._seen[path] = changed, since, now
+        return now - since < _PATIENCE
 
 
 def _number(path: Path) -> int:

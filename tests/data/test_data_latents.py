@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,27 @@ def test_a_set_of_edm2s_own_tool_is_of_edm2s_space(tmp_path):
     (tmp_path / "set" / "dataset.json").write_text(json.dumps({"labels": None}))
     opened = ImageSource.open(tmp_path / "set", name="real", synthetic=False)
     assert opened.latents == LatentSpace() and opened.channels == 4 and opened.labels is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "shards"])
+def test_the_space_is_found_in_a_wrapped_set_and_in_shards(tmp_path, kind):
+    with zipfile.ZipFile(written(tmp_path / "a.zip", moments(), labels=[0] * 6)) as archive:
+        archive.extractall(tmp_path / "set" / "latents")
+    if kind != "folder":
+        (tmp_path / "packed").mkdir()
+    for shard in range({"folder": 0, "shards": 2}.get(kind, 1)):
+        packed = "zip" if kind == "zip" else "tar"
+        shutil.make_archive(str(tmp_path / "packed" / str(shard)), packed, tmp_path / "set", "latents")
+    path = {"folder": tmp_path / "set", "shards": tmp_path / "packed"}.get(kind, tmp_path / "packed" / f"0.{kind}")
+    assert read_images(path, latents=True).latents == SPACE == read_space(path)
+
+
+def test_two_spaces_in_one_set_are_refused(tmp_path):
+    for name, space in (("a", SPACE), ("b", replace(SPACE, vae="other", vae_sha256=None))):
+        with zipfile.ZipFile(written(tmp_path / f"{name}.zip", moments(), space)) as archive:
+            archive.extractall(tmp_path / "set" / name)
+    with pytest.raises(DataError, match=r"set/b/latents\.json: another latent space than"):
+        read_images(tmp_path / "set", latents=True)
 
 
 def test_who_needs_pixels_is_told_that_there_are_none(tmp_path):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from nomadiff.data.image_source import ImageSource
+from nomadiff.data.images import read_images
 from nomadiff.data.manifest import MANIFEST_NAME, is_synthetic, read_manifest
-from nomadiff.errors import DataError
+from nomadiff.errors import DataError, UsageError
 
 
 def test_synthetic_is_the_default_meaning():
@@ -45,6 +50,39 @@ def test_a_synthetic_set_deep_inside_is_found_before_a_real_one(tmp_path):
     (tmp_path / "photos" / "more" / "samples").mkdir(parents=True)
     (tmp_path / "photos" / "more" / "samples" / MANIFEST_NAME).write_text('{"seed": 1}')
     assert read_manifest(tmp_path) == {"seed": 1}
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet", "hf"])
+@pytest.mark.parametrize("spec", ["made", "made/*.{kind}"])
+def test_a_manifest_beside_shards_or_in_a_folder_of_the_hubs_kind_is_theirs(tmp_path, monkeypatch, kind, spec):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    picture = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(picture, "PNG")
+    if kind == "tar":
+        with tarfile.open(folder / "000.tar", "w") as archive:
+            member = tarfile.TarInfo("a.png")
+            member.size = len(picture.getvalue())
+            archive.addfile(member, io.BytesIO(picture.getvalue()))
+    else:
+        pytest.importorskip("datasets", reason="needs nomadiff[hf]")
+        import pyarrow
+        from pyarrow import parquet
+
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+        table = pyarrow.table({"image": [{"bytes": picture.getvalue(), "path": "a.png"}]})
+        features = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
+        parquet.write_table(table.replace_schema_metadata(features), folder / "000.parquet")
+    where = f"hf:{folder}" if kind == "hf" else str(tmp_path / spec.format(kind=kind))
+    assert read_images(where).manifest is None
+    (folder / MANIFEST_NAME).write_text('{"kind": "synthetic", "seed": 3}')
+    with pytest.raises(UsageError, match="its manifest says these images are synthetic"):
+        ImageSource.open(where, name="real", synthetic=False)
+    source = ImageSource.open(where, name="made", synthetic=True)
+    assert source.provenance["manifest"] == {"kind": "synthetic", "seed": 3}
+    (folder / MANIFEST_NAME).write_text("[]")
+    with pytest.raises(DataError, match=r"manifest\.json: "):
+        read_images(where)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"null", b"\xff", b"[" * 100_000])

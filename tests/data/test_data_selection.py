@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomadiff.data.selection import parse_classes, parse_subset, shuffled
+from nomadiff.data.selection import of_classes, parse_classes, parse_subset, shuffled
 from nomadiff.errors import UsageError
 
 
@@ -65,6 +65,33 @@ def test_classes():
     for text in ("", "7-5", "1,,2", "cat,"):
         with pytest.raises(UsageError, match="expected names, labels and ranges"):
             parse_classes(text)
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "chosen"),
+    [
+        (("01", "02", "03"), "01", ["01"]),
+        (("01", "02", "03"), "1", ["01"]),
+        (("01", "02", "03"), "1-2", ["01", "02"]),
+        (("01", "02", "03"), "03,0-1", ["01", "03"]),
+        (("1", "2", "3", "unknown"), "1", ["1"]),
+        (("1", "2", "3", "unknown"), "2-9,unknown", ["2", "3", "unknown"]),
+        (("20240501", "20240502"), "20240501", ["20240501"]),
+        (("cat", "dog"), "0", ["cat"]),
+        (("cat", "dog"), "1-7", ["dog"]),
+        (None, "01", ["1"]),
+    ],
+)
+def test_a_class_is_known_by_its_name_and_by_a_number_only_without_one(names, text, chosen):
+    labels = np.arange(4 if names is None else len(names))
+    kept = of_classes(labels, names, parse_classes(text), "set")
+    assert [str(index) if names is None else names[index] for index in kept] == chosen
+
+
+@pytest.mark.parametrize("text", ["0", "3", "04"])
+def test_the_number_of_a_label_is_no_class_where_names_are_numbers(text):
+    with pytest.raises(UsageError, match=f"no class '{text}'; there are 01, 02, unknown"):
+        of_classes(np.arange(3), ("01", "02", "unknown"), parse_classes(text), "set")
 
 
 def test_range_leaves_its_end_out_and_meets_first():

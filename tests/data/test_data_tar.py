@@ -104,6 +104,36 @@ def test_labels_may_be_names_and_must_be_there_for_all(tmp_path):
     assert read_images(tar(tmp_path / "captions.tar", {**files, **captions})).labels is None
 
 
+def shards_with_labels(folder: Path, *about: dict | None) -> Path:
+    """Shards of two images each, a.png and b.png, in a folder of their own, with these files as dataset.json."""
+    for number, each in enumerate(about):
+        files = {f"set/{name}.png": png(PIXELS[2 * number + place]) for place, name in enumerate("ab")}
+        files |= {} if each is None else {"set/dataset.json": json.dumps(each).encode()}
+        tar(folder / f"{number}.tar", files)
+    return folder
+
+
+def test_shards_have_their_labels_in_a_dataset_json_each(tmp_path):
+    first, second = {"labels": [["a.png", 2], ["b.png", 0]]}, {"labels": [["b.png", 5], ["a.png", 1]]}
+    found = read_images(shards_with_labels(tmp_path / "numbers", first, second))
+    assert found.labels.tolist() == [2, 0, 1, 5] and found.class_names is None
+    names = {"class_names": list("xyzuvw")}
+    found = read_images(shards_with_labels(tmp_path / "names", {**first, **names}, {**second, **names}))
+    assert found.labels.tolist() == [2, 0, 1, 5] and found.class_names == tuple("xyzuvw")
+    found = read_images(shards_with_labels(tmp_path / "none", {"labels": None}, {"labels": None}))
+    assert found.labels is None and "says that there are none" in found.unlabelled
+    for number, (one, other, told) in enumerate(
+        [
+            (first, None, "some shards have labels in a dataset.json, and 1 has none"),
+            (first, {"labels": None}, "some shards have labels in a dataset.json, and 1 has none"),
+            (first, {**second, **names}, "the dataset.json of 1 names classes otherwise than that of 0"),
+            (first, {"labels": [["a.png", 1]]}, r"1/set/dataset.json: 1 of 2 images have no label: b.png"),
+        ]
+    ):
+        with pytest.raises(DataError, match=told):
+            read_images(shards_with_labels(tmp_path / str(number), one, other))
+
+
 def test_one_image_of_several_in_a_sample_is_chosen(tmp_path):
     pairs = {
         f"{index}.{kind}.png": png(PIXELS[index + 6 * (kind == "mask")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nomadiff.improve.improve import improve
 from nomadiff.improve.settings import Improvement
 from nomadiff.interop.export import export_model
 from nomadiff.interop.importing import import_model
+from nomadiff.models import drawable
 from nomadiff.models.model import Model
 
 diffusers = pytest.importorskip("diffusers", reason="needs the diffusers extra")
@@ -90,6 +92,23 @@ def test_class_labels_come_along(tmp_path: Path) -> None:
     assert sources.config.sources == 4
 
 
+@pytest.mark.parametrize("sources", [(), ("real", "a", "b", "c")])
+def test_what_takes_labels_goes_out_as_a_pipeline_that_draws(
+    sources: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DDPMPipeline gives no labels to its network, which asks for them."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    tiny_pipeline(tmp_path / "pipe", labels=4)
+    model = import_model(tmp_path / "pipe", tmp_path / "model", sources=sources)
+    out = export_model(model, tmp_path / "out", form="diffusers")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
+    choice = {"source": "b"} if sources else {"class_labels": 1}
+    found = pipeline(batch_size=2, seed=4, num_inference_steps=3, output_type="pt", **choice).images
+    chosen = {"source": "b"} if sources else {"class_label": 1}
+    expected = model.sample(2, 4, sampler=replace(model.config.sampler, steps=3), **chosen)
+    assert torch.equal((found * 255).round().to(torch.uint8), expected)
+
+
 def test_old_files_are_understood(tmp_path: Path) -> None:
     """Pickled weights, and attention as it was called and shaped once."""
     pipeline = tiny_pipeline(tmp_path / "pipe")
@@ -124,7 +143,12 @@ def test_any_model_becomes_a_pipeline(
         model = Model.load(tmp_path / "guided", device="cpu")
     out = export_model(model, tmp_path / "out", form="diffusers")
     pipeline = diffusers.DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
+    asked, resolved = [], drawable.drawing_precision
+    monkeypatch.setattr(
+        drawable, "drawing_precision", lambda precision, *rest: asked.append(precision) or resolved(precision, *rest)
+    )
     found = pipeline(batch_size=3, seed=4, output_type="pt").images
+    assert set(asked) == {"fp32"}  # "auto" may be another one on another machine
     assert torch.equal((found * 255).round().to(torch.uint8), model.sample(3, 4))
     chosen = pipeline(batch_size=2, generator=torch.Generator().manual_seed(4), class_labels=1, num_inference_steps=4)
     assert chosen.images[0].size == (8, 8)

@@ -16,6 +16,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.files import sha256_of_file
 from nomadiff.interop import importing
 from nomadiff.interop.cards import CARDS
+from nomadiff.interop.edm2 import images_in_name
 from nomadiff.interop.importing import import_model
 from nomadiff.models.model import Model
 from nomadiff.networks.build import build_network
@@ -38,6 +39,23 @@ def same_network(model: Model, network: nn.Module, classes: int = 0) -> None:
         torch.testing.assert_close(
             model.denoiser.network(x, noise_label, labels), network(x, noise_label, labels), rtol=0, atol=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "thousands"),
+    [
+        ("network-snapshot-200000.pkl", 200_000),
+        ("abc-network-snapshot-0012345-0.050.pkl", 12_345),
+        ("training-state-000100.pt", 100),
+        ("edm2-img512-xs-2147483-0.135.pkl", 2_147_483),
+        ("phema-0939524-0.070.pkl", 939_524),
+        ("ffhq-64-20240501.pkl", None),
+        ("run-20240501-ema.pkl", None),
+        ("edm-cifar10-32x32-uncond-vp.pkl", None),
+    ],
+)
+def test_images_seen_are_read_from_nvidias_names_only(name: str, thousands: int | None) -> None:
+    assert images_in_name(f"20240501/{name}") == (None if thousands is None else thousands * 1000)
 
 
 @pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])
@@ -202,7 +220,7 @@ def test_nothing_is_overwritten(lookalikes: Any, tiny_network: Make, tmp_path: P
     assert (tmp_path / "model" / "mine.txt").read_text() == "x"
 
 
-def test_addresses_are_fetched_once(
+def test_addresses_are_taken_and_recorded(
     lookalikes: Any, tiny_network: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOMADIFF_CACHE", str(tmp_path / "cache"))
@@ -210,13 +228,11 @@ def test_addresses_are_fetched_once(
     path = tmp_path / "net.pkl"
     path.write_bytes(lookalikes.pickle(lookalikes.edm(network, **arguments)))
     digest = sha256_of_file(path)
-    import_model(path.as_uri(), tmp_path / "first", sha256=digest)
-    path.unlink()
-    model = import_model(path.as_uri(), tmp_path / "second")
+    model = import_model(path.as_uri(), tmp_path / "first", sha256=digest)
     same_network(model, network)
-    (source,) = json.loads((tmp_path / "second" / "sources.json").read_text())
+    (source,) = json.loads((tmp_path / "first" / "sources.json").read_text())
     assert source["imported"]["url"] == path.as_uri() and source["imported"]["sha256"] == digest
-    with pytest.raises(NomadiffError, match="download failed"):  # not the file in the cache, and the address is gone
+    with pytest.raises(DataError, match="another file"):
         import_model(path.as_uri(), tmp_path / "third", sha256="0" * 64)
     with pytest.raises(UsageError, match="http, https or file"):
         import_model("ftp://example.org/x.pkl", tmp_path / "fifth")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nomadiff.cli import main
+from nomadiff.data.containers import image_names, open_tree
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.interop.lora import negated, neon_lora, prompts_of, train_lora
 
@@ -85,14 +88,25 @@ def own_images(folder: Path, count: int = 6) -> Path:
 def test_prompts_are_matched_by_name(tmp_path: Path) -> None:
     folder = own_images(tmp_path / "set")
     assert prompts_of(folder, ["00000/img00000004.png", "00000/img00000001.png"]) == ["a cat no 4", "a cat no 1"]
-    with pytest.raises(DataError, match=r"has no prompt of b\.png"):
+    with pytest.raises(DataError, match=r"have no prompt of b\.png"):
         prompts_of(folder, ["b.png"])
     (folder / "metadata.jsonl").write_text("{")
-    with pytest.raises(DataError, match="one JSON object"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl: cannot be read"):
         prompts_of(folder, [])
     (folder / "metadata.jsonl").unlink()
-    with pytest.raises(DataError, match=r"has no metadata\.jsonl"):
+    with pytest.raises(UsageError, match=r"holds no metadata\.csv or metadata\.jsonl to read 'text' from"):
         prompts_of(folder, [])
+
+
+def test_prompts_are_found_however_names_are_spelt_and_sets_wrapped(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
+    for written, entry in (names, names[::-1], ("a.png", "./a.png"), ("00000/a.png", "00000\\a.png")):
+        line = json.dumps({"file_name": entry, "text": "a\u2028cat"}, ensure_ascii=False)
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+            archive.writestr(f"set/{written}", b"")
+            archive.writestr("set/metadata.jsonl", f"\ufeff{line}\n")
+        with open_tree(tmp_path / "set.zip") as tree:
+            assert prompts_of(tmp_path / "set.zip", image_names(tree.names)) == ["a\u2028cat"]
 
 
 def drawn(pipeline: Any, **options: Any) -> torch.Tensor:

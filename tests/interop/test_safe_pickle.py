@@ -67,6 +67,11 @@ def legacy_storage(count: int, numbers: bytes, pickled: bytes | None = None, lit
     )
 
 
+# Two pickles of a value that holds one value twice, that one another twice, ...: to compare them takes 2 ** 22 steps.
+_TWICE = b")" + b"q\x00h\x00\x86" * 22
+DOUBLING = b"\x80\x02N" + _TWICE + b"K\x04\x87." + b"\x80\x02]" + _TWICE + b"a."
+
+
 def tensor(offset: int, size: tuple[int, ...], stride: tuple[int, ...], storage: bytes | None = None) -> bytes:
     """A call of torch's tensor rebuilder on a storage of four numbers, with any claims."""
 
@@ -219,6 +224,7 @@ def hostile(canary: Path) -> dict[str, bytes]:
         "zip of another byte order": zipped({"archive/data.pkl": good, "archive/byteorder": b"big"}),
         "old file that calls": legacy_storage(4, bytes(16), pickle.dumps(Call(os.system, touch), 2)),
         "old file of another machine": legacy_storage(4, bytes(16), little_endian=False),
+        "storage of values that double": program(tensor(0, (4,), (1,), legacy_storage(4, bytes(16), DOUBLING))),
         "old file with a false length": legacy_storage(4, bytes(16))[:-24] + struct.pack("<q", 5) + bytes(16),
     }
     return files
@@ -276,6 +282,7 @@ REASONS = {
     "zip cut short": "damaged zip",
     "zip without its storage": "storage 0 is missing",
     "zip with a short storage": "16 bytes announced, 8 there",
+    "storage of values that double": "not a storage",
     "old file of another machine": "big-endian",
     "colliding keys": "key of type int",
     "only a header": "has no end",

@@ -273,6 +273,12 @@ class TestTextToImage:
         command = self.command(pipeline, tmp_path / "set")
         without = [word for word in command if word not in ("--prompts", "class-names")]
         assert main(without) == 2 and "needs --prompts: faces, class-names" in capsys.readouterr().err
+        (tmp_path / "ddpm").mkdir()
+        (tmp_path / "ddpm" / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DModel"]}')
+        for words in (command, without):
+            words[words.index("--from") + 1] = str(tmp_path / "ddpm")
+            assert main(words) == 1 and "import it first (nomadiff import" in capsys.readouterr().err
+            words[words.index("--from") + 1] = str(pipeline)
         assert main([*command, "--dry-run"]) == 0
         assert "prompts: 160" in capsys.readouterr().out and not (tmp_path / "set.part").exists()
         assert main([*command, "--dtype", "fp8"]) == 2

@@ -1,14 +1,17 @@
 """``Model.load("hf:user/name")``: what export pushes comes back; nothing else is fetched, nothing is run."""
 
 import fnmatch
+import re
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from nomadiff.cli import main
 from nomadiff.data.digits import read_digits
 from nomadiff.data.image_source import ImageSource
 from nomadiff.data.source_mix import SourceMix
@@ -87,6 +90,34 @@ def test_a_pipeline_comes_back_as_the_model_in_it(base, hub):
         path.rename(folder / "model" / path.name)
     (folder / "model_index.json").write_text('{"_class_name": ["pipeline", "NomadiffPipeline"]}')
     assert Model.load("hf:me/pipeline", device="cpu").sha256 == base.sha256
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        ("UNet2DModel", "a pipeline of diffusers: import it first (nomadiff import hf:me/other --out MODEL)"),
+        ("UNet2DConditionModel", "a text-to-image pipeline of diffusers: see nomadiff synthesize --from hf:me/other "),
+    ],
+)
+def test_a_pipeline_of_diffusers_is_named_before_its_weights_are_fetched(network, says, hub, tmp_path):
+    (hub / "me" / "other" / "unet").mkdir(parents=True)
+    (hub / "me" / "other" / "model_index.json").write_text(f'{{"unet": ["diffusers", "{network}"]}}')
+    (hub / "me" / "other" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"gigabytes")
+    with pytest.raises(DataError, match=re.escape(f"hf:me/other: {says}")):
+        Model.load("hf:me/other", device="cpu")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_synthesize_takes_models_of_the_hub(base, hub, tmp_path, capsys):
+    """Only prompts say that a name of the hub is a text-to-image pipeline: it asked for them whatever it was."""
+    push_to_hub(base, "me/model")
+    command = ["synthesize", "--from", "hf:me/model", "--count", "2", "--steps", "2", "--device", "cpu", "--out"]
+    command += [str(tmp_path / "own.zip")]
+    assert main(command) == 0
+    own = ImageSource.open(tmp_path / "own.zip", name="own", synthetic=True)
+    assert torch.equal(own.pixels, base.sample(2, sampler=replace(base.config.sampler, steps=2)))
+    assert main([*command, "--prompts", "faces", "--dry-run"]) == 0
+    assert "prompts: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,14 @@ def synthesize(
         device: where to compute.
         dry_run: plan only.
     """
-    from nomadiff.errors import UsageError
+    from nomadiff.errors import DataError, UsageError
     from nomadiff.files import check_output
     from nomadiff.interop.gan_cards import GAN_CARDS
     from nomadiff.interop.generators import ImageGenerator, ModelGenerator, PipelineGenerator, is_text_to_image
     from nomadiff.interop.prompts import SHIPPED, PromptGrid
     from nomadiff.interop.stylegan_generator import StyleGANGenerator, is_stylegan
     from nomadiff.interop.synthesis import synthesize as make
+    from nomadiff.models.foreign import foreign
     from nomadiff.models.model import Model
     from nomadiff.processes import join_processes
 
@@ -98,8 +99,10 @@ def synthesize(
     kind = _MODEL
     if is_stylegan(source_model):
         kind = _STYLEGAN
-    elif is_text_to_image(source_model):
+    elif is_text_to_image(source_model, prompts):
         kind = _PIPELINE
+    elif (reason := foreign(source_model)) is not None:
+        raise DataError(reason)
     given: dict[str, Any] = {
         **{name: value for name, value in asdict(drawing).items() if value != getattr(DrawingOptions, name)},
         "prompts": prompts,

@@ -37,7 +37,7 @@ __all__ = ["LARGEST_HELD", "Room", "scratch_file"]
 LARGEST_HELD = 1 << 30  # bytes of decoded images that every process holds in memory
 
 _PACKED = 20  # how much smaller than its pixels a set of files may be
-_FORMAT = 1  # of an entry, and of what decoding makes of a file
+_FORMAT = 2  # of an entry, of what decoding makes of a file, and of what choosing a part means
 _PIXELS, _ABOUT, _LABELS, _NAMES = "images.bin", "about.json", "labels.npy", "names.txt"
 
 

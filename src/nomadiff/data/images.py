@@ -22,7 +22,7 @@ from nomadiff.data.image_cache import Room
 from nomadiff.data.image_set import ImageSet
 from nomadiff.data.labels import Labels, labels_in
 from nomadiff.data.latents import fill_latents, latent_names, latent_shape
-from nomadiff.data.manifest import manifest_in, read_manifest
+from nomadiff.data.manifest import manifest_beside, manifest_in, read_manifest
 from nomadiff.data.mapped import let_go
 from nomadiff.data.selection import Part
 from nomadiff.data.tar_shards import TarTree, sample_of, shards_of
@@ -91,6 +91,11 @@ def read_images(
     location = Path(choice.location)
     on_hub = choice.location.startswith(PREFIX)
     parquet = [] if on_hub else shards_of(location, ".parquet")
+    accept = accept or (lambda manifest: None)
+    beside = None
+    if on_hub or parquet or shards_of(location, ".tar"):
+        beside = manifest_beside(Path(choice.location.removeprefix(PREFIX).partition(":")[0]) if on_hub else location)
+        accept(beside)
     table = HubTable(choice, parquet) if on_hub or parquet else None
     what = {
         "where": choice.location if on_hub else str(location.absolute()),
@@ -98,16 +103,17 @@ def read_images(
         "resolution": resolution,
         "skip_unreadable": skip_unreadable,
         "part": part.steps,
+        **({} if beside is None else {"manifest": beside}),  # what is decoded keeps it
     }
     room = Room(what, (lambda: fingerprint(location)) if table is None else table.fingerprint)
-    reading = _Reading(str(path), resolution, skip_unreadable, latents, part, room, accept or (lambda manifest: None))
+    reading = _Reading(str(path), resolution, skip_unreadable, latents, part, room, accept)
     with room.turn(size_of_archives(location) if table is None else 0):
         if (found := room.found()) is not None:
             reading.accept(found.manifest)
             if found.latents is not None:
                 _require_pixels_are_not_needed(str(path), latents, resolution)
         elif table is not None:
-            found = reading.decoded(table.names, table.read, table.labels, None)
+            found = reading.decoded(table.names, table.read, table.labels, beside)
         elif location.suffix.lower() in (".npz", ".npy") and not location.is_dir():
             found = reading.array(location, choice)
         else:

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -71,23 +71,53 @@ class Labels:
 def labels_in(tree: FileTree, names: Sequence[str]) -> Labels:
     """Labels of these files: from the ``dataset.json`` that lies above all of them, or else from their folders.
 
-    In a tar archive the files beside each image come first (:meth:`~nomadiff.data.tar_shards.TarTree.labels_of`), and
-    shards are no folders.
+    In a tar archive the files beside each image come first (:meth:`~nomadiff.data.tar_shards.TarTree.labels_of`).
+    Shards are no folders, and have a ``dataset.json`` each.
 
     Raises:
-        DataError: a ``dataset.json`` that is wrong, or labels beside some of the images only.
+        DataError: a ``dataset.json`` that is wrong, or labels of some of the images or shards only.
     """
     if isinstance(tree, TarTree):
         if (values := tree.labels_of(names)) is not None:
             return _beside_images(values, names, str(tree.path))
         if len(tree.prefixes) > 1:
-            return labels_from_folders([name.partition("/")[2] for name in names])
-    found = [name for name in tree.names if name.rpartition("/")[2] == LABELS_NAME]
+            return _of_shards(tree, names)
+    return _from_json_in(tree, tree.names, names) or labels_from_folders(names)
+
+
+def _of_shards(tree: TarTree, names: Sequence[str]) -> Labels:
+    files, images = _by_shard(tree.names), _by_shard(names)
+    found = {shard: _from_json_in(tree, files[shard], inside) for shard, inside in images.items()}
+    told = {shard: labels for shard, labels in found.items() if labels is not None}
+    if not told:
+        return labels_from_folders([name.partition("/")[2] for name in names])
+    numbers = [labels.numbers for labels in told.values() if labels.numbers is not None]
+    first, labels = next(iter(told.items()))
+    if not numbers:
+        return labels
+    for shard, each in found.items():
+        if each is None or each.numbers is None:
+            raise DataError(f"{tree.path}: some shards have labels in a {LABELS_NAME}, and {shard} has none")
+        if each.names != labels.names:
+            raise DataError(f"{tree.path}: the {LABELS_NAME} of {shard} names classes otherwise than that of {first}")
+    return replace(labels, numbers=np.concatenate(numbers))
+
+
+def _by_shard(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.partition("/")[0], []).append(name)
+    return found
+
+
+def _from_json_in(tree: FileTree, files: Iterable[str], names: Sequence[str]) -> Labels | None:
+    """Labels from the ``dataset.json`` among these files that lies above all these images; None if there is none."""
+    found = [name for name in files if name.rpartition("/")[2] == LABELS_NAME]
     above = [name for name in found if all(each.startswith(name.removesuffix(LABELS_NAME)) for each in names)]
     if not above:
         if found:  # sets in folders of one set: their folders are no classes
             return Labels(None, absent=f"{found[0]} is about a part of the images only: open that folder instead")
-        return labels_from_folders(names)
+        return None
     file = min(above, key=len)
     where = f"{tree.path}/{file}"
     try:

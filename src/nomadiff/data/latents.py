@@ -223,12 +223,21 @@ def _latent(tree: FileTree, name: str, space: LatentSpace) -> np.ndarray:
 
 
 def _space(tree: FileTree) -> LatentSpace:
-    if SPACE_NAME not in tree.names:
-        return LatentSpace()
-    try:
-        return LatentSpace.from_dict(parse_json(tree.read(SPACE_NAME), SPACE_NAME))
-    except Exception as error:  # damaged zip entries fail in many ways
-        raise DataError(f"{tree.path}/{SPACE_NAME}: cannot be read ({reason_of(error)})") from error
+    """The space a set says it is of, wherever in it that lies: an archive may wrap its folder, each shard may have one.
+
+    Raises:
+        DataError: a file that cannot be read, or two that differ.
+    """
+    space = None
+    for name in (name for name in tree.names if name.rpartition("/")[2] == SPACE_NAME):
+        try:
+            found = LatentSpace.from_dict(parse_json(tree.read(name), SPACE_NAME))
+        except Exception as error:  # damaged zip entries fail in many ways
+            raise DataError(f"{tree.path}/{name}: cannot be read ({reason_of(error)})") from error
+        if space is not None and found != space:
+            raise DataError(f"{tree.path}/{name}: another latent space than in the set's other {SPACE_NAME}")
+        space = found
+    return space or LatentSpace()
 
 
 def _array(content: bytes, space: LatentSpace) -> np.ndarray:

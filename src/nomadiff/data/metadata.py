@@ -1,7 +1,8 @@
 """Facts of single images that stand beside them: a column of ``metadata.csv`` or ``metadata.jsonl``.
 
 These are the files of Hugging Face's "imagefolder": one row a file, with its name relative to the folder of the
-metadata in the column ``file_name``. Of a hub data set it is one of its own columns.
+metadata in the column ``file_name``. Of a hub data set, or of ``.parquet`` files, it is one of
+their own columns.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from nomadiff.data.containers import FileTree, open_tree
 from nomadiff.data.decoding import reason_of
 from nomadiff.data.hub import PREFIX, HubTable
 from nomadiff.data.image_source import ImageSource, spec_text
+from nomadiff.data.tar_shards import shards_of
 from nomadiff.errors import DataError, UsageError
 from nomadiff.files import normal_name, printable
 
-__all__ = ["METADATA_NAMES", "metadata_column", "subjects_of"]
+__all__ = ["METADATA_NAMES", "column_in", "metadata_column", "subjects_of"]
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 
@@ -35,7 +37,7 @@ def metadata_column(source: ImageSource, column: str) -> list[str]:
     """What the metadata say of every image, as text.
 
     Args:
-        source: images that were read from a folder, a zip or the hub.
+        source: images that were read from a folder, an archive, ``.parquet`` files or the hub.
         column: name of the column, such as ``patient``.
 
     Raises:
@@ -47,11 +49,13 @@ def metadata_column(source: ImageSource, column: str) -> list[str]:
         raise UsageError(
             f"{spec}: no {column!r} of its images is known: that needs {' or '.join(METADATA_NAMES)} beside files"
         )
-    if choice.location.startswith(PREFIX):
-        found = HubTable(choice).column(column)
+    on_hub = choice.location.startswith(PREFIX)
+    parquet = [] if on_hub else shards_of(Path(choice.location), ".parquet")
+    if on_hub or parquet:
+        found = HubTable(choice, parquet).column(column)
     else:
         with open_tree(Path(choice.location)) as tree:
-            found = _column_of(tree, column)
+            found = column_in(tree, column)
     missing = [name for name in source.names if not found.get(name)]
     if missing:
         told = f"{len(missing)} of {len(source)} images have no {column!r} in the metadata: {printable(missing[0])}"
@@ -59,8 +63,13 @@ def metadata_column(source: ImageSource, column: str) -> list[str]:
     return [found[name] for name in source.names]
 
 
-def _column_of(tree: FileTree, column: str) -> dict[str, str]:
-    """The cells of a column by the names of the files; of all metadata files together."""
+def column_in(tree: FileTree, column: str) -> dict[str, str]:
+    """The cells of a column by the names of the files; of all metadata files together.
+
+    Raises:
+        UsageError: there are no metadata, or no such column.
+        DataError: the metadata are damaged.
+    """
     files = [name for name in tree.names if name.rpartition("/")[2].lower() in METADATA_NAMES]
     if not files:
         raise UsageError(f"{tree.path}: holds no {' or '.join(METADATA_NAMES)} to read {column!r} from")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -90,13 +91,17 @@ def parse_classes(text: str) -> dict[str, bool]:
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if low > high or not part.strip():
             raise UsageError(f"classes {text!r}: expected names, labels and ranges like cat,dog or 0,2,5-7")
-        named = map(str, range(low, high + 1)) if match else [part.strip()]
-        classes |= {name: not (match and match[2]) or classes.get(name, False) for name in named}
+        wide = match is not None and match[2] is not None
+        named = map(str, range(low, high + 1)) if wide else [part.strip()]  # one name stays as written: 01 is not 1
+        classes |= {name: not wide or classes.get(name, False) for name in named}
     return classes
 
 
 def of_classes(labels: np.ndarray, names: Sequence[str] | None, wanted: Mapping[str, bool], where: str) -> np.ndarray:
-    """The images whose class is wanted, by name or by number: indices, int64, ascending.
+    """The images whose class is wanted: indices, int64, ascending.
+
+    What is wanted is a name, or else a number: that of names that are written in digits, such as 01, or of the labels
+    where no name is.
 
     Args:
         labels: int64 ``(N,)``.
@@ -109,13 +114,22 @@ def of_classes(labels: np.ndarray, names: Sequence[str] | None, wanted: Mapping[
     """
     classes = class_names_of(labels, names)
     numbers = np.unique(labels).tolist()
-    known = {*classes, *map(str, numbers)}
-    if absent := sorted(name for name, needed in wanted.items() if needed and name not in known):
+    in_digits = {name: name for name in classes if re.fullmatch("[0-9]+", name)}
+    numbered: dict[str, list[str]] = {}
+    for name, digits in (in_digits or dict(zip(classes, map(str, numbers)))).items():
+        numbered.setdefault(_without_zeros(digits), []).append(name)
+    meant = {text: [text] if text in classes else numbered.get(_without_zeros(text), []) for text in wanted}
+    if absent := sorted(text for text, needed in wanted.items() if needed and not meant[text]):
         raise UsageError(f"{where}: no class '{printable(absent[0])}'; there are {listed(classes)}")
-    kept = [number for number, name in zip(numbers, classes) if name in wanted or str(number) in wanted]
+    names_kept = set(chain.from_iterable(meant.values()))
+    kept = [number for number, name in zip(numbers, classes) if name in names_kept]
     if not kept:
         raise UsageError(f"{where}: no image has a class among those asked for; there are {listed(classes)}")
     return np.flatnonzero(np.isin(labels, kept))
+
+
+def _without_zeros(digits: str) -> str:
+    return digits.lstrip("0") or "0"
 
 
 @dataclass(frozen=True)

@@ -173,10 +173,11 @@ def write_ddpm_pipeline(model: Model, folder: str | Path) -> bool:
         folder: where to; made if it is not there.
 
     Returns:
-        Whether it could: the network is diffusers' own, and its noise schedule one that this pipeline samples.
+        Whether it could: the network is diffusers' own and takes no labels, which this pipeline has none of, and its
+        noise schedule is one that it samples.
     """
     config = model.config.network
-    if config.architecture != "unet2d":
+    if config.architecture != "unet2d" or model.config.classes or model.config.sources:
         return False
     settings = json.loads(config.settings)
     if not isinstance(schedule_of(settings["scheduler"]), DDPMSteps):

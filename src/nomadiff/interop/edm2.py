@@ -34,6 +34,7 @@ _BATCH = 2048
 _LEARNING_RATES = {64: 0.017, 128: 0.012, 192: 0.010, 256: 0.009, 320: 0.008, 384: 0.007, 448: 0.0065}
 
 _SNAPSHOT = re.compile(r".*?-(\d{6,9})-(0\.\d+)\.pkl")
+_STATE = re.compile(r".*?(?:network-snapshot|training-state)-(\d{6,9})[-.].*")
 
 
 def from_edm2(module: Module, contents: dict[str, Any]) -> Imported:
@@ -122,9 +123,12 @@ _OF_ENCODER = {"raw_mean": "mean", "raw_std": "std", "final_std": "final_std"}
 
 
 def images_in_name(path: str | Path) -> int | None:
-    """Images seen in training, which NVIDIA's files carry in their names in thousands; None if it is not there."""
-    numbers = re.findall(r"-(\d{6,9})(?=[-.])", Path(path).name)
-    return int(numbers[-1]) * 1000 if numbers else None
+    """Images seen in training, which NVIDIA's files carry in their names in thousands; None if it is not there.
+
+    Of other names nothing is taken: their numbers may be dates.
+    """
+    match = _STATE.fullmatch(Path(path).name) or _SNAPSHOT.fullmatch(Path(path).name)
+    return int(match[1]) * 1000 if match else None
 
 
 def snapshots_in(folder: str | Path) -> list[tuple[int, float, Path]]:

@@ -16,6 +16,7 @@ from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.extras import install_command
 from nomadiff.interop.diffusers_ import HUB_PREFIX, is_pipeline
 from nomadiff.interop.prompts import PromptGrid
+from nomadiff.models.foreign import is_importable
 from nomadiff.models.model import Model
 from nomadiff.seeding import mixed_seed
 
@@ -270,9 +271,9 @@ def load_pipeline(spec: str, device: torch.device | str, dtype: torch.dtype) -> 
     return pipeline
 
 
-def is_text_to_image(spec: str) -> bool:
-    """Whether a source is a pipeline of diffusers rather than a model of nomadiff."""
-    return spec.startswith(HUB_PREFIX) or is_pipeline(spec)
+def is_text_to_image(spec: str, prompts: str | None) -> bool:
+    """Whether a source is a text-to-image pipeline rather than a model; of a name on the hub its prompts tell."""
+    return prompts is not None if spec.startswith(HUB_PREFIX) else is_pipeline(spec) and not is_importable(spec)
 
 
 def _revision(pipeline: Any) -> str | None:

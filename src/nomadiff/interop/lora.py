@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from nomadiff.data.containers import open_tree
 from nomadiff.data.images import read_images
+from nomadiff.data.metadata import column_in
 from nomadiff.errors import DataError, NomadiffError, UsageError
 from nomadiff.extras import install_command
 from nomadiff.files import atomic_path, require_regular
 from nomadiff.guidance.strength import check_guidance
 from nomadiff.interop.generators import load_pipeline
 from nomadiff.interop.synthesis import METADATA_NAME
-from nomadiff.plain import parse_json
 from nomadiff.processes import join_processes
 from nomadiff.progress import progress_bar
 from nomadiff.safe_pickle import printable
@@ -37,6 +37,7 @@ from nomadiff.training.run_folder import require_finite
 __all__ = ["check_neon_weight", "negated", "neon_lora", "prompts_of", "train_lora", "train_on_set"]
 
 _ADAPTER = "auxiliary"
+_PROMPT = "text"  # the column that holds it, as synthesize and the hub have it
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 # the second factor, which carries the sign, in the names of peft, diffusers and kohya; a bias belongs to it
@@ -125,27 +126,21 @@ def neon_lora(source: str | Path, out: str | Path, weight: float) -> Path:
 
 
 def prompts_of(path: str | Path, names: Sequence[str]) -> list[str]:
-    """The prompts of a set's images, as ``metadata.jsonl`` gives them.
+    """The prompts of a set's images: the column ``text`` of its metadata.
 
     Args:
-        path: folder or zip that :func:`~nomadiff.interop.synthesis.synthesize` wrote, or of that layout.
+        path: folder or archive that :func:`~nomadiff.interop.synthesis.synthesize` wrote, or of that layout.
         names: its images, in order.
 
     Raises:
-        DataError: there is no such file, or an image without a prompt.
+        UsageError: there are no metadata, or none with prompts.
+        DataError: they are damaged, or an image has no prompt.
     """
     with open_tree(Path(path)) as tree:
-        if METADATA_NAME not in tree.names:
-            raise DataError(f"{path}: has no {METADATA_NAME}, which says each image's prompt")
-        try:
-            read = tree.read(METADATA_NAME).splitlines()
-            lines = [parse_json(line, "line", dict) for line in read if line.strip()]
-            known = {str(line["file_name"]): line.get("text") for line in lines}
-        except (DataError, ValueError, KeyError) as error:
-            raise DataError(f"{path}/{METADATA_NAME}: not one JSON object with file_name a line ({error})") from error
-    if missing := next((name for name in names if not isinstance(known.get(name), str)), None):
-        raise DataError(f"{path}/{METADATA_NAME}: has no prompt of {missing}")
-    return [str(known[name]) for name in names]
+        known = column_in(tree, _PROMPT)
+    if missing := next((name for name in names if name not in known), None):
+        raise DataError(f"{path}: its metadata have no prompt of {missing}")
+    return [known[name] for name in names]
 
 
 def train_lora(

@@ -205,7 +205,9 @@ def _read_storage(data: bytes, where: str) -> Tensor:
     table: dict[tuple[str, str], Build] = {("torch", name): _Contents(where, 0).only_a_type for name in _STORAGES}
     body = PickleReader(data, where, table, _storage_key, start=_legacy_body(data, where))
     announced = body.read()
-    if type(announced) is not tuple or len(announced) != 3 or body.read() != [announced[1]]:
+    # types first: to compare values that hold values twice, and those others twice, may take forever
+    proper = type(announced) is tuple and tuple(map(type, announced)) == (torch.dtype, str, int)
+    if not proper or body.read() != [announced[1]]:
         raise DataError(f"{where}: damaged (not a storage)")
     dtype, _, count = announced
     return _numbers(_after_length(data, body.position, count, where), dtype, count)

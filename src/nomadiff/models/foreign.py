@@ -36,7 +36,8 @@ def foreign(path: str | Path, *, images: bool = True) -> str | None:
     if (path / "model_index.json").is_file():
         if is_importable(path):
             return f"{path}: a pipeline of diffusers: import it first (nomadiff import {path} --out MODEL)"
-        return f"{path}: a text-to-image pipeline of diffusers: see nomadiff synthesize --from {path} and nomadiff lora"
+        use = f"nomadiff synthesize --from {path} --prompts faces"
+        return f"{path}: a text-to-image pipeline of diffusers: see {use} and nomadiff lora"
     if (network := bare_network(path)) is not None:
         return network
     if next(path.glob("*.pkl"), None) is not None:
