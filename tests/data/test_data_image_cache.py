@@ -134,6 +134,30 @@ def test_unreadable_files_are_told_of_whenever_the_set_is_opened(tmp_path, small
         assert found.labels.tolist() == [index % 5 for index in range(201) if index != 3]
 
 
+@pytest.mark.parametrize("ending", ["", ".zip"])
+def test_files_that_can_be_read_by_now_are_no_longer_left_out(tmp_path, small, monkeypatch, ending):
+    """The files are as they were: a plugin of Pillow was not installed, or a disk did not answer."""
+    path = write(tmp_path / f"set{ending}")
+    usual, broken = images.decode_image, {"3.png", "7.png"}
+
+    def decode(data, size, name):
+        if name[-5:] in broken:
+            raise OSError("not now")
+        return usual(data, size, name)
+
+    monkeypatch.setattr(images, "decode_image", decode)
+    for mended, left_out, tried in (
+        *(("", 60, 300), ("", 60, 60), ("7.png", 30, 300)),
+        *(("", 30, 30), ("3.png", 0, 300), ("", 0, 0)),
+    ):
+        broken.discard(mended)
+        names = decodes(monkeypatch)
+        found = read_images(path, skip_unreadable=True)
+        assert len(found.skipped) == left_out and len(found.images) == 300 - left_out
+        assert len(set(names)) == tried and len(entries(small)) == 1
+    assert torch.equal(found.images, PIXELS)
+
+
 def test_grey_images_before_a_coloured_one_begin_again(tmp_path, small):
     write(tmp_path / "set", PIXELS[:, :1])
     write(tmp_path / "colour", PIXELS[:1])

@@ -47,12 +47,18 @@ class Room:
     Args:
         what: what is read and how, plain values: everything that the images depend on but the files' content.
         fingerprint: gives plain values that change when the files do.
+        readable: tells whether one of these files, which could not be read, can be by now; None if all files could be.
     """
 
-    def __init__(self, what: Mapping[str, Any], fingerprint: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        what: Mapping[str, Any],
+        fingerprint: Callable[[], Any],
+        readable: Callable[[Sequence[str]], bool] | None = None,
+    ) -> None:
         self._where = str(what["where"])
         self._key = _short_hash([_FORMAT, dict(what)])
-        self._fingerprint = fingerprint
+        self._fingerprint, self._readable = fingerprint, readable
         self._lock: Any = None
 
     @contextmanager
@@ -83,14 +89,19 @@ class Room:
         return other
 
     def found(self) -> ImageSet | None:
-        """The set as it was decoded before; None if it was not, or has changed since."""
+        """The set as it was decoded before; None if it was not, or more of it can be read by now."""
         if not self._entries():  # the usual case, in which no file is looked at
             return None
         try:
             entry = self._entry()
         except (OSError, DataError):
             return None  # reading will say what is wrong
-        return _read(entry) if entry.is_dir() else None
+        return self._current(entry) if entry.is_dir() else None
+
+    def _current(self, entry: Path) -> ImageSet | None:
+        found = _read(entry)
+        stale = found is not None and found.skipped and self._readable is not None and self._readable(found.skipped)
+        return None if stale else found
 
     def hold(self, shape: Sequence[int], dtype: Any, fill: Callable[[np.ndarray], ImageSet]) -> ImageSet:
         """Make the images.
@@ -124,9 +135,9 @@ class Room:
 
     def _decoded(self, shape: Sequence[int], dtype: Any, fill: Callable[[np.ndarray], ImageSet]) -> ImageSet:
         entry = self._entry()  # before anything is decoded: what changes later is noticed
-        found = _read(entry)  # another process may have made it meanwhile
+        found = self._current(entry)  # another process may have made it meanwhile
         if found is None:
-            remove_tree(entry, ignore_errors=True)  # damaged
+            remove_tree(entry, ignore_errors=True)  # damaged, or without files that can be read by now
             with atomic_folder(entry) as making:
                 _write(making, fill(made_in_file(making / _PIXELS, shape, dtype)), self._where)
             self._remove_others(entry)

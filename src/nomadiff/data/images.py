@@ -105,7 +105,11 @@ def read_images(
         "part": part.steps,
         **({} if beside is None else {"manifest": beside}),  # what is decoded keeps it
     }
-    room = Room(what, (lambda: fingerprint(location)) if table is None else table.fingerprint)
+    room = Room(
+        what,
+        (lambda: fingerprint(location)) if table is None else table.fingerprint,
+        lambda names: _one_can_be_read(table or location, names, resolution),
+    )
     reading = _Reading(str(path), resolution, skip_unreadable, latents, part, room, accept)
     with room.turn(size_of_archives(location) if table is None else 0):
         if (found := room.found()) is not None:
@@ -128,6 +132,26 @@ def _require_pixels_are_not_needed(where: str, latents: bool, resolution: int | 
         raise UsageError(f"{where} holds latents where images are needed")
     if resolution is not None:
         raise UsageError(f"{where} holds latents, which cannot be resized: encode images at another --resolution")
+
+
+def _one_can_be_read(place: HubTable | Path, names: Sequence[str], resolution: int | None) -> bool:
+    """Whether one of these files can be read by now: it is as it was, but a plugin was installed or a disk is back."""
+
+    def can_be_read(read: Callable[[str], bytes], name: str) -> bool:
+        try:
+            decode_image(read(name), resolution, name)
+        except MemoryError:
+            raise
+        except Exception:  # damaged files fail in many ways
+            return False
+        return True
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if isinstance(place, HubTable):
+            return any(can_be_read(place.read, name) for name in names)
+        with open_tree(place) as tree:
+            return any(can_be_read(tree.read, name) for name in names)
 
 
 class _ColourFound(Exception):
