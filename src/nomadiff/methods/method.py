@@ -74,7 +74,7 @@ class Method:
         if unknown := sorted(training.keys() - set(known)):
             raise UsageError(f"unknown training option {', '.join(unknown)}: choose among {', '.join(known)}")
         self.training = replace(self.preset.training, **training)
-        if "ema_half_life" in training and self.training.ema_stds:
+        if self.training.ema_stds and self.training.ema_half_life != self.preset.training.ema_half_life:
             raise UsageError("ema_half_life is of the average that ema_stds replaces, and this preset has ema_stds")
         if self.training.class_dropout not in (0, self.preset.training.class_dropout) and not class_labels:
             raise UsageError("class_dropout hides class labels, and none are asked for: pass --class-labels too")
