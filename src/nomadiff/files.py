@@ -133,8 +133,7 @@ def paths_below(folder: str | Path, pattern: str) -> Iterator[Path]:
 def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
     """Delete what killed processes left half written in ``folder``.
 
-    What a living process writes there stays, and so does what a process of another machine or container
-    may be writing.
+    What a living process writes there stays, and so does what one of another machine or container may be writing.
 
     Args:
         folder: where to look; it need not exist.

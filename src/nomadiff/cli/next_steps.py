@@ -135,9 +135,8 @@ def after_shift(done: Shifted, out: Path) -> Words:
     if done.is_reached:
         return sampling(out)
     weights = sorted({row["weight"] for row in done.table.rows if row["noise"] == "sweep" and row["weight"] > 0})
-    stronger = (
-        [2 * weight for weight in weights] if done.weight == weights[-1] else [1.1 * done.weight, 1.2 * done.weight]
-    )
+    best = done.weight
+    stronger = [2 * weight for weight in weights] if best == weights[-1] else [1.1 * best, 1.2 * best]
     return _again("shift", out, "--weight", *(f"{weight:g}" for weight in stronger))
 
 

@@ -1,8 +1,7 @@
 """Facts of single images that stand beside them: a column of ``metadata.csv`` or ``metadata.jsonl``.
 
 These are the files of Hugging Face's "imagefolder": one row a file, with its name relative to the folder of the
-metadata in the column ``file_name``. Of a hub data set, or of ``.parquet`` files, it is one of
-their own columns.
+metadata in the column ``file_name``. Of a hub data set, or of ``.parquet`` files, it is one of their own columns.
 """
 
 from __future__ import annotations
