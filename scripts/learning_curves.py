@@ -16,6 +16,12 @@ from nomadiff.reports.plots import metric_lines
 from nomadiff.tables import Table
 from nomadiff.workflows.evaluate import evaluate_files
 
+_OF_A_FILE = '<svg xmlns="http://www.w3.org/2000/svg" style="background: white" '  # reports have figures inside a page
+
+
+def _count(samples: Path) -> int:
+    return len(nd.ImageSource.open(samples, name="samples", synthetic=True))
+
 
 def main() -> None:
     """Draw, score and plot."""
@@ -35,8 +41,9 @@ def main() -> None:
         files = sorted((run / "snapshots").glob("*.safetensors"), reverse=True)
         for file in files[:: given.every]:
             samples = given.out / "samples" / f"{run.name}-{file.stem}.zip"
-            if file == files[0] and (run / "samples.zip").exists():  # drawn by the study itself
-                samples = run / "samples.zip"
+            drawn = run / "samples.zip"  # by the study itself; of another number of samples distances differ
+            if file == files[0] and drawn.exists() and _count(drawn) == given.count:
+                samples = drawn
             elif not samples.exists():
                 nd.Model.load(file).write_samples(samples, given.count)
             sets.append(f"{run.name}-{int(file.stem)}={samples}")
@@ -53,7 +60,7 @@ def main() -> None:
         shown = [row for row in rows if row["metric"] == metric]
         x, told = ("minutes", "CPU minutes of training") if costs else ("images_seen", "images seen")
         svg = metric_lines(shown, x, "value", by="arm", label=metric, x_label=told)
-        write_text(given.out / f"{metric}.svg", svg)
+        write_text(given.out / f"{metric}.svg", svg.replace("<svg ", _OF_A_FILE, 1))
         print(f"{metric}: {given.out / f'{metric}.svg'}")
 
 

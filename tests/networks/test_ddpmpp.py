@@ -40,7 +40,14 @@ def trained(network: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     ("name", "label_dim", "millions"),
-    [("cifar10", 0, 55.73), ("ffhq64", 0, 61.81), ("digits", 2, 0.19), ("tiny", 2, 1.23), ("small32", 0, 6.99)],
+    [
+        ("cifar10", 0, 55.73),
+        ("ffhq64", 0, 61.81),
+        ("digits", 2, 0.19),
+        ("tiny", 2, 1.23),
+        ("compact64", 2, 1.23),
+        ("small32", 0, 6.99),
+    ],
 )
 def test_parameter_counts(name: str, label_dim: int, millions: float) -> None:
     assert round(parameters_of(on_meta(NETWORKS[name], label_dim)) / 1e6, 2) == millions

@@ -45,4 +45,4 @@ def test_this_cpu_is_asked():
 def test_names():
     with pytest.raises(UsageError, match="auto, fp32, bf16, fp16"):
         TrainingConfig(budget=1, precision="fp8")
-    assert {PRESETS[name].training.precision for name in ("compact32", "small32", "tiny")} == {"auto"}
+    assert {PRESETS[name].training.precision for name in ("compact32", "compact64", "small32", "tiny")} == {"auto"}

@@ -26,7 +26,9 @@ from nomadiff.workflows.suggest import Rate, Suggestion, suggest
         (8, 1, "cpu", "digits"),
         (28, 1, "cpu", "compact32"),
         (32, 3, "cpu", "compact32"),
-        (64, 3, "cpu", "compact32"),
+        (64, 3, "cpu", "compact64"),
+        (96, 1, "cpu", "compact64"),
+        (36, 3, "cpu", "compact32"),  # compact64 halves it three times
         (8, 1, "cuda", "digits"),
         (28, 1, "cuda", "compact32"),  # no level of EDM's networks has the 16 pixels that attention wants
         (32, 3, "cuda", "cifar10"),
@@ -69,7 +71,7 @@ def test_a_suggestion_is_measured_and_knows_the_trouble() -> None:
     synthetic = replace(synthetic, labels=torch.where(synthetic.labels == 2, 1, synthetic.labels))
     found = suggest(SourceMix(noise_source("real"), [synthetic]), device="cpu")
     assert (found.method, found.preset, found.images) == ("casd", "digits", {"real": 40, "made": 2000})
-    assert [rate.preset for rate in found.rates] == ["compact32", "digits"]
+    assert [rate.preset for rate in found.rates] == ["compact32", "compact64", "digits"]
     assert all(rate.images_per_second > 0 for rate in found.rates)
     assert found.rate.hours == pytest.approx(150_000 / found.rate.images_per_second / 3600)
     assert found.real_share == pytest.approx(40 / 2040)

@@ -69,6 +69,23 @@ def _edm2(
     return Preset(config, training, SamplerConfig(steps=32), 0.5, description, published)
 
 
+def _compact(network: str, images: str) -> Preset:
+    """What a search for small photographs on a CPU found (docs/natural.md)."""
+    training = TrainingConfig(
+        budget=300_000,
+        batch=64,
+        learning_rate=2e-3,
+        warmup=20_000,
+        ema_half_life=20_000,
+        augment=0.12,
+        precision="auto",
+        snapshot_every=50_000,
+        log_every=5_000,
+    )
+    words = f"{images}, 1.2 M parameters: hours on two CPU cores, minutes on a GPU"
+    return Preset(NETWORKS[network], training, SamplerConfig(steps=18), 0.5, words)
+
+
 def _imagenet(batches_before_decay: int, **training: Any) -> TrainingConfig:
     """Settings common to all of EDM2's ImageNet trainings."""
     return TrainingConfig(
@@ -125,23 +142,8 @@ _PRESETS = {
         0.5,
         "32x32 images, 7 M parameters: one small GPU",
     ),
-    "compact32": Preset(
-        NETWORKS["tiny"],
-        TrainingConfig(
-            budget=300_000,
-            batch=64,
-            learning_rate=2e-3,
-            warmup=20_000,
-            ema_half_life=20_000,
-            augment=0.12,
-            precision="auto",
-            snapshot_every=50_000,
-            log_every=5_000,
-        ),
-        SamplerConfig(steps=18),
-        0.5,
-        "images up to 64 pixels, 1.2 M parameters: hours on two CPU cores, minutes on a GPU",
-    ),
+    "compact32": _compact("tiny", "images up to 32 pixels"),
+    "compact64": _compact("compact64", "larger images, of which it takes 2x2 pixels as one"),
     "imagenet64-edm2-s": _edm2(
         "imagenet64-edm2-s",
         _imagenet(35_000, budget=1 << 30, learning_rate=0.0100, p_mean=-0.8, p_std=1.6),
@@ -245,8 +247,8 @@ def proposed_preset(resolution: int, channels: int, device: torch.device) -> str
     """The preset to take where nobody has named one.
 
     On a GPU EDM's networks, which the papers train: ``cifar10`` up to 32 pixels and ``ffhq64`` above, or the next
-    smaller one that fits. Elsewhere those that hours are enough for: ``digits`` at 8 pixels and ``compact32``
-    (docs/natural.md). For latents EDM2's, ``imagenet512-edm2-s`` or ``-tiny``.
+    smaller one that fits. Elsewhere those that hours are enough for: ``digits`` at 8 pixels, ``compact32``
+    up to 32 and ``compact64`` above (docs/natural.md). For latents EDM2's, ``imagenet512-edm2-s`` or ``-tiny``.
 
     Args:
         resolution: side of the images in pixels, or of the latents.
@@ -259,7 +261,7 @@ def proposed_preset(resolution: int, channels: int, device: torch.device) -> str
     if channels > 3:
         order = ["imagenet512-edm2-s" if device.type == "cuda" else "imagenet512-edm2-tiny"]
     else:
-        order = ["digits" if resolution == 8 else "compact32"]
+        order = ["digits"] if resolution == 8 else ["compact32"] if resolution <= 32 else ["compact64", "compact32"]
         if device.type == "cuda":
             order = ["cifar10" if resolution <= 32 else "ffhq64", "small32", *order]
     fitting = presets_that_fit(resolution, channels)

@@ -25,7 +25,7 @@ __all__ = ["Rate", "Suggestion", "suggest"]
 _STEPS = 5  # the first is slower: memory and kernels are found then
 _CORE, _GPU = 5e10, 2e13  # operations a second, for the size of the trial's batch alone
 _LONGEST = 30 * 24  # hours of a training that somebody may still wait for
-_COMPARED = ("cifar10", "ffhq64", "small32", "compact32", "digits")
+_COMPARED = ("cifar10", "ffhq64", "small32", "compact32", "compact64", "digits")
 
 FEW_REAL = 1000
 """Below so many real images a model of them alone is expected to copy: one of 100 digits copies 92 % (docs/demo.md),
