@@ -65,15 +65,9 @@ IMAGES = {
 }
 
 
-def network(**changes: Any) -> NetworkConfig:
-    """A candidate's network; the defaults are the middle of the search."""
-    middle = NetworkConfig("ddpmpp", 32, 3, 64, (1, 2), 2, (8,), augment_dim=9, patch=2)
-    return replace(middle, **changes)
-
-
-def larger(**changes: Any) -> Candidate:
-    """A candidate for 64 pixels: compact32's network and learning rate, but for the changes."""
-    return Candidate(replace(NETWORKS["tiny"], resolution=64, **changes), {"learning_rate": 2e-3})
+def compact(training: dict[str, Any] | None = None, **network: Any) -> Candidate:
+    """``compact32``, but for changes of its training and of its network."""
+    return Candidate(replace(NETWORKS["tiny"], **network), {"learning_rate": 2e-3, **(training or {})})
 
 
 @dataclass(frozen=True)
@@ -87,28 +81,21 @@ class Candidate:
 CANDIDATES = {
     "tiny": Candidate(NETWORKS["tiny"]),
     "small32": Candidate(NETWORKS["small32"]),
-    "patch 2, 64, 1 block": Candidate(network(blocks=1)),
-    "patch 2, 64": Candidate(network()),
-    "patch 2, 96, 1 block": Candidate(network(model_channels=96, blocks=1)),
-    "patch 2, 64, 3 levels": Candidate(network(channel_mult=(1, 2, 2))),
-    "patch 2, 64, attention at 16 and 8": Candidate(network(attention=(16, 8))),
-    "patch 4, 96": Candidate(network(patch=4, model_channels=96, attention=(4,))),
-    "tiny, rate 2e-3": Candidate(NETWORKS["tiny"], {"learning_rate": 2e-3}),
-    "tiny, batch 32": Candidate(NETWORKS["tiny"], {"batch": 32}),
-    "tiny, 1-2-4": Candidate(replace(NETWORKS["tiny"], channel_mult=(1, 2, 4))),
-    "tiny, attention at 16": Candidate(replace(NETWORKS["tiny"], attention=(16,))),
-    "tiny, no augmentation": Candidate(NETWORKS["tiny"], {"augment": 0.0}),
-    "patch 2, 64, rate 2e-3": Candidate(network(), {"learning_rate": 2e-3}),
-    "patch 2, 64, rate 4e-4": Candidate(network(), {"learning_rate": 4e-4}),
-    "patch 2, 64, batch 32": Candidate(network(), {"batch": 32}),
-    "patch 2, 64, no augmentation": Candidate(network(), {"augment": 0.0}),
-    "patch 2, 64, noise -0.8": Candidate(network(), {"p_mean": -0.8}),
-    "patch 2, 64, dropout 0.1": Candidate(network(dropout=0.1)),
-    "patch 2, 64, short average": Candidate(network(), {"ema_half_life": 1_500}),
-    "compact32 at 64": larger(),
-    "compact32 at 64, patch 2": larger(patch=2),
-    "compact32 at 64, 4 levels": larger(channel_mult=(1, 2, 2, 2)),
-    "compact32 at 64, half as wide above": larger(model_channels=16, channel_mult=(1, 2, 4, 4)),
+    "patch 2, 64, 1 block": Candidate(NetworkConfig("ddpmpp", 32, 3, 64, (1, 2), 1, (8,), augment_dim=9, patch=2)),
+    "compact32": compact(),
+    "compact32, 64 wide": compact(model_channels=64),
+    "compact32, 2 blocks": compact(blocks=2),
+    "compact32, 1-2-4": compact(channel_mult=(1, 2, 4)),
+    "compact32, attention at 16": compact(attention=(16,)),
+    "compact32, rate 4e-3": compact({"learning_rate": 4e-3}),
+    "compact32, batch 32": compact({"batch": 32}),
+    "compact32, no augmentation": compact({"augment": 0.0}),
+    "compact32, noise -0.8": compact({"p_mean": -0.8}),
+    "compact32, short average": compact({"ema_half_life": 1_500}),
+    "compact32 at 64": compact(resolution=64),
+    "compact64": compact(resolution=64, patch=2),
+    "compact32 at 64, 4 levels": compact(resolution=64, channel_mult=(1, 2, 2, 2)),
+    "compact32 at 64, half as wide above": compact(resolution=64, model_channels=16, channel_mult=(1, 2, 4, 4)),
 }
 
 
