@@ -1,6 +1,7 @@
-"""Methods that find something out before they train: ambient, weighted, filtered."""
+"""Methods that find something out before they train: ambient, weighted (and casd+weighted), filtered."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from nomadiff.tables import read_table
 from nomadiff.training.run_folder import RunFolder
 
 PRESET = tiny_preset(budget=192, learning_rate=1e-2, snapshot_every=32, ema_half_life=20)
-NAMES = ("ambient", "weighted", "filtered")
+NAMES = ("ambient", "weighted", "casd+weighted", "filtered")
 
 
 def source(name, seed, low=0, high=256, count=40, labels=True):
@@ -56,7 +57,7 @@ def fitted(request, fitted_all):
 def test_one_network_that_says_what_made_it(fitted, mix):
     name, out = fitted
     model = Model.load(out, device="cpu")
-    assert (model.config.method, model.config.sources, model.nfe()) == (name, 0, 5)
+    assert (model.config.method, model.config.sources, model.nfe()) == (name, 3 if name == "casd+weighted" else 0, 5)
     assert model.sample(3).shape == (3, 1, 8, 8)
     recipe = METHODS[name](PRESET).recipe(mix)
     assert METHODS[name](PRESET).budgets(recipe) == (64, 128) and model.config.training.budget == 128
@@ -71,7 +72,7 @@ def test_what_was_found_can_be_looked_at(fitted, mix):
     name, out = fitted
     told = METHODS[name](PRESET).found(out)
     files = sorted(path.name for path in (out / "preparation").iterdir() if path.suffix in (".csv", ".json"))
-    if name == "weighted":
+    if "weighted" in name:
         assert files == ["settings.json", "shares.csv", "shares.json"] and "share of real images" in told
         rows = read_table(out / "preparation" / "shares.json").rows
         assert [row["real_share"] for row in rows] == pytest.approx([0.25, 1 / 3, 0.5, 0.75], abs=1e-5)
@@ -153,7 +154,7 @@ def test_a_foreign_folder_is_left_alone(mix, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_use_is_named(name, mix):
     alone = SourceMix(source("real", 0))
-    with pytest.raises(UsageError, match=f"{name} decides how synthetic images are used: add --synthetic"):
+    with pytest.raises(UsageError, match=f"{re.escape(name)} decides how synthetic images are used: add --synthetic"):
         METHODS[name](PRESET).recipe(alone)
     with pytest.raises(UsageError, match="larger --budget"):
         METHODS[name](PRESET, budget=64).recipe(mix)

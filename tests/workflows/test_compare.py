@@ -64,6 +64,29 @@ def test_a_comparison_takes_sources_and_mixes_as_it_takes_paths(tmp_path):
     assert torch.equal(sent.batch(0, 8, 1).images, mix.batch(0, 8, 1).images)
 
 
+@pytest.mark.usefixtures("few_steps")
+def test_a_real_fraction_of_auto_is_searched(tmp_path):
+    """Of sda and casd under their names; the report says what was found, and the budget counts the search."""
+    spec = replace(comparison("x").mix, synthetic=("close=digits:close",), real_fraction="auto")
+    budget = {"budget": 768, "batch": 64, "warmup": 64}
+    study = comparison(tmp_path, mix=spec, seeds=(0,), changes=budget)
+    assert [(arm.method, arm.kind) for arm in study.arms()] == [
+        ("dm", "dm"),
+        ("sda", "weighted"),
+        ("casd", "casd+weighted"),
+    ]
+    told = {name: value for name, value in study.to_dict().items() if name != "study"}
+    assert Comparison.from_dict(told, study.out).arms() == study.arms()
+    table = compare(study)
+    assert [(row["method"], row["images_seen"]) for row in table.rows] == [("dm", 768), ("sda", 768), ("casd", 768)]
+    page = (tmp_path / "report.html").read_text()
+    assert "sda-close-seed0: share of real images: " in page and "casd-close-seed0: share of real images: " in page
+    with pytest.raises(UsageError, match="searched for sda and casd; with ambient give a number"):
+        replace(study, methods=("casd", "ambient")).arms()
+    with pytest.raises(UsageError, match="auto is for compare; .*--method casd.weighted"):
+        spec.open()
+
+
 @pytest.mark.slow
 def test_a_reference_of_synthetic_images_is_refused(tmp_path):
     """By it whoever takes over the style of the synthetic images wins; a folder given twice did that in silence."""

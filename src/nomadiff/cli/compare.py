@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from nomadiff.cli.answer import Answer, command_line, facts
 from nomadiff.cli.next_steps import after_comparison
 from nomadiff.cli.options import Device, DryRun, Floor, Hidden, Out
-from nomadiff.cli.settings import ArmTraining, Mix
+from nomadiff.cli.settings import ArmTraining, MixOptions
 from nomadiff.workflows.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["answer_of", "compare"]
 
 
 class ComparisonOptions(Comparison):
-    mix: Mix
+    mix: Annotated[MixOptions, Parameter(name="*")]
     reference: str
     out: Out
     methods: Annotated[tuple[str, ...], Parameter(name="--method")]
@@ -52,6 +52,9 @@ def compare(
 
     Each synthetic source is compared by itself; --together trains on all of them at once. In --real-subset and
     --synthetic-subset, {seed} is replaced by each seed, so that every seed draws its own images.
+
+    --real-fraction auto tries a few shares of real images for sda and casd with short trainings, and takes the one with
+    the least loss on real images that these did not see; the reference has no say in it.
 
     Methods that first find out how to use the synthetic images (ambient, weighted, filtered) count what that takes in
     the budget.

@@ -61,6 +61,10 @@ class MixOptions(MixSpec):
     synthetic: tuple[str, ...]
 
 
+class TrainedMix(MixOptions):
+    real_fraction: float | None
+
+
 class HeldOutOptions(HeldOut):
     reference: str | None
     detector: str
@@ -78,7 +82,7 @@ class ArmTraining(TrainingOptions):
     seed: Annotated[int | None, Hidden]  # there are --seeds
 
 
-Mix = Annotated[MixOptions, Parameter(name="*")]
+Mix = Annotated[TrainedMix, Parameter(name="*")]
 Training = Annotated[TrainingOptions, Parameter(name="*")]
 Monitored = Annotated[MonitoringOptions, Parameter(name="*")]
 HeldOutSet = Annotated[HeldOutOptions, Parameter(name="*")]

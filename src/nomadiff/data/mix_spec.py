@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nomadiff.data.choice import parse_choice, parse_named
 from nomadiff.data.reading import AnyImages, Reading
@@ -32,6 +32,7 @@ class MixSpec(Reading):
         real_classes: Keep only these classes of the real images: 0-7, 0,2,5 or cat,dog.
         synthetic_classes: Keep only these classes of every synthetic source.
         real_fraction: Share of real images in a batch; the default is their share of all images (CASD eq. 5).
+            For compare also auto: sda and casd search it.
         source_weights: Relative weights of the synthetic sources, one for each; the default is their sizes.
     """
 
@@ -42,7 +43,7 @@ class MixSpec(Reading):
     synthetic_subset: str | None = None
     real_classes: str | None = None
     synthetic_classes: str | None = None
-    real_fraction: float | None = None
+    real_fraction: float | Literal["auto"] | None = None
     source_weights: tuple[float, ...] | None = None
     allow_synthetic_as_real: bool = False
     skip_unreadable: bool = False
@@ -68,6 +69,8 @@ class MixSpec(Reading):
         """
         from nomadiff.data.source_mix import SourceMix
 
+        if self.real_fraction == "auto":
+            raise UsageError("a real fraction of auto is for compare; to train one model take --method casd+weighted")
         real = self.read(self.real, "real", subset=self.real_subset, classes=self.real_classes)
         part = {"subset": self.synthetic_subset, "classes": self.synthetic_classes}
         synthetic = [self.read(spec, name, synthetic=True, **part) for name, spec in self.named_synthetic()]

@@ -16,14 +16,14 @@ from nomadiff.methods.guided import BASES, GuidedMethod
 from nomadiff.methods.method import Method
 from nomadiff.methods.sims import SIMS, Neon
 from nomadiff.methods.source_guidance import SourceGuided
-from nomadiff.methods.weighted import Weighted
+from nomadiff.methods.weighted import Weighted, WeightedCASD
 from nomadiff.registry import Registry, meant
 
 __all__ = ["METHODS", "method_named"]
 
 _OWN = {
     **BASES,
-    **{method.name: method for method in (Ambient, Weighted, Filtered)},
+    **{method.name: method for method in (Ambient, Weighted, WeightedCASD, Filtered)},
     **{method.name: method for method in (SIMS, Neon, SourceGuided, Autoguidance, DiscriminatorGuided)},
 }
 

@@ -23,7 +23,7 @@ from nomadiff.training.loop import train
 from nomadiff.training.presets import AnyPreset
 from nomadiff.training.run_folder import RunFolder
 
-__all__ = ["Weighted"]
+__all__ = ["Weighted", "WeightedCASD"]
 
 _HELD_OUT = 5  # one in so many real images
 _MOST = 1024  # of those, to score by
@@ -125,6 +125,24 @@ class Weighted(PreparedMethod):
         best = min(rows, key=lambda row: row["loss"])
         told = ", ".join(f"{row['real_share']:.0%} {row['loss']:.4g}" for row in rows)
         return f"share of real images: {best['real_share']:.0%} (loss on held-out real images: {told}); {path}"
+
+
+class WeightedCASD(Weighted):
+    """:class:`~nomadiff.methods.casd.CASD` with the share of real images that teaches best; pilots are told the source.
+
+    Args:
+        preset, class_labels, candidates, share, training: as for :class:`Weighted`.
+
+    Raises:
+        UsageError: as there.
+    """
+
+    name = "casd+weighted"
+    description = (
+        "Trained on all images with a source label, sampled with the label fixed to real; the share of real images was "
+        "searched by the loss on held-out real images."
+    )
+    labels_sources = True
 
 
 def _shared(mix: SourceMix, real: ImageSource, share: float) -> SourceMix:

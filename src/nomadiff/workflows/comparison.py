@@ -23,13 +23,16 @@ else:  # as data/reading.py does
 
 __all__ = ["Comparison"]
 
+_SEARCHED = {"sda": "weighted", "casd": "casd+weighted"}  # what finds the share of real images, and then is the same
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The settings of a comparison.
 
     Attributes:
-        mix: Real and synthetic images, to read or read already. ``{seed}`` in a subset is replaced by each seed.
+        mix: Real and synthetic images, to read or read already. ``{seed}`` in a subset is replaced by each seed. With a
+            real fraction of "auto" sda and casd search theirs, as the methods weighted and casd+weighted do.
         reference: Held-out real images that no model sees.
         out: Folder for runs, metrics and report.
         methods: Methods to compare, as for train; from Python classes too. One that guides a base brings its control:
@@ -159,6 +162,8 @@ class Comparison:
                     mix = replace(with_seed(spec, seed), synthetic=synthetic)
                     if not uses_synthetic:
                         mix = replace(mix, real_fraction=None, source_weights=None)
+                    elif mix.real_fraction == "auto":
+                        mix = replace(mix, real_fraction=None)
                     assert self.preset is not None
                     name = f"{method}-{source}" if source else method
                     arms.append(
@@ -187,6 +192,7 @@ class Comparison:
     def _with_controls(self) -> dict[str, tuple[str, bool]]:
         """The methods and their controls: what each is found by, and whether it uses synthetic images."""
         from nomadiff.methods.registry import METHODS, method_named
+        from nomadiff.methods.weighted import Weighted
 
         assert self.preset is not None, "with_preset comes first"
         methods = [method_named(given)(self.preset) for given in self.methods]
@@ -194,6 +200,10 @@ class Comparison:
         found: dict[str, tuple[str, bool]] = {}
         for given, method in zip(self.methods, methods):
             kind = given if isinstance(given, str) else METHODS.name_of(given)
+            if self.mix_spec.real_fraction == "auto" and method.uses_synthetic and not isinstance(method, Weighted):
+                if kind not in _SEARCHED:
+                    raise UsageError(f"--real-fraction auto is searched for sda and casd; with {kind} give a number")
+                kind = _SEARCHED[kind]
             if method.control and method.control not in names:
                 found[method.control] = method.control, method.uses_synthetic
             if found.setdefault(method.name, (kind, method.uses_synthetic))[0] != kind:

@@ -101,6 +101,8 @@ def judge(comparison: Comparison, arms: Sequence[Arm], reference: ImageSource) -
         for arm in of_seed:
             synthetic = mixes[arm.mix].sources[1:] or [source for mix in mixes.values() for source in mix.sources[1:]]
             legend.setdefault(arm.method, _legend(arm.algorithm(), mixes[arm.mix]))
+            if told := arm.algorithm().found(arm.out):
+                notes.append(f"{arm.out.name}: {told}")
             extra = ("ssim",) if comparison.similarity else ()
             scored.append(_score(arm, against, train, {each.name: each.images for each in synthetic}, extra, floor))
             if seed == comparison.seeds[0]:
