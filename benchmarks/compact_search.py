@@ -84,6 +84,7 @@ CANDIDATES = {
     "patch 2, 64, 1 block": Candidate(NetworkConfig("ddpmpp", 32, 3, 64, (1, 2), 1, (8,), augment_dim=9, patch=2)),
     "compact32": compact(),
     "compact32, 64 wide": compact(model_channels=64),
+    "compact32, half as wide above": compact(model_channels=16, channel_mult=(1, 2, 4)),
     "compact32, 2 blocks": compact(blocks=2),
     "compact32, 1-2-4": compact(channel_mult=(1, 2, 4)),
     "compact32, attention at 16": compact(attention=(16,)),
@@ -93,9 +94,9 @@ CANDIDATES = {
     "compact32, noise -0.8": compact({"p_mean": -0.8}),
     "compact32, short average": compact({"ema_half_life": 1_500}),
     "compact32 at 64": compact(resolution=64),
-    "compact64": compact(resolution=64, patch=2),
+    "compact32 at 64, patch 2": compact(resolution=64, patch=2),
     "compact32 at 64, 4 levels": compact(resolution=64, channel_mult=(1, 2, 2, 2)),
-    "compact32 at 64, half as wide above": compact(resolution=64, model_channels=16, channel_mult=(1, 2, 4, 4)),
+    "compact64": compact(resolution=64, model_channels=16, channel_mult=(1, 2, 4, 4)),
 }
 
 

@@ -45,7 +45,7 @@ def trained(network: torch.nn.Module) -> torch.nn.Module:
         ("ffhq64", 0, 61.81),
         ("digits", 2, 0.19),
         ("tiny", 2, 1.23),
-        ("compact64", 2, 1.23),
+        ("compact64", 2, 1.2),
         ("small32", 0, 6.99),
     ],
 )

@@ -143,7 +143,7 @@ _PRESETS = {
         "32x32 images, 7 M parameters: one small GPU",
     ),
     "compact32": _compact("tiny", "images up to 32 pixels"),
-    "compact64": _compact("compact64", "larger images, of which it takes 2x2 pixels as one"),
+    "compact64": _compact("compact64", "larger images"),
     "imagenet64-edm2-s": _edm2(
         "imagenet64-edm2-s",
         _imagenet(35_000, budget=1 << 30, learning_rate=0.0100, p_mean=-0.8, p_std=1.6),
