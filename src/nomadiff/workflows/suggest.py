@@ -32,7 +32,8 @@ FEW_REAL = 1000
 and CASD sections 4.2 and 4.4 see it with 1,000 faces."""
 
 SMALL_SHARE = 0.05
-"""Below this share of real images a network hardly learns their source (docs/casd.md: on digits 0.15 was best)."""
+"""Below this share of real images a network hardly learns their source (docs/casd.md: on digits 0.15 was best; on photographs
+0.25 to 0.5 is a little better than 0.09, docs/natural.md)."""
 
 FEW_PASSES = 300
 """At so many passes over 1,000 photographs a small model of them alone did not copy yet, and what synthetic images
@@ -185,7 +186,7 @@ def _trouble(mix: SourceMix, budget: int) -> list[str]:
             "not copy yet, and synthetic images gained little (docs/natural.md); a larger --budget may matter more"
         )
     if synthetic and share < SMALL_SHARE:
-        told.append(f"at {share:.1%} of a batch the network hardly sees real images: try --real-fraction 0.15, too")
+        told.append(f"at {share:.1%} of a batch the network hardly sees real images: try compare --real-fraction auto")
     if synthetic and total < len(real):
         told.append(
             f"{total:,} synthetic images beside {len(real):,} real ones may change little: CASD's Table 1 has 1 "
