@@ -88,6 +88,22 @@ def test_medium_scale_on_images_from_files(name, tmp_path):
             jobs_from(wrong, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("few_steps")
+def test_without_stable_diffusion_each_case_has_a_model_of_its_classes(tmp_path):
+    """CASD's cases 1 to 3 as the paper makes them."""
+    for name, index in (("cifar10-32x32-train.zip", 0), ("cifar10-32x32-test.zip", 1)):
+        images = torch.randint(0, 256, (60, 3, 8, 8), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
+        write_images(tmp_path / name, [images], 60, labels=torch.arange(60) % 10, manifest={"kind": "real"})
+    assert "3 generators" in reproduce("casd-table-2", tmp_path / "out", scale="medium", data=tmp_path, dry_run=True)
+    request = recipe_named("casd-table-2").request(tmp_path / "out", scale="medium", data=tmp_path, seeds=(0,))
+    study = shortened(importlib.import_module("nomadiff.reproduce.casd_table_2").study(request))
+    assert [arm.mix.real_classes for arm in study.generators] == ["0-9", "2-9", "2-7"]
+    run_study("casd-table-2", study, request)
+    assert read_json(tmp_path / "out" / "sources" / "case3" / "sources.json")[0]["count"] == 36  # of six classes
+    rows = read_table(tmp_path / "out" / "table.json").rows
+    assert {(row["case"], row["source"]) for row in rows} == {(0, ""), (1, "case1"), (2, "case2"), (3, "case3")}
+
+
 @pytest.mark.parametrize("name", MAKES_ITS_OWN)
 def test_what_does_not_need_a_generator_is_checked_before_it_is_trained(name, tmp_path):
     request = recipe_named(name).request(tmp_path / "out", scale="medium", data=tmp_path, seeds=(0,))

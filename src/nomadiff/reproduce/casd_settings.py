@@ -101,13 +101,30 @@ def photographs(request: Request, synthetic: Mapping[str, NeededFile]) -> Images
     return _photographs(request, PHOTOGRAPHS, PHOTOGRAPHS_TEST, synthetic)
 
 
-def close_photographs(request: Request) -> Images:
-    """CIFAR-10 and a close source: 20,000 samples of a model of all its training images."""
+def close_photographs(request: Request, sources: Mapping[str, str | None] | None = None) -> Images:
+    """CIFAR-10 and close sources: 20,000 samples each of a model of its training images.
+
+    Args:
+        request: what is asked for.
+        sources: the classes that each source's model learns from, None for all; one of all by default.
+    """
     images = _photographs(request, CIFAR10, CIFAR10_TEST, {})
+    sources = sources or {"close": None}
     mix = images.comparison.mix_spec
-    generator = Arm(method="dm", source="", seed=100, mix=mix, out=Path("close"), preset="compact32", count=20_000)
-    mixed = replace(mix, synthetic=("close={sources}/close/samples.zip",))
-    return replace(images, comparison=replace(images.comparison, mix=mixed), generators=(generator,))
+    generators = tuple(
+        Arm(
+            method="dm",
+            source="",
+            seed=100,
+            mix=replace(mix, real_classes=classes),
+            out=Path(name),
+            preset="compact32",
+            count=20_000,
+        )
+        for name, classes in sources.items()
+    )
+    mixed = replace(mix, synthetic=tuple(f"{name}={{sources}}/{name}/samples.zip" for name in sources))
+    return replace(images, comparison=replace(images.comparison, mix=mixed), generators=generators)
 
 
 def _photographs(

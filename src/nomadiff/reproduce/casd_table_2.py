@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nomadiff.reproduce.casd_settings import digits, paper_images, photographs, synthetic_file
+from nomadiff.reproduce.casd_settings import close_photographs, digits, paper_images, photographs, synthetic_file
 from nomadiff.reproduce.data_files import CIFAR10, STABLE_DIFFUSION
 from nomadiff.reproduce.recipe import Request
 from nomadiff.reproduce.study import Study, study_recipe
@@ -22,6 +22,7 @@ def study(request: Request) -> Study:
 
     In the paper every case has a generator trained on its classes. On digits the cases are filters of one synthetic set
     (labels predicted by the digits classifier), on photographs of the images that Stable Diffusion drew by class name.
+    A folder that has CIFAR-10 and not those images gives the paper's cases: models of the study's own draw them.
     """
     changes: dict[str, Any] = {}
     mix: dict[str, Any] = {"synthetic_subset": "first:10000"}
@@ -33,6 +34,8 @@ def study(request: Request) -> Study:
             for case, classes in CASES.items()
         }
         images, changes = paper_images(request, "cifar10", CIFAR10, files), {"classifier": "cifar10-resnet56"}
+    elif request.scale == "medium" and CIFAR10.is_in(request.data) and not STABLE_DIFFUSION.is_in(request.data):
+        images = close_photographs(request, {f"case{case}": classes for case, classes in CASES.items()})
     elif request.scale == "medium":
         images = photographs(request, {f"case{case}": STABLE_DIFFUSION for case in CASES})
     else:
@@ -40,11 +43,13 @@ def study(request: Request) -> Study:
     mix |= {"real_classes": "0-7", "real_subset": f"each:{_PER_CLASS[request.scale]}"}
     cells = []
     for source, (case, classes) in zip(images.synthetic, CASES.items(), strict=True):
-        own = {**mix, "synthetic": (source,), "synthetic_classes": None if request.scale == "paper" else classes}
+        drawn = request.scale == "paper" or bool(images.generators)  # by a model of these classes
+        own = {**mix, "synthetic": (source,), "synthetic_classes": None if drawn else classes}
         if case == 1:
             cells.append(images.cell({"case": 0}, own, methods=("dm",), **changes))
         cells.append(images.cell({"case": case}, own, methods=("sda", "casd"), **changes))
-    return Study("CASD Table 2: mismatch of real and synthetic classes", cells, images.files)
+    title = "CASD Table 2: mismatch of real and synthetic classes"
+    return Study(title, cells, images.files, images.generators)
 
 
 RECIPE = study_recipe(

@@ -32,8 +32,8 @@ FEW_REAL = 1000
 and CASD sections 4.2 and 4.4 see it with 1,000 faces."""
 
 SMALL_SHARE = 0.05
-"""Below this share of real images a network hardly learns their source (docs/casd.md: on digits 0.15 was best; on photographs
-0.25 to 0.5 is a little better than 0.09, docs/natural.md)."""
+"""Below this share of real images a network hardly learns their source. On digits 0.15 was best (docs/casd.md), on
+photographs 0.25 to 0.5 is a little better than 0.09 (docs/natural.md)."""
 
 FEW_PASSES = 300
 """At so many passes over 1,000 photographs a small model of them alone did not copy yet, and what synthetic images
