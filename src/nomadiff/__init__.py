@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from nomadiff.methods.sims import Neon as Neon
     from nomadiff.methods.source_guidance import SourceGuided as SourceGuided
     from nomadiff.methods.weighted import Weighted as Weighted
+    from nomadiff.methods.weighted import WeightedCASD as WeightedCASD
     from nomadiff.metrics.arrays import metrics_of_arrays as metrics_of_arrays
     from nomadiff.metrics.evaluate import evaluate as evaluate
     from nomadiff.metrics.reference import ReferenceSet as ReferenceSet
@@ -95,6 +96,7 @@ _HOMES = {
     "CASD": "nomadiff.methods.casd:CASD",
     "Ambient": "nomadiff.methods.ambient:Ambient",
     "Weighted": "nomadiff.methods.weighted:Weighted",
+    "WeightedCASD": "nomadiff.methods.weighted:WeightedCASD",
     "Filtered": "nomadiff.methods.filtered:Filtered",
     "SIMS": "nomadiff.methods.sims:SIMS",
     "Neon": "nomadiff.methods.sims:Neon",
