@@ -100,9 +100,9 @@ def test_written_samples_carry_their_origin(model, tmp_path):
 
 def test_methods_see_what_they_should(mix):
     recipes = {name: method(PRESET).recipe(mix) for name, method in METHODS.items()}
-    assert {name for name, recipe in recipes.items() if recipe.sources} == {"casd"}
+    assert {name for name, recipe in recipes.items() if recipe.sources} == {"casd", "casd+weighted"}
     assert recipes["casd"].sources == method_named("casd+sims")(PRESET).recipe(mix).sources == 3
-    of_all = ("sda", "casd", "ambient", "weighted", "filtered")
+    of_all = ("sda", "casd", "ambient", "weighted", "casd+weighted", "filtered")
     assert all(recipes[name].source_names == ("real", "a", "b") for name in of_all)
     assert all(recipe.source_names == ("real",) for name, recipe in recipes.items() if name not in of_all)
     assert method_named("sda+neon")(PRESET).recipe(mix).source_names == ("real", "a", "b")
@@ -175,7 +175,8 @@ def test_class_labels_need_labels(mix):
 def test_wrong_use_is_named():
     for name in ("gan", "casd+gan", "casd+dm", "sims+casd", "+sims", "dm+"):
         with pytest.raises(
-            UsageError, match="choose one of dm, sda, casd, ambient, weighted, filtered, sims, .*casd.sims"
+            UsageError,
+            match="choose one of dm, sda, casd, ambient, weighted, casd.weighted, filtered, sims, .*casd.sims",
         ):
             method_named(name)
     with pytest.raises(UsageError, match="unknown base method"):
