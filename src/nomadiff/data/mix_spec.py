@@ -65,7 +65,8 @@ class MixSpec(Reading):
 
         Raises:
             UsageError, DataError: as :class:`~nomadiff.data.image_source.ImageSource` and
-                :class:`~nomadiff.data.source_mix.SourceMix` do, and for a synthetic source that is the real one.
+                :class:`~nomadiff.data.source_mix.SourceMix` do, for a synthetic source that is the real one, and for a
+                real fraction that is to be searched.
         """
         from nomadiff.data.source_mix import SourceMix
 

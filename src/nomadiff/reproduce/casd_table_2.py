@@ -43,8 +43,8 @@ def study(request: Request) -> Study:
     mix |= {"real_classes": "0-7", "real_subset": f"each:{_PER_CLASS[request.scale]}"}
     cells = []
     for source, (case, classes) in zip(images.synthetic, CASES.items(), strict=True):
-        drawn = request.scale == "paper" or bool(images.generators)  # by a model of these classes
-        own = {**mix, "synthetic": (source,), "synthetic_classes": None if drawn else classes}
+        of_these_classes = request.scale == "paper" or images.generators  # what drew them knows no others
+        own = {**mix, "synthetic": (source,), "synthetic_classes": None if of_these_classes else classes}
         if case == 1:
             cells.append(images.cell({"case": 0}, own, methods=("dm",), **changes))
         cells.append(images.cell({"case": case}, own, methods=("sda", "casd"), **changes))
