@@ -94,6 +94,7 @@ CANDIDATES = {
     "compact32, no augmentation": compact({"augment": 0.0}),
     "compact32, noise -0.8": compact({"p_mean": -0.8}),
     "compact32, short average": compact({"ema_half_life": 450}),
+    "compact32, long average": compact({"ema_half_life": 4_000}),
     "compact32 at 64": compact(resolution=64),
     "compact32 at 64, patch 2": compact(resolution=64, patch=2),
     "compact32 at 64, 4 levels": compact(resolution=64, channel_mult=(1, 2, 2, 2)),
