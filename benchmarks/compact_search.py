@@ -86,7 +86,6 @@ CANDIDATES = {
     "compact32, 16-32-64": compact(model_channels=16, channel_mult=(1, 2, 4)),
     "compact32, 16-32-64, 2 blocks": compact(model_channels=16, channel_mult=(1, 2, 4), blocks=2),
     "compact32, 16-64-64": compact(model_channels=16, channel_mult=(1, 4, 4)),
-    "compact32, 16-32-64-64": compact(model_channels=16, channel_mult=(1, 2, 4, 4)),
     "compact32, 2 blocks": compact(blocks=2),
     "compact32, attention at 16": compact(attention=(16,)),
     "compact32, rate 4e-3": compact({"learning_rate": 4e-3}),
